@@ -232,7 +232,11 @@ mod tests {
                         let text = [a, b, c, d];
                         for length in 0..=4 {
                             let text = &text[..length];
-                            assert_eq!(is_utf8(text), core::str::from_utf8(text).is_ok(), "{text:x?}");
+                            assert_eq!(
+                                is_utf8(text),
+                                core::str::from_utf8(text).is_ok(),
+                                "{text:x?}"
+                            );
                         }
                     }
                 }

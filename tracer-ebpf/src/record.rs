@@ -1,1 +1,309 @@
-//! Records.
+//! The records that cross from the kernel to user space.
+//!
+//! Everything is native-endian and `repr(C)` without padding, so that user space decodes in safe code. Times are
+//! `bpf_ktime_get_ns`, that is CLOCK_MONOTONIC in nanoseconds; a time of 0 means "has not happened".
+
+use crate::annotation::{LABEL_MAX, Owner};
+
+/// Adds the safe decoding that user space needs and the kernel side does not.
+macro_rules! record {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($body:tt)* } is $size:literal bytes) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(
+            feature = "decode",
+            derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+        )]
+        #[repr(C)]
+        $vis struct $name { $($body)* }
+
+        const _: () = assert!(size_of::<$name>() == $size);
+    };
+}
+
+/// `family` of IPv4 sockets (linux/socket.h).
+pub const AF_INET: u16 = 2;
+/// `family` of IPv6 sockets (linux/socket.h).
+pub const AF_INET6: u16 = 10;
+/// `protocol` of TCP sockets (linux/in.h).
+pub const IPPROTO_TCP: u16 = 6;
+
+/// Bits of [`Facts::flags`].
+pub mod fact {
+    /// A listener's child: born by a handshake, not by `socket(2)`.
+    pub const CHILD: u32 = 1;
+    /// A file descriptor for it was seen: it was created, annotated, released, or the witness met it.
+    pub const HELD: u32 = 1 << 1;
+    /// The last file descriptor is gone.
+    pub const RELEASED: u32 = 1 << 2;
+    /// It listened.
+    pub const LISTENER: u32 = 1 << 3;
+    /// It sent the SYN itself.
+    pub const DIALED: u32 = 1 << 4;
+    /// It was bound to an owner at least once.
+    pub const BOUND: u32 = 1 << 5;
+    /// It existed before the tracer did.
+    pub const ADOPTED: u32 = 1 << 6;
+}
+
+record! {
+    /// What the kernel keeps of one socket in its `sk_storage`, without the label.
+    pub struct Facts {
+        /// The socket's identity: a number given at first sight, never reused. The CPU is in the top 16 bits.
+        pub id: u64,
+        /// The kernel's socket cookie; 0 while unknown. Sockets accepted by MPTCP share their listener's.
+        pub cookie: u64,
+        /// When it was created, or when the handshake of a listener's child ended.
+        pub born_ns: u64,
+        /// When it was bound to its present owner.
+        pub bound_ns: u64,
+        /// When TCP entered CLOSE_WAIT.
+        pub peer_done_ns: u64,
+        /// When TCP fell back to CLOSE after it had left it.
+        pub dead_ns: u64,
+        /// The present owner; meaningful when `bound_ns` is not 0.
+        pub owner: Owner,
+        /// `tcp_sock.bytes_received` at the last state change; a FIN counts as a byte.
+        pub bytes_received: u64,
+        /// `tcp_sock.bytes_acked` at the last state change; a SYN and a FIN count as a byte each.
+        pub bytes_acked: u64,
+        /// The process (tgid) that created it; 0 for a listener's child until a process is seen with it.
+        pub opener: u32,
+        /// See [`fact`].
+        pub flags: u32,
+        /// `AF_*`.
+        pub family: u16,
+        /// `IPPROTO_*`; 262 is MPTCP.
+        pub protocol: u16,
+        /// [`Role`](crate::annotation::Role) of the present owner.
+        pub role: u16,
+        /// Local port in host order.
+        pub local_port: u16,
+        /// Remote port in host order.
+        pub remote_port: u16,
+        /// `TCP_*` (net/tcp_states.h) at the last state change; 0 while unknown.
+        pub state: u16,
+        /// Bytes of `label` in use.
+        pub label_len: u32,
+        /// Local address; IPv4 in the first four bytes.
+        pub local: [u8; 16],
+        /// Remote address; IPv4 in the first four bytes.
+        pub remote: [u8; 16],
+        /// `task_struct.comm` of the opener.
+        pub comm: [u8; 16],
+    } is 152 bytes
+}
+
+record! {
+    /// The whole `sk_storage` value.
+    pub struct Socket {
+        /// Everything but the label.
+        pub facts: Facts,
+        /// The present owner's label, `facts.label_len` bytes of UTF-8.
+        pub label: [u8; LABEL_MAX],
+    } is 216 bytes
+}
+
+record! {
+    /// When the requests that matter to a socket ended, looked up as the record was made.
+    pub struct Ends {
+        /// END of the owner itself.
+        pub own_ns: u64,
+        /// END of the owner's whole session.
+        pub session_ns: u64,
+    } is 16 bytes
+}
+
+/// [`Event::kind`]: `socket(2)` made a socket. Carries [`Facts`].
+pub const CREATED: u32 = 1;
+/// [`Event::kind`]: a handshake gave a listener a child; nobody has accepted it yet. Carries [`Facts`].
+pub const ARRIVED: u32 = 2;
+/// [`Event::kind`]: a BIND. `former` and `ends` tell of the owner before it. Carries [`Socket`].
+pub const BOUND: u32 = 3;
+/// [`Event::kind`]: the first END of `former`. Carries nothing more.
+pub const ENDED: u32 = 4;
+/// [`Event::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. Carries [`Facts`].
+pub const PEER_DONE: u32 = 5;
+/// [`Event::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries [`Facts`].
+pub const DIED: u32 = 6;
+/// [`Event::kind`]: the last file descriptor is gone. `ends` tells of the present owner. Carries [`Facts`].
+pub const RELEASED: u32 = 7;
+
+/// Bit of [`Event::flags`]: the process that did it was exiting (`PF_EXITING`).
+pub const BY_EXIT: u32 = 1;
+/// Bit of [`Event::flags`] in RELEASED and of [`Sighting::flags`]: the process that opened the socket, or has it if that
+/// is not known, has told the kernel of an owner at least once.
+pub const ANNOTATES: u32 = 1 << 8;
+
+record! {
+    /// The head of a ring record; what follows depends on `kind`.
+    pub struct Event {
+        /// One of the constants of this module.
+        pub kind: u32,
+        /// See [`BY_EXIT`].
+        pub flags: u32,
+        /// When it happened.
+        pub at_ns: u64,
+        /// The process (tgid) in whose context it happened; meaningless for ARRIVED, PEER_DONE and DIED.
+        pub tgid: u32,
+        /// ENDED: the reason given.
+        pub detail: u32,
+        /// ENDED: the owner. BOUND: the owner before. Otherwise zero.
+        pub former: Owner,
+        /// BOUND: ends of the owner before. RELEASED: ends of the present owner. Otherwise zero.
+        pub ends: Ends,
+        /// `task_struct.comm` of the process.
+        pub comm: [u8; 16],
+    } is 72 bytes
+}
+
+record! {
+    /// An event with what the kernel knows of its socket.
+    pub struct SocketEvent {
+        /// The head.
+        pub event: Event,
+        /// The socket.
+        pub facts: Facts,
+    } is 224 bytes
+}
+
+record! {
+    /// A BOUND event.
+    pub struct BoundEvent {
+        /// The head.
+        pub event: Event,
+        /// The socket with its label.
+        pub socket: Socket,
+    } is 288 bytes
+}
+
+/// Bit of [`Sighting::flags`]: the kernel's counters of this TCP socket could be read.
+pub const TCP_READ: u32 = 1;
+/// Bit of [`Sighting::flags`]: the socket is in the ledger of this tracer; [`Socket`] follows.
+pub const KNOWN: u32 = 1 << 1;
+
+record! {
+    /// One open file descriptor of a socket, as the witness (`iter/task_file`) met it. A [`Socket`] follows when
+    /// [`KNOWN`] is set.
+    pub struct Sighting {
+        /// The process (tgid) that holds it, in the initial PID namespace.
+        pub tgid: u32,
+        /// The file descriptor's number.
+        pub fd: u32,
+        /// See [`TCP_READ`], [`KNOWN`] and [`ANNOTATES`].
+        pub flags: u32,
+        /// `TCP_*` (`sock_common.skc_state`).
+        pub state: u32,
+        /// `AF_*`.
+        pub family: u16,
+        /// `IPPROTO_*`.
+        pub protocol: u16,
+        /// `AF_INET*` listeners and bound sockets: `sock_common.skc_num`, the local port.
+        pub local_port: u16,
+        /// Zero.
+        pub reserved: u16,
+        /// Ends of its present owner.
+        pub ends: Ends,
+        /// `tcp_sock.bytes_received`.
+        pub bytes_received: u64,
+        /// `tcp_sock.bytes_acked`.
+        pub bytes_acked: u64,
+        /// Received and not yet read by the program (`rcv_nxt - copied_seq`).
+        pub unread: u32,
+        /// Written and not yet acknowledged (`write_seq - snd_una`).
+        pub unsent: u32,
+    } is 64 bytes
+}
+
+/// Slots of the per-CPU counters. Counts are since the programs were loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Sockets that existed before and were found by the witness.
+    Adopted = 0,
+    /// Sockets made by `socket(2)`.
+    Created,
+    /// Listeners' children seen with a file descriptor for the first time.
+    Accepted,
+    /// Sockets whose last file descriptor went away.
+    Released,
+    /// Handshakes that this side began and that succeeded.
+    Connected,
+    /// Sockets bound to an owner for the first time.
+    Tagged,
+    /// Owners whose END was told for the first time.
+    Ended,
+    /// Annotations refused for their form.
+    Refused,
+    /// Sockets released, or bound anew, longer than grace after they should have been.
+    Late,
+    /// Sockets that could not be given storage.
+    StorageFailures,
+    /// Records that found the ring full.
+    RingFailures,
+    /// Records put into the ring.
+    Events,
+    /// ENDs that could not be remembered because the table was full.
+    EndFailures,
+    /// Sockets of a family without create and release hooks (`AF_UNIX`) that were annotated.
+    Unhooked,
+    /// Processes that annotate and could not be remembered because the table was full.
+    AnnotatorFailures,
+}
+
+impl Counter {
+    /// How many slots there are.
+    pub const COUNT: u32 = Self::AnnotatorFailures as u32 + 1;
+}
+
+/// How many annotating processes the kernel remembers.
+pub const ANNOTATORS_MAX: u32 = 1 << 16;
+/// How many ENDs the kernel remembers at once. User space forgets the oldest before it is full.
+pub const ENDS_MAX: u32 = 1 << 19;
+/// The ring's size in bytes.
+pub const RING_BYTES: u32 = 4 << 20;
+
+/// Where the fields of kernel structs are that the programs read, in bytes, from this kernel's BTF.
+///
+/// rustc emits no CO-RE relocations, so user space fills this in before the programs are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "decode",
+    derive(
+        zerocopy::FromBytes,
+        zerocopy::IntoBytes,
+        zerocopy::Immutable,
+        zerocopy::KnownLayout
+    )
+)]
+#[repr(C)]
+pub struct Offsets {
+    /// `task_struct.flags`
+    pub task_flags: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `sock.__sk_common.skc_family`
+    pub sock_family: u32,
+    /// `sock.__sk_common.skc_state`
+    pub sock_state: u32,
+    /// `sock.__sk_common.skc_num`
+    pub sock_num: u32,
+    /// `sock.sk_protocol`
+    pub sock_protocol: u32,
+    /// `tcp_sock.bytes_received`
+    pub tcp_bytes_received: u32,
+    /// `tcp_sock.bytes_acked`
+    pub tcp_bytes_acked: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub tcp_rcv_nxt: u32,
+    /// `tcp_sock.copied_seq`
+    pub tcp_copied_seq: u32,
+    /// `tcp_sock.write_seq`
+    pub tcp_write_seq: u32,
+    /// `tcp_sock.snd_una`
+    pub tcp_snd_una: u32,
+}

@@ -1,2 +1,43 @@
-//! Every chore of the workspace.
-fn main() {}
+//! Every chore of the workspace: `cargo xtask run | test | ebpf | check`.
+
+mod check;
+mod ebpf;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The chores of the Watertight workspace.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Runs every test; as root also those that need eBPF.
+    Test(test::Args),
+    /// Builds the eBPF object from its sources and commits it to tracer-ebpf/prebuilt.
+    Ebpf(ebpf::Args),
+    /// Runs the checks that need no kernel: formatting, lints, and that the cores stand alone.
+    Check,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().chore {
+        Chore::Test(args) => test::run(&args),
+        Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
+        Chore::Check => check::run().map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| complain(&error))
+}
+
+fn complain(error: &anyhow::Error) -> ExitCode {
+    const BAD: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
+    anstream::eprintln!("{BAD}xtask{BAD:#} {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,87 @@
+//! Reads of kernel structs, at offsets that user space took from this kernel's BTF.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use tracer_abi::record::Offsets;
+
+/// `PF_EXITING` (linux/sched.h).
+const PF_EXITING: u32 = 0x4;
+
+/// Set before load; in a frozen `.rodata`, so that the verifier sees constants.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets {
+    task_flags: 0,
+    task_tgid: 0,
+    task_comm: 0,
+    socket_sk: 0,
+    sock_family: 0,
+    sock_state: 0,
+    sock_num: 0,
+    sock_protocol: 0,
+    tcp_bytes_received: 0,
+    tcp_bytes_acked: 0,
+    tcp_rcv_nxt: 0,
+    tcp_copied_seq: 0,
+    tcp_write_seq: 0,
+    tcp_snd_una: 0,
+};
+
+/// Set before load: the grace in nanoseconds.
+#[unsafe(no_mangle)]
+static GRACE_NS: u64 = 0;
+
+/// Returns the grace in nanoseconds.
+#[inline(always)]
+pub(crate) fn grace_ns() -> u64 {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    unsafe { ptr::read_volatile(&raw const GRACE_NS) }
+}
+
+/// Where the fields are.
+#[inline(always)]
+pub(crate) fn offsets() -> *const Offsets {
+    &raw const OFFSETS
+}
+
+/// Reads one field of [`OFFSETS`].
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static of our own; volatile because user space writes it before the load.
+        unsafe { core::ptr::read_volatile(&raw const (*$crate::kernel::offsets()).$field) as usize }
+    };
+}
+pub(crate) use offset;
+
+/// Reads a `T` at `base + offset`; `None` when the kernel refuses the address.
+#[inline(always)]
+pub(crate) fn read<T>(base: *const c_void, offset: usize) -> Option<T> {
+    // SAFETY: `bpf_probe_read_kernel` checks the address itself.
+    unsafe { bpf_probe_read_kernel(base.byte_add(offset).cast::<T>()).ok() }
+}
+
+/// Returns the current task's struct.
+#[inline(always)]
+fn current() -> *const c_void {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() as *const c_void }
+}
+
+/// Returns the current process (tgid). `bpf_get_current_pid_tgid` is not offered to every program type that needs it.
+#[inline(always)]
+pub(crate) fn tgid() -> u32 {
+    read::<u32>(current(), offset!(task_tgid)).unwrap_or(0)
+}
+
+/// Returns `comm` of the current task.
+#[inline(always)]
+pub(crate) fn comm() -> [u8; 16] {
+    read::<[u8; 16]>(current(), offset!(task_comm)).unwrap_or([0; 16])
+}
+
+/// Whether the current task is on its way out, so that the kernel and not the program drops its descriptors.
+#[inline(always)]
+pub(crate) fn exiting() -> bool {
+    read::<u32>(current(), offset!(task_flags)).is_some_and(|flags| flags & PF_EXITING != 0)
+}

@@ -1,0 +1,56 @@
+//! The hooks. Each is attached to the audited cgroup, but for the witness, which walks the whole machine.
+//!
+//! Programs fail open: whatever goes wrong inside, they return 1. Only a malformed annotation is refused.
+
+mod annotate;
+mod lifetime;
+mod tcp;
+mod witness;
+
+use aya_ebpf::macros::{cgroup_sock, cgroup_sockopt, sock_ops};
+use aya_ebpf::programs::{SockContext, SockOpsContext, SockoptContext};
+
+/// Lets the system call go on.
+const ALLOW: i32 = 1;
+/// Answers EPERM.
+const REFUSE: i32 = 0;
+
+/// The kernel accepts only programs of GPL-compatible licences for the helpers that are used here.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// `int __cgroup_bpf_run_filter_sk(struct sock *sk, CGROUP_INET_SOCK_CREATE)`, from `inet_create`.
+#[cgroup_sock(sock_create)]
+fn sock_create(ctx: SockContext) -> i32 {
+    lifetime::created(&ctx);
+    ALLOW
+}
+
+/// `int __cgroup_bpf_run_filter_sk(struct sock *sk, CGROUP_INET_SOCK_RELEASE)`, from `inet_release`: the last
+/// reference to the file is gone.
+#[cgroup_sock(sock_release)]
+fn sock_release(ctx: SockContext) -> i32 {
+    lifetime::released(&ctx);
+    ALLOW
+}
+
+/// `int __cgroup_bpf_run_filter_sock_ops(struct sock *sk, struct bpf_sock_ops_kern *, CGROUP_SOCK_OPS)`, from
+/// `tcp_call_bpf`.
+#[sock_ops]
+fn sock_ops(ctx: SockOpsContext) -> u32 {
+    tcp::changed(&ctx);
+    1
+}
+
+/// `int __cgroup_bpf_run_filter_setsockopt(struct sock *sk, int *level, int *optname, ...)`, from `do_sock_setsockopt`
+/// before the protocol sees the call.
+#[cgroup_sockopt(setsockopt)]
+fn setsockopt(ctx: SockoptContext) -> i32 {
+    annotate::annotated(&ctx)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

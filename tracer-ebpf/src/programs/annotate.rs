@@ -1,0 +1,206 @@
+//! `setsockopt`: the annotation channel.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::programs::SockoptContext;
+use aya_log_ebpf::warn;
+use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
+use tracer_abi::record::{self, AF_INET, AF_INET6, Counter, Socket, fact};
+
+use super::{ALLOW, REFUSE};
+use crate::storage::{self, annotates, count, held, mark, new_id, now_ns};
+use crate::{emit, kernel};
+
+/// In `bpf_sockopt.optlen`: the call is done, the kernel's own handler is not to see it.
+const HANDLED: i32 = -1;
+
+#[inline(always)]
+pub(super) fn annotated(ctx: &SockoptContext) -> i32 {
+    // SAFETY: the context is valid; the verifier rewrites the accesses.
+    let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
+    if level != SOL_WATERTIGHT {
+        return ALLOW;
+    }
+    let taken = match name {
+        BIND => bind(ctx),
+        END => end(ctx),
+        _ => None,
+    };
+    if taken.is_none() {
+        count(Counter::Refused);
+        return REFUSE;
+    }
+    // SAFETY: as above; the field is writable for this program type.
+    unsafe { (*ctx.sockopt).optlen = HANDLED };
+    ALLOW
+}
+
+/// The annotation's bytes, as the verifier wants them: two bounds of one packet.
+struct Value {
+    start: *const u8,
+    end: *const u8,
+}
+
+impl Value {
+    #[inline(always)]
+    fn of(ctx: &SockoptContext) -> Self {
+        // SAFETY: both are pointers into the copied value; 64-bit contexts read them whole.
+        unsafe {
+            Self {
+                start: ptr::read_volatile((&raw const (*ctx.sockopt).__bindgen_anon_2).cast()),
+                end: ptr::read_volatile((&raw const (*ctx.sockopt).__bindgen_anon_3).cast()),
+            }
+        }
+    }
+
+    /// The fixed part, when it is there and well formed.
+    #[inline(always)]
+    fn header(&self) -> Option<Header> {
+        if self.start.wrapping_add(Header::LEN) > self.end {
+            return None;
+        }
+        // SAFETY: the bounds were checked. The copy is aligned (`kzalloc`, or the context's own buffer).
+        let header = unsafe { ptr::read_unaligned(self.start.cast::<Header>()) };
+        header.is_well_formed().then_some(header)
+    }
+}
+
+#[inline(always)]
+fn length(ctx: &SockoptContext) -> i32 {
+    // SAFETY: the context is valid.
+    unsafe { (*ctx.sockopt).optlen }
+}
+
+/// `None` when the annotation is malformed.
+#[inline(always)]
+fn bind(ctx: &SockoptContext) -> Option<()> {
+    let value = Value::of(ctx);
+    let header = value.header()?;
+    let role = Role::from_u16(header.detail)?;
+    let label_len = u32::try_from(length(ctx) - Header::LEN as i32).ok()?;
+    if label_len > LABEL_MAX as u32 {
+        return None;
+    }
+    let mut label = [0; LABEL_MAX];
+    copy_label(&value, label_len, &mut label)?;
+    let Some(socket) = socket(ctx) else {
+        warn!(
+            ctx,
+            "no storage for an annotated socket: its owner cannot be kept"
+        );
+        return Some(());
+    };
+    let now_ns = now_ns();
+    if mark(socket, fact::BOUND) & fact::BOUND == 0 {
+        count(Counter::Tagged);
+    }
+    let mut event = emit::event(record::BOUND, now_ns);
+    event.tgid = kernel::tgid();
+    annotates(event.tgid);
+    // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
+    let known = unsafe { &mut *socket };
+    let facts = &mut known.facts;
+    if facts.bound_ns != 0 {
+        event.former = facts.owner;
+        event.ends = storage::ends(facts);
+        if storage::outlived(facts, &event.ends, now_ns) {
+            count(Counter::Late);
+        }
+    }
+    if facts.opener == 0 {
+        facts.opener = event.tgid;
+        facts.comm = kernel::comm();
+    }
+    facts.owner = header.owner;
+    facts.role = role as u16;
+    facts.label_len = label_len;
+    facts.bound_ns = now_ns;
+    known.label = label;
+    emit::bound(event, known);
+    Some(())
+}
+
+/// Copies the label and checks that it is UTF-8.
+#[inline(always)]
+fn copy_label(value: &Value, length: u32, label: &mut [u8; LABEL_MAX]) -> Option<()> {
+    let mut text = Utf8::start();
+    for (n, to) in label.iter_mut().enumerate() {
+        if n as u32 >= length {
+            break;
+        }
+        let from = value.start.wrapping_add(Header::LEN + n);
+        if from.wrapping_add(1) > value.end {
+            return None;
+        }
+        // SAFETY: the bounds were checked.
+        let byte = unsafe { *from };
+        text = text.next(byte)?;
+        *to = byte;
+    }
+    text.is_complete().then_some(())
+}
+
+/// `None` when the annotation is malformed.
+#[inline(always)]
+fn end(ctx: &SockoptContext) -> Option<()> {
+    let header = Value::of(ctx).header()?;
+    if length(ctx) != Header::LEN as i32 {
+        return None;
+    }
+    let owner = if header.owner == Owner::PRESENT {
+        present_owner(ctx)?
+    } else {
+        header.owner
+    };
+    let now_ns = now_ns();
+    if storage::end(owner, now_ns) {
+        let mut event = emit::event(record::ENDED, now_ns);
+        event.tgid = kernel::tgid();
+        event.detail = u32::from(header.detail);
+        event.former = owner;
+        emit::bare(event);
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn sk(ctx: &SockoptContext) -> *mut bpf_sock {
+    // SAFETY: the context is valid; `sk` is never null here.
+    unsafe { (*ctx.sockopt).__bindgen_anon_1.sk }
+}
+
+/// The owner that the socket of this call is bound to; an END of nobody is malformed.
+#[inline(always)]
+fn present_owner(ctx: &SockoptContext) -> Option<Owner> {
+    let socket = storage::lookup(sk(ctx).cast::<c_void>())?;
+    // SAFETY: `socket` comes from the storage.
+    let facts = unsafe { &(*socket).facts };
+    (facts.bound_ns != 0).then_some(facts.owner)
+}
+
+/// What is known of the call's socket. One that no other hook saw is a child accepted on a listener from before, or
+/// belongs to a family without create and release hooks.
+#[inline(always)]
+fn socket(ctx: &SockoptContext) -> Option<*mut Socket> {
+    let sk = sk(ctx);
+    let socket = storage::lookup_or_create(sk.cast::<c_void>())?;
+    // SAFETY: `socket` comes from the storage, `sk` is the context's.
+    unsafe {
+        let facts = &mut (*socket).facts;
+        if facts.id == 0 {
+            facts.id = new_id();
+            facts.born_ns = now_ns();
+            facts.family = (*sk).family as u16;
+            facts.protocol = (*sk).protocol as u16;
+            if facts.family == AF_INET || facts.family == AF_INET6 {
+                mark(socket, fact::CHILD);
+            } else {
+                count(Counter::Unhooked);
+            }
+        }
+    }
+    held(socket);
+    Some(socket)
+}

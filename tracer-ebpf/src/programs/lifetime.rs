@@ -1,0 +1,85 @@
+//! `sock_create` and `sock_release`: the life of a socket's file descriptor.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockContext;
+use aya_log_ebpf::warn;
+use tracer_abi::record::{self, Counter, Socket, fact};
+
+use crate::storage::{self, count, held, is_late, mark, new_id, now_ns};
+use crate::{emit, kernel};
+
+#[inline(always)]
+pub(super) fn created(ctx: &SockContext) {
+    count(Counter::Created);
+    let Some(socket) = first_sight(ctx) else {
+        warn!(
+            ctx,
+            "no storage for a new socket: its life cannot be followed"
+        );
+        return;
+    };
+    mark(socket, fact::HELD);
+    // SAFETY: `socket` comes from the storage; nobody else knows a socket that is being created.
+    let facts = unsafe { &mut (*socket).facts };
+    facts.opener = kernel::tgid();
+    facts.comm = kernel::comm();
+    let mut event = emit::event(record::CREATED, facts.born_ns);
+    event.tgid = facts.opener;
+    emit::about(event, facts);
+}
+
+#[inline(always)]
+pub(super) fn released(ctx: &SockContext) {
+    count(Counter::Released);
+    let now_ns = now_ns();
+    let Some(socket) = storage::lookup(ctx.as_ptr()).or_else(|| accepted_unseen(ctx)) else {
+        return;
+    };
+    held(socket);
+    mark(socket, fact::RELEASED);
+    // SAFETY: `socket` comes from the storage, which outlives this program.
+    let facts = unsafe { &mut (*socket).facts };
+    if facts.cookie == 0 {
+        // SAFETY: the context is valid for the helper.
+        facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    }
+    let mut event = emit::event(record::RELEASED, now_ns);
+    event.tgid = kernel::tgid();
+    event.ends = storage::ends(facts);
+    event.flags = storage::annotates_bit(facts, event.tgid);
+    if kernel::exiting() {
+        event.flags |= record::BY_EXIT;
+    }
+    let late = is_late(facts, &event.ends, event.flags, now_ns);
+    if late {
+        count(Counter::Late);
+    }
+    if late || event.flags & record::BY_EXIT != 0 {
+        event.comm = kernel::comm();
+    }
+    emit::about(event, facts);
+}
+
+/// A socket that is met for the first time as it goes: an accepted one that no other hook saw, as MPTCP makes them.
+#[inline(always)]
+fn accepted_unseen(ctx: &SockContext) -> Option<*mut Socket> {
+    let socket = first_sight(ctx)?;
+    mark(socket, fact::CHILD);
+    Some(socket)
+}
+
+#[inline(always)]
+fn first_sight(ctx: &SockContext) -> Option<*mut Socket> {
+    let socket = storage::lookup_or_create(ctx.as_ptr())?;
+    // SAFETY: `socket` comes from the storage, the context is the kernel's `bpf_sock`.
+    unsafe {
+        let facts = &mut (*socket).facts;
+        facts.id = new_id();
+        facts.cookie = bpf_get_socket_cookie(ctx.as_ptr());
+        facts.born_ns = now_ns();
+        facts.family = (*ctx.sock).family as u16;
+        facts.protocol = (*ctx.sock).protocol as u16;
+    }
+    Some(socket)
+}

@@ -1,0 +1,186 @@
+//! `sockops`: what TCP does underneath. It may run in a softirq, with `current` being anybody.
+
+use core::ptr;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock,
+    bpf_sock_ops,
+};
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::warn;
+use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, Socket, fact};
+
+use crate::emit;
+use crate::storage::{self, count, mark, new_id, now_ns};
+
+/// `TCP_*` (net/tcp_states.h).
+const TCP_CLOSE: u32 = 7;
+const TCP_CLOSE_WAIT: u32 = 8;
+
+#[inline(always)]
+pub(super) fn changed(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => dialing(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(ctx),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => arrived(ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => listening(ctx),
+        BPF_SOCK_OPS_STATE_CB => moved(ctx),
+        _ => {}
+    }
+}
+
+/// The full socket of the context; sockops may run with none, or with a request sock.
+#[inline(always)]
+fn sk(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the context is valid; the verifier rewrites the access.
+    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() { None } else { Some(sk) }
+}
+
+#[inline(always)]
+fn known(ctx: &SockOpsContext) -> Option<*mut Socket> {
+    storage::lookup(sk(ctx)?.cast())
+}
+
+/// Asks for STATE_CB from now on.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext) {
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+}
+
+#[inline(always)]
+fn dialing(ctx: &SockOpsContext) {
+    let Some(socket) = known(ctx) else { return };
+    watch(ctx);
+    mark(socket, fact::DIALED);
+    // SAFETY: `socket` comes from the storage.
+    let facts = unsafe { &mut (*socket).facts };
+    // A socket may be dialed again after connect(AF_UNSPEC): what TCP did before is over.
+    facts.dead_ns = 0;
+    facts.peer_done_ns = 0;
+    tuple(ctx, facts);
+}
+
+#[inline(always)]
+fn connected(ctx: &SockOpsContext) {
+    let Some(socket) = known(ctx) else { return };
+    count(Counter::Connected);
+    // SAFETY: `socket` comes from the storage.
+    tuple(ctx, unsafe { &mut (*socket).facts });
+}
+
+#[inline(always)]
+fn arrived(ctx: &SockOpsContext) {
+    let Some(sk) = sk(ctx) else { return };
+    let Some(socket) = storage::lookup_or_create(sk.cast()) else {
+        warn!(
+            ctx,
+            "no storage for an arrived connection: its life cannot be followed"
+        );
+        return;
+    };
+    watch(ctx);
+    mark(socket, fact::CHILD);
+    // SAFETY: `socket` comes from the storage; the child is not yet in the accept queue.
+    let facts = unsafe { &mut (*socket).facts };
+    facts.id = new_id();
+    // SAFETY: the context is valid for the helper.
+    facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    facts.born_ns = now_ns();
+    facts.family = ctx.family() as u16;
+    facts.protocol = IPPROTO_TCP;
+    tuple(ctx, facts);
+    emit::about(emit::event(record::ARRIVED, facts.born_ns), facts);
+}
+
+#[inline(always)]
+fn listening(ctx: &SockOpsContext) {
+    let Some(socket) = known(ctx) else { return };
+    watch(ctx);
+    mark(socket, fact::LISTENER);
+    // SAFETY: `socket` comes from the storage.
+    tuple(ctx, unsafe { &mut (*socket).facts });
+}
+
+/// A TCP state change. After the release it is the kernel's own business, such as TIME_WAIT.
+#[inline(always)]
+fn moved(ctx: &SockOpsContext) {
+    let Some(socket) = known(ctx) else { return };
+    // SAFETY: `socket` comes from the storage.
+    let facts = unsafe { &mut (*socket).facts };
+    if facts.flags & fact::RELEASED != 0 {
+        return;
+    }
+    let state = ctx.arg(1);
+    facts.state = state as u16;
+    let now_ns = now_ns();
+    let kind = match state {
+        TCP_CLOSE_WAIT => {
+            facts.peer_done_ns = now_ns;
+            record::PEER_DONE
+        }
+        TCP_CLOSE => {
+            facts.dead_ns = now_ns;
+            record::DIED
+        }
+        _ => return,
+    };
+    // SAFETY: the context is valid; these two are single eight-byte loads, as the verifier wants them.
+    unsafe {
+        facts.bytes_received = ptr::read_volatile(&raw const (*ctx.ops).bytes_received);
+        facts.bytes_acked = ptr::read_volatile(&raw const (*ctx.ops).bytes_acked);
+    }
+    emit::about(emit::event(kind, now_ns), facts);
+}
+
+/// Copies the tuple: at release it may be gone.
+#[inline(always)]
+fn tuple(ctx: &SockOpsContext, facts: &mut Facts) {
+    facts.local_port = ctx.local_port() as u16;
+    // The context holds it in network order, in the upper half.
+    facts.remote_port = u32::from_be(ctx.remote_port()) as u16;
+    if facts.family == AF_INET {
+        facts.local = ipv4(ctx.local_ip4());
+        facts.remote = ipv4(ctx.remote_ip4());
+    } else {
+        facts.local = ipv6(ctx.ops, true);
+        facts.remote = ipv6(ctx.ops, false);
+    }
+}
+
+#[inline(always)]
+fn ipv4(address: u32) -> [u8; 16] {
+    let [a, b, c, d] = address.to_ne_bytes();
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// Reads an IPv6 address of the context, four bytes at a time: the verifier refuses wider loads there.
+#[inline(always)]
+fn ipv6(ops: *mut bpf_sock_ops, local: bool) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    macro_rules! word {
+        ($n:literal) => {
+            // SAFETY: the context is valid.
+            let word = unsafe {
+                if local {
+                    ptr::read_volatile(&raw const (*ops).local_ip6[$n])
+                } else {
+                    ptr::read_volatile(&raw const (*ops).remote_ip6[$n])
+                }
+            }
+            .to_ne_bytes();
+            bytes[$n * 4] = word[0];
+            bytes[$n * 4 + 1] = word[1];
+            bytes[$n * 4 + 2] = word[2];
+            bytes[$n * 4 + 3] = word[3];
+        };
+    }
+    word!(0);
+    word!(1);
+    word!(2);
+    word!(3);
+    bytes
+}

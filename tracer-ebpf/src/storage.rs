@@ -1,0 +1,210 @@
+//! The maps: what is known of each socket, which owners ended, and the counters.
+
+use core::ffi::c_void;
+use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
+use core::ptr;
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
+use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::helpers::generated::{
+    bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_sk_storage_get,
+};
+use aya_ebpf::macros::btf_map;
+use tracer_abi::annotation::{Owner, Role};
+use tracer_abi::record::{
+    ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, Socket, fact,
+};
+
+use crate::kernel;
+
+#[btf_map]
+static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+#[btf_map]
+static ENDS: HashMap<Owner, u64, { ENDS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map]
+static ANNOTATORS: HashMap<u32, u8, { ANNOTATORS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+
+#[btf_map]
+static NEXT_ID: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// `-EEXIST` (asm-generic/errno-base.h).
+const EEXIST: i32 = -17;
+
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Adds one. Atomic although the slot is this CPU's own: a softirq may come between the load and the store.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the verifier has checked the lookup; the slot is eight bytes and aligned.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, 1) };
+    }
+}
+
+/// Looks up what is known of `sk`.
+///
+/// `sk` must be what the verifier accepts for `bpf_sk_storage_get` in the calling program.
+#[inline(always)]
+pub(crate) fn lookup(sk: *mut c_void) -> Option<*mut Socket> {
+    get(sk, 0)
+}
+
+/// Looks up what is known of `sk`, or gives it an empty record, whose id is 0.
+#[inline(always)]
+pub(crate) fn lookup_or_create(sk: *mut c_void) -> Option<*mut Socket> {
+    let found = get(sk, BPF_SK_STORAGE_GET_F_CREATE.into());
+    if found.is_none() {
+        count(Counter::StorageFailures);
+    }
+    found
+}
+
+#[inline(always)]
+fn get(sk: *mut c_void, flags: u64) -> Option<*mut Socket> {
+    let map = (&raw const SOCKETS).cast_mut().cast::<c_void>();
+    // SAFETY: the map is ours; the verifier checks `sk`.
+    let found = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), flags) }.cast::<Socket>();
+    if found.is_null() { None } else { Some(found) }
+}
+
+/// Returns a number that no other socket has: the CPU in the top 16 bits, a count below.
+#[inline(always)]
+pub(crate) fn new_id() -> u64 {
+    let Some(slot) = NEXT_ID.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as in `count`. Not relaxed: LLVM gives relaxed atomics the instructions that return nothing.
+    let count = unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::AcqRel }>(slot, 1) };
+    // SAFETY: the helper has no preconditions.
+    let cpu = u64::from(unsafe { bpf_get_smp_processor_id() });
+    (cpu << 48) | ((count + 1) & ((1 << 48) - 1))
+}
+
+/// Sets bits of a socket's flags and returns those it had before.
+#[inline(always)]
+pub(crate) fn mark(socket: *mut Socket, bits: u32) -> u32 {
+    // SAFETY: `socket` comes from `get`; the field is four bytes and aligned. Not relaxed: see `new_id`.
+    unsafe {
+        atomic_or::<u32, u32, { AtomicOrdering::AcqRel }>(&raw mut (*socket).facts.flags, bits)
+    }
+}
+
+/// Notes that a file descriptor for the socket exists. The first time, a listener's child counts as accepted.
+#[inline(always)]
+pub(crate) fn held(socket: *mut Socket) {
+    let before = mark(socket, fact::HELD);
+    if before & (fact::CHILD | fact::HELD) == fact::CHILD {
+        count(Counter::Accepted);
+    }
+}
+
+/// Remembers that a process annotates.
+#[inline(always)]
+pub(crate) fn annotates(tgid: u32) {
+    if ANNOTATORS.get_ptr(tgid).is_none() && ANNOTATORS.insert(tgid, 1, 0).is_err() {
+        count(Counter::AnnotatorFailures);
+    }
+}
+
+/// Returns [`ANNOTATES`] when the opener of the socket, or `tgid` if that is not known, is a process that annotates.
+#[inline(always)]
+pub(crate) fn annotates_bit(facts: &Facts, tgid: u32) -> u32 {
+    let who = if facts.opener == 0 {
+        tgid
+    } else {
+        facts.opener
+    };
+    if ANNOTATORS.get_ptr(who).is_some() {
+        ANNOTATES
+    } else {
+        0
+    }
+}
+
+/// Remembers that `owner`'s request is over; `true` when it was not known yet.
+#[inline(always)]
+pub(crate) fn end(owner: Owner, now_ns: u64) -> bool {
+    match ENDS.insert(owner, now_ns, BPF_NOEXIST.into()) {
+        Ok(()) => {
+            count(Counter::Ended);
+            true
+        }
+        Err(EEXIST) => false,
+        Err(_) => {
+            count(Counter::EndFailures);
+            true
+        }
+    }
+}
+
+#[inline(always)]
+fn ended(owner: Owner) -> u64 {
+    // SAFETY: the value is an integer that is written once; user space removes entries only when nobody needs them.
+    unsafe { ENDS.get(owner) }.copied().unwrap_or(0)
+}
+
+/// Returns when the present owner of the socket and its session ended.
+#[inline(always)]
+pub(crate) fn ends(facts: &Facts) -> Ends {
+    if facts.bound_ns == 0 {
+        return Ends {
+            own_ns: 0,
+            session_ns: 0,
+        };
+    }
+    let own_ns = ended(facts.owner);
+    let session_ns = if facts.owner.stream == 0 {
+        0
+    } else {
+        ended(facts.owner.whole_session())
+    };
+    Ends { own_ns, session_ns }
+}
+
+/// Whether the present owner's END is longer ago than grace for a socket that is still open at `now_ns`.
+#[inline(always)]
+pub(crate) fn outlived(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
+    if pooled(facts) {
+        return false;
+    }
+    // A BIND to an owner that has already ended starts its grace at the BIND.
+    let late = |end_ns: u64| end_ns != 0 && overstayed(end_ns.max(facts.bound_ns), now_ns);
+    late(ends.own_ns) || late(ends.session_ns)
+}
+
+/// Whether the socket is kept alive between requests: judged by idleness only.
+#[inline(always)]
+fn pooled(facts: &Facts) -> bool {
+    facts.bound_ns != 0 && facts.role == Role::Pool as u16
+}
+
+/// Whether a socket that goes away now should have done so longer than grace ago: by its owner, by TCP, or because a
+/// process that annotates (`flags`) bound it to nobody.
+#[inline(always)]
+pub(crate) fn is_late(facts: &Facts, ends: &Ends, flags: u32, now_ns: u64) -> bool {
+    if pooled(facts) {
+        return false;
+    }
+    let stuck = |since_ns: u64| since_ns != 0 && overstayed(since_ns, now_ns);
+    let unowned = facts.protocol == IPPROTO_TCP
+        && facts.bound_ns == 0
+        && flags & ANNOTATES != 0
+        && overstayed(facts.born_ns, now_ns);
+    outlived(facts, ends, now_ns) || stuck(facts.peer_done_ns) || stuck(facts.dead_ns) || unowned
+}
+
+#[inline(always)]
+fn overstayed(since_ns: u64, now_ns: u64) -> bool {
+    now_ns.saturating_sub(since_ns) > kernel::grace_ns()
+}

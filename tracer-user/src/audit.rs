@@ -1,0 +1,250 @@
+//! One audit: the programs, the ledger and the witness, driven by whoever calls. Owns everything that must be undone.
+
+use std::time::Duration;
+
+use thiserror::Error;
+use tracer_abi::record::Counter;
+
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::clock;
+use crate::counters::Counters;
+use crate::ledger::lifetime::Limits;
+use crate::ledger::{Ledger, Walk};
+use crate::news::{self, printable};
+use crate::probes::{Faults, ProbeError, Probes};
+use crate::report::{self, Proceedings, Target, Window};
+use crate::selftest::{self, SelfTestError};
+use crate::verdict::Levels;
+use crate::witness;
+
+/// How many records one turn takes off the ring, so that the rest of the loop gets its turn too.
+const BATCH: usize = 1 << 16;
+/// The shortest time between two walks that overdue sockets ask for.
+const WALK_INTERVAL_NS: u64 = 100_000_000;
+/// A walk may take this share of the time: one part in.
+const WALK_SHARE: u64 = 10;
+/// How long counters, ledger and witness may take to agree at the end.
+const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE_STEP: Duration = Duration::from_millis(50);
+
+/// Why an audit cannot be made here.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No cgroup.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// No programs.
+    #[error(transparent)]
+    Probes(#[from] ProbeError),
+    /// The programs are there and do not see.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+}
+
+/// What an audit is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long a socket may stay.
+    pub limits: Limits,
+    /// What each finding does to the verdict.
+    pub levels: Levels,
+}
+
+/// An audit under way in a cgroup of its own.
+pub struct Audit {
+    // Dropped in this order: first the programs, then the cgroup that they hang on.
+    probes: Probes,
+    faults: Faults,
+    cgroup: Cgroup,
+    ledger: Ledger,
+    limits: Limits,
+    baseline: Counters,
+    start_ns: u64,
+    proceedings: Proceedings,
+    lost_before: u64,
+    walk_wanted: bool,
+    next_walk_ns: u64,
+    next_idle_walk_ns: u64,
+}
+
+impl Audit {
+    /// Makes the cgroup, loads and attaches the programs and has them prove that they see.
+    ///
+    /// # Errors
+    ///
+    /// When any of it cannot be had here.
+    pub fn start(settings: &Settings) -> Result<Self, StartError> {
+        let cgroup = Cgroup::create("watertight")?;
+        let mut probes = Probes::load(settings.limits.grace_ns)?;
+        let faults = probes.faults()?;
+        probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
+        let baseline = selftest::run(&mut probes, &cgroup)?;
+        let start_ns = clock::now_ns();
+        Ok(Self {
+            probes,
+            faults,
+            cgroup,
+            ledger: Ledger::new(settings.limits, settings.levels.clone()),
+            limits: settings.limits,
+            baseline,
+            start_ns,
+            proceedings: Proceedings::default(),
+            lost_before: 0,
+            walk_wanted: false,
+            next_walk_ns: 0,
+            next_idle_walk_ns: start_ns.saturating_add(settings.limits.idle_ns / 4),
+        })
+    }
+
+    /// The cgroup to run in.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The ring, readable when it is half full.
+    #[must_use]
+    pub fn ring(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.probes.ring()
+    }
+
+    /// Reads the kernel's counters since the audit began.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, ProbeError> {
+        Ok(self.probes.counters()?.since(&self.baseline))
+    }
+
+    /// Does what is due: takes news off the ring, and has the witness look when a socket may have passed its grace.
+    /// Returns whether more news waits.
+    pub fn turn(&mut self) -> bool {
+        let more = self.drain() >= BATCH;
+        self.faults.flush();
+        let forgotten = self.ledger.forget_owners();
+        self.probes.forget(&forgotten);
+        let now_ns = clock::now_ns();
+        self.walk_wanted |= self.ledger.take_overdue(now_ns);
+        if now_ns >= self.next_idle_walk_ns {
+            self.walk_wanted = true;
+            self.next_idle_walk_ns = now_ns.saturating_add(self.limits.idle_ns / 4);
+        }
+        if self.walk_wanted && now_ns >= self.next_walk_ns {
+            self.walk_wanted = false;
+            if let Err(error) = self.walk() {
+                self.fail(&error);
+            }
+            let took_ns = clock::now_ns().saturating_sub(now_ns);
+            let pause_ns = WALK_INTERVAL_NS.max(took_ns.saturating_mul(WALK_SHARE));
+            self.next_walk_ns = now_ns.saturating_add(pause_ns);
+        }
+        more
+    }
+
+    fn fail(&mut self, error: &ProbeError) {
+        let failure = error.to_string();
+        if !self.proceedings.failures.contains(&failure) {
+            self.proceedings.failures.push(failure);
+        }
+    }
+
+    fn drain(&mut self) -> usize {
+        let (ledger, undecodable) = (&mut self.ledger, &mut self.proceedings.undecodable);
+        self.probes
+            .drain(BATCH, |record| match news::decode(record) {
+                Ok(news) => ledger.apply(&news),
+                Err(_) => *undecodable += 1,
+            })
+    }
+
+    fn drain_all(&mut self) {
+        while self.drain() >= BATCH {}
+    }
+
+    /// Has the witness look, and sets the ledger right where records were lost.
+    fn walk(&mut self) -> Result<Walk, ProbeError> {
+        self.drain_all();
+        let targets = self.cgroup.processes();
+        self.ledger.begin_walk(clock::now_ns());
+        let file = self.probes.walk()?;
+        witness::read(file, &targets, &mut self.ledger, clock::now_ns)
+            .map_err(ProbeError::Witness)?;
+        self.drain_all();
+        let lost = self.probes.counters()?.of(Counter::RingFailures);
+        let lossy = lost > self.lost_before;
+        self.lost_before = lost;
+        self.proceedings.resyncs += u64::from(lossy);
+        self.proceedings.scans += 1;
+        let walk = self.ledger.finish_walk(lossy);
+        self.ledger.name_holders(comm);
+        Ok(walk)
+    }
+
+    /// Takes the last look, with the processes standing still if they live, until counters, ledger and witness agree or
+    /// patience ends.
+    fn last_look(&mut self) {
+        let patience_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = clock::now_ns().saturating_add(patience_ns);
+        loop {
+            if let Err(error) = self.look() {
+                self.fail(&error);
+                return;
+            }
+            if report::agrees(&self.proceedings) || clock::now_ns() > deadline_ns {
+                return;
+            }
+            std::thread::sleep(SETTLE_STEP);
+        }
+    }
+
+    fn look(&mut self) -> Result<(), ProbeError> {
+        // Held for this look only: processes that go on may yet release what is on its way.
+        let stopped = self.cgroup.is_populated();
+        if stopped && !self.cgroup.freeze() {
+            log::debug!("the cgroup cannot be frozen; looking while it runs");
+        }
+        let looked = self.walk().and_then(|walk| Ok((walk, self.counters()?)));
+        self.proceedings.window.end_ns = clock::now_ns();
+        if stopped {
+            self.cgroup.thaw();
+        }
+        let (walk, counters) = looked?;
+        self.proceedings.walk = Some(walk);
+        self.proceedings.counters = counters;
+        Ok(())
+    }
+
+    /// Ends the audit: takes the last look and returns what was seen. The processes may go on afterwards.
+    pub fn conclude(&mut self, target: Target) -> Proceedings {
+        self.proceedings.target = target;
+        self.proceedings.kernel = kernel_release();
+        self.last_look();
+        self.proceedings.window = Window {
+            start_ns: self.start_ns,
+            grace_ns: self.limits.grace_ns,
+            ..self.proceedings.window
+        };
+        self.proceedings.clone()
+    }
+}
+
+/// Returns `uname -r`.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn comm(pid: u32) -> Option<String> {
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(printable(comm.trim_end_matches('\n')))
+}

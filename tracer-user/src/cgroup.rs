@@ -1,0 +1,271 @@
+//! The audit's own cgroup v2: found, made, entered, frozen, removed.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// How long a frozen cgroup may take to come to rest, and a left one to become removable.
+const PATIENCE: Duration = Duration::from_secs(2);
+const STEP: Duration = Duration::from_millis(5);
+/// How often survivors are moved out before the cgroup is given up.
+const ROUNDS: u32 = 20;
+
+/// Why there is no cgroup to audit in.
+#[derive(Debug, Error)]
+pub enum CgroupError {
+    /// No cgroup v2 is mounted.
+    #[error("no cgroup v2 hierarchy is mounted")]
+    NotMounted,
+    /// `/proc` does not say where this process is.
+    #[error("/proc/self/cgroup has no cgroup v2 line")]
+    NoMembership,
+    /// A file operation failed.
+    #[error("{what} {path}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> CgroupError + 'a {
+    move |source| CgroupError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Returns where cgroup v2 is mounted. On hybrid hosts that is not `/sys/fs/cgroup`.
+///
+/// # Errors
+///
+/// When it is mounted nowhere, or `/proc/mounts` cannot be read.
+pub fn mount() -> Result<PathBuf, CgroupError> {
+    let path = Path::new("/proc/mounts");
+    let mounts = fs::read_to_string(path).map_err(failed("cannot read", path))?;
+    mounts_v2(&mounts).ok_or(CgroupError::NotMounted)
+}
+
+fn mounts_v2(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (target, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(unescape(target)))
+    })
+}
+
+/// Undoes the octal escapes of `/proc/mounts` (`mangle_path` in fs/seq_file.c).
+fn unescape(text: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .into_iter()
+    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Returns this process's cgroup v2, as a path below the mount.
+fn membership(cgroup: &str) -> Option<&str> {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::/"))
+}
+
+/// A cgroup that belongs to one audit. Dropping it removes it, its survivors moved to the parent.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    parent: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes a cgroup of its own below this process's.
+    ///
+    /// # Errors
+    ///
+    /// When cgroup v2 is not mounted or not writable.
+    pub fn create(name: &str) -> Result<Self, CgroupError> {
+        let own = Path::new("/proc/self/cgroup");
+        let text = fs::read_to_string(own).map_err(failed("cannot read", own))?;
+        let below = membership(&text).ok_or(CgroupError::NoMembership)?;
+        let parent = mount()?.join(below);
+        let path = parent.join(format!("{name}-{}", std::process::id()));
+        fs::create_dir(&path).map_err(failed("cannot make the cgroup", &path))?;
+        Ok(Self { path, parent })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the directory, to attach programs to it.
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn open(&self) -> Result<File, CgroupError> {
+        File::open(&self.path).map_err(failed("cannot open", &self.path))
+    }
+
+    /// Returns the processes in it and below it. A process that is being moved may be missed or told twice.
+    #[must_use]
+    pub fn processes(&self) -> HashSet<u32> {
+        let mut processes = HashSet::new();
+        collect(&self.path, &mut processes);
+        processes
+    }
+
+    /// Whether a process lives in it or below it.
+    #[must_use]
+    pub fn is_populated(&self) -> bool {
+        self.event("populated")
+    }
+
+    fn event(&self, name: &str) -> bool {
+        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|events| {
+            events
+                .lines()
+                .any(|line| line.strip_prefix(name) == Some(" 1"))
+        })
+    }
+
+    /// Stops every process in it, so that what is looked at holds still; whether they came to rest. [`Cgroup::thaw`] lets
+    /// them go on in either case.
+    #[must_use]
+    pub fn freeze(&self) -> bool {
+        fs::write(self.path.join("cgroup.freeze"), "1").is_ok()
+            && wait_until(|| self.event("frozen"))
+    }
+
+    /// Lets the processes go on.
+    pub fn thaw(&self) {
+        if let Err(error) = fs::write(self.path.join("cgroup.freeze"), "0") {
+            log::warn!("cannot thaw the cgroup {}: {error}", self.path.display());
+        }
+    }
+
+    /// Kills every process in it (`cgroup.kill`, Linux 5.14; one by one before).
+    pub fn kill(&self) {
+        if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
+            for process in self.processes() {
+                if let Some(pid) = i32::try_from(process)
+                    .ok()
+                    .and_then(rustix::process::Pid::from_raw)
+                {
+                    // It may have ended by itself.
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+        }
+        wait_until(|| !self.is_populated());
+    }
+
+    fn remove(&self) {
+        for _ in 0..ROUNDS {
+            for process in self.processes() {
+                let _ = fs::write(self.parent.join("cgroup.procs"), process.to_string());
+            }
+            if remove_tree(&self.path).is_ok() {
+                return;
+            }
+            thread::sleep(STEP);
+        }
+        log::warn!("cannot remove the cgroup {}", self.path.display());
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// Moves this process into a cgroup.
+///
+/// # Errors
+///
+/// When the cgroup is gone or not writable.
+pub fn enter(path: &Path) -> Result<(), CgroupError> {
+    let processes = path.join("cgroup.procs");
+    fs::write(&processes, "0").map_err(failed("cannot enter the cgroup by", &processes))
+}
+
+fn collect(path: &Path, processes: &mut HashSet<u32>) {
+    if let Ok(text) = fs::read_to_string(path.join("cgroup.procs")) {
+        processes.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    for child in children(path) {
+        collect(&child, processes);
+    }
+}
+
+fn children(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for child in children(path) {
+        remove_tree(&child)?;
+    }
+    fs::remove_dir(path)
+}
+
+fn wait_until(done: impl Fn() -> bool) -> bool {
+    let rounds = PATIENCE.as_millis() / STEP.as_millis();
+    for _ in 0..rounds {
+        if done() {
+            return true;
+        }
+        thread::sleep(STEP);
+    }
+    done()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_wherever_it_is() {
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
+        assert_eq!(mounts_v2(hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(
+            mounts_v2("none /run/my\\040groups cgroup2 rw 0 0"),
+            Some("/run/my groups".into())
+        );
+        assert_eq!(
+            mounts_v2("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0"),
+            None
+        );
+    }
+
+    #[test]
+    fn membership_is_the_v2_line() {
+        assert_eq!(
+            membership("9:name=systemd:/a\n0::/user.slice/x\n"),
+            Some("user.slice/x")
+        );
+        assert_eq!(membership("0::/\n"), Some(""));
+        assert_eq!(membership("9:cpu:/a\n"), None);
+    }
+}

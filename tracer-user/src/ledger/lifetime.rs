@@ -1,0 +1,371 @@
+//! One socket's life, and the rules that say what it did wrong.
+//!
+//! ```text
+//!   socket(2) ──────────────► HELD ───────── last fd gone ─────────► released
+//!                              ▲  ╲                                     ▲
+//!   handshake ──► WAITING ─────┘   ╲ BIND, END, CLOSE_WAIT, CLOSE       │
+//!                    │   accept      only mark when a rule             │
+//!                    │   (first sight of an fd)   began to run         │
+//!                    └──────── listener gone: never had an fd          │
+//!                                       lost record: the witness ──────┘
+//! ```
+//! WAITING: in a listener's backlog, as far as anyone has seen. HELD: a file descriptor was seen.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use tracer_abi::annotation::Role;
+use tracer_abi::record::{
+    AF_INET, ANNOTATES, BY_EXIT, Ends, Facts, IPPROTO_TCP, Sighting, TCP_READ, fact,
+};
+
+use crate::verdict::{Kind, Tuple};
+
+/// `TCP_*` (net/tcp_states.h) that the rules name.
+pub const TCP_CLOSE: u16 = 7;
+/// The peer has finished.
+pub const TCP_CLOSE_WAIT: u16 = 8;
+/// Waits for connections.
+pub const TCP_LISTEN: u16 = 10;
+
+/// The names of [`Facts::state`] and of [`Sighting::state`].
+#[must_use]
+pub const fn tcp_state_name(state: u16) -> &'static str {
+    match state {
+        1 => "ESTABLISHED",
+        2 => "SYN_SENT",
+        3 => "SYN_RECV",
+        4 => "FIN_WAIT1",
+        5 => "FIN_WAIT2",
+        6 => "TIME_WAIT",
+        TCP_CLOSE => "CLOSE",
+        TCP_CLOSE_WAIT => "CLOSE_WAIT",
+        9 => "LAST_ACK",
+        TCP_LISTEN => "LISTEN",
+        11 => "CLOSING",
+        12 => "NEW_SYN_RECV",
+        _ => "UNKNOWN",
+    }
+}
+
+/// How long a socket may do what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From the end of the request (or of the peer) to the release, in nanoseconds.
+    pub grace_ns: u64,
+    /// Without a byte, in nanoseconds.
+    pub idle_ns: u64,
+}
+
+/// A rule that holds, and since when it ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offence {
+    /// The rule.
+    pub kind: Kind,
+    /// END, CLOSE_WAIT, CLOSE, opening, last byte or release.
+    pub since_ns: u64,
+}
+
+/// What the rules look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence<'a> {
+    /// What the kernel keeps.
+    pub facts: &'a Facts,
+    /// Ends of the present owner.
+    pub ends: &'a Ends,
+    /// [`ANNOTATES`] and [`BY_EXIT`].
+    pub flags: u32,
+    /// When the last byte was seen to move, for sockets that count bytes.
+    pub moved_ns: Option<u64>,
+    /// The moment of the judgement: now for an open socket, its release for another.
+    pub at_ns: u64,
+}
+
+impl Evidence<'_> {
+    /// Tries the rules in order; the first that holds is the socket's one offence.
+    #[must_use]
+    pub fn offence(&self, limits: &Limits) -> Option<Offence> {
+        Kind::ALL.into_iter().find_map(|kind| {
+            let since_ns = self.since(kind)?;
+            let limit_ns = match kind {
+                Kind::OutlivedRequest
+                | Kind::SessionRemnant
+                | Kind::PeerClosed
+                | Kind::DeadSocket
+                | Kind::Unowned => limits.grace_ns,
+                Kind::Idle => limits.idle_ns,
+                Kind::OpenAtExit => return Some(Offence { kind, since_ns }),
+            };
+            (self.at_ns.saturating_sub(since_ns) > limit_ns).then_some(Offence { kind, since_ns })
+        })
+    }
+
+    /// Since when a rule runs against the socket; `None` when it does not run at all.
+    fn since(&self, kind: Kind) -> Option<u64> {
+        let facts = self.facts;
+        // A pooled connection serves no request: only idleness counts.
+        if kind != Kind::Idle && is_pooled(facts) {
+            return None;
+        }
+        match kind {
+            Kind::OutlivedRequest => self.ended(self.ends.own_ns),
+            Kind::SessionRemnant => self.ended(self.ends.session_ns),
+            Kind::PeerClosed => happened(facts.peer_done_ns),
+            Kind::DeadSocket => happened(facts.dead_ns),
+            Kind::Unowned => (is_tcp(facts) && facts.bound_ns == 0 && self.flags & ANNOTATES != 0)
+                .then_some(facts.born_ns),
+            Kind::Idle => self.moved_ns.filter(|_| facts.flags & fact::LISTENER == 0),
+            Kind::OpenAtExit => (self.flags & BY_EXIT != 0).then_some(self.at_ns),
+        }
+    }
+
+    /// When the request was over for this socket: a BIND to an owner that has already ended starts anew.
+    fn ended(&self, end_ns: u64) -> Option<u64> {
+        happened(end_ns).map(|end_ns| end_ns.max(self.facts.bound_ns))
+    }
+
+    /// When the request that the socket serves was over, by its own END or its session's, whichever counts.
+    #[must_use]
+    pub fn request_over_ns(&self) -> Option<u64> {
+        self.since(Kind::OutlivedRequest)
+            .or_else(|| self.since(Kind::SessionRemnant))
+    }
+}
+
+const fn happened(at_ns: u64) -> Option<u64> {
+    if at_ns == 0 { None } else { Some(at_ns) }
+}
+
+/// Whether the socket is TCP.
+#[must_use]
+pub const fn is_tcp(facts: &Facts) -> bool {
+    facts.protocol == IPPROTO_TCP
+}
+
+fn is_pooled(facts: &Facts) -> bool {
+    facts.bound_ns != 0 && Role::from_u16(facts.role) == Some(Role::Pool)
+}
+
+/// Returns the two ends of the connection, when there ever was one or the socket listens.
+#[must_use]
+pub fn tuple(facts: &Facts) -> Option<Tuple> {
+    if facts.local_port == 0 && facts.remote_port == 0 {
+        return None;
+    }
+    Some(Tuple {
+        local: SocketAddr::new(address(facts.family, facts.local), facts.local_port),
+        remote: SocketAddr::new(address(facts.family, facts.remote), facts.remote_port),
+    })
+}
+
+fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+    let [a, b, c, d, ..] = bytes;
+    if family == AF_INET {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+    }
+}
+
+/// Payload bytes, in and out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// Received.
+    pub received: u64,
+    /// Sent and acknowledged.
+    pub acknowledged: u64,
+}
+
+/// Takes the SYN and the FIN out of TCP's own counters, which count each as a byte.
+#[must_use]
+pub fn payload(facts: &Facts, received: u64, acked: u64) -> Payload {
+    let peer_fin = u64::from(facts.peer_done_ns != 0);
+    let own_syn = u64::from(facts.flags & fact::DIALED != 0);
+    Payload {
+        received: received.saturating_sub(peer_fin),
+        acknowledged: acked.saturating_sub(own_syn),
+    }
+}
+
+/// Returns the payload counters as the witness read them; `None` for a socket that has none.
+#[must_use]
+pub fn payload_seen(facts: &Facts, sighting: &Sighting) -> Option<Payload> {
+    (sighting.flags & TCP_READ != 0)
+        .then(|| payload(facts, sighting.bytes_received, sighting.bytes_acked))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use tracer_abi::annotation::Owner;
+
+    use super::*;
+
+    pub(crate) const NO_ENDS: Ends = Ends {
+        own_ns: 0,
+        session_ns: 0,
+    };
+
+    const LIMITS: Limits = Limits {
+        grace_ns: 10,
+        idle_ns: 1000,
+    };
+
+    pub(crate) fn facts(id: u64) -> Facts {
+        Facts {
+            id,
+            cookie: id + 1000,
+            born_ns: 100,
+            bound_ns: 0,
+            peer_done_ns: 0,
+            dead_ns: 0,
+            owner: Owner::PRESENT,
+            bytes_received: 0,
+            bytes_acked: 0,
+            opener: 42,
+            flags: fact::HELD,
+            family: AF_INET,
+            protocol: IPPROTO_TCP,
+            role: 0,
+            local_port: 0,
+            remote_port: 0,
+            state: 0,
+            label_len: 0,
+            local: [0; 16],
+            remote: [0; 16],
+            comm: [0; 16],
+        }
+    }
+
+    fn offence(facts: &Facts, ends: Ends, flags: u32, at_ns: u64) -> Option<(Kind, u64)> {
+        let evidence = Evidence {
+            facts,
+            ends: &ends,
+            flags,
+            moved_ns: None,
+            at_ns,
+        };
+        evidence.offence(&LIMITS).map(|o| (o.kind, o.since_ns))
+    }
+
+    #[test]
+    fn grace_is_the_last_innocent_moment() {
+        let mut facts = facts(1);
+        facts.bound_ns = 200;
+        facts.role = Role::Stream as u16;
+        let ends = Ends {
+            own_ns: 300,
+            session_ns: 0,
+        };
+        assert_eq!(offence(&facts, ends, 0, 310), None);
+        assert_eq!(
+            offence(&facts, ends, 0, 311),
+            Some((Kind::OutlivedRequest, 300))
+        );
+    }
+
+    #[test]
+    fn a_bind_after_the_end_starts_its_own_grace() {
+        let mut facts = facts(1);
+        facts.bound_ns = 500;
+        let ends = Ends {
+            own_ns: 300,
+            session_ns: 300,
+        };
+        assert_eq!(offence(&facts, ends, 0, 510), None);
+        assert_eq!(
+            offence(&facts, ends, 0, 511),
+            Some((Kind::OutlivedRequest, 500))
+        );
+    }
+
+    #[test]
+    fn the_first_rule_that_holds_wins() {
+        let mut facts = facts(1);
+        facts.bound_ns = 110;
+        facts.peer_done_ns = 120;
+        facts.dead_ns = 130;
+        let session = Ends {
+            own_ns: 0,
+            session_ns: 140,
+        };
+        assert_eq!(
+            offence(&facts, NO_ENDS, BY_EXIT, 125),
+            Some((Kind::OpenAtExit, 125))
+        );
+        assert_eq!(
+            offence(&facts, NO_ENDS, BY_EXIT, 135),
+            Some((Kind::PeerClosed, 120))
+        );
+        assert_eq!(
+            offence(&facts, session, 0, 145),
+            Some((Kind::PeerClosed, 120))
+        );
+        assert_eq!(
+            offence(&facts, session, 0, 151),
+            Some((Kind::SessionRemnant, 140))
+        );
+        facts.peer_done_ns = 0;
+        assert_eq!(
+            offence(&facts, NO_ENDS, 0, 141),
+            Some((Kind::DeadSocket, 130))
+        );
+    }
+
+    #[test]
+    fn only_a_process_that_annotates_owes_an_owner() {
+        let mut facts = facts(1);
+        assert_eq!(offence(&facts, NO_ENDS, 0, 999), None);
+        assert_eq!(
+            offence(&facts, NO_ENDS, ANNOTATES, 111),
+            Some((Kind::Unowned, 100))
+        );
+        assert_eq!(offence(&facts, NO_ENDS, ANNOTATES, 110), None);
+        facts.protocol = 17;
+        assert_eq!(offence(&facts, NO_ENDS, ANNOTATES, 999), None);
+    }
+
+    #[test]
+    fn a_pooled_connection_is_judged_by_idleness_only() {
+        let mut facts = facts(1);
+        facts.bound_ns = 110;
+        facts.role = Role::Pool as u16;
+        facts.peer_done_ns = 120;
+        facts.dead_ns = 120;
+        let ends = Ends {
+            own_ns: 115,
+            session_ns: 115,
+        };
+        assert_eq!(offence(&facts, ends, BY_EXIT | ANNOTATES, 900), None);
+        let idle = Evidence {
+            facts: &facts,
+            ends: &ends,
+            flags: 0,
+            moved_ns: Some(120),
+            at_ns: 1121,
+        };
+        assert_eq!(idle.offence(&LIMITS).map(|o| o.kind), Some(Kind::Idle));
+    }
+
+    proptest! {
+        #[test]
+        fn an_offence_always_began_before_the_judgement(
+            times in proptest::array::uniform6(0_u64..1 << 40),
+            flags in any::<u32>(),
+            role in 0_u16..5,
+            at_ns in 0_u64..1 << 41,
+        ) {
+            let [born, bound, peer, dead, own, session] = times;
+            let mut facts = facts(1);
+            facts.born_ns = born;
+            facts.bound_ns = bound;
+            facts.peer_done_ns = peer;
+            facts.dead_ns = dead;
+            facts.role = role;
+            let ends = Ends { own_ns: own, session_ns: session };
+            let evidence = Evidence { facts: &facts, ends: &ends, flags, moved_ns: None, at_ns };
+            if let Some(offence) = evidence.offence(&LIMITS) {
+                prop_assert!(offence.since_ns <= at_ns);
+            }
+        }
+    }
+}

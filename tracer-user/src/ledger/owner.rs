@@ -1,0 +1,161 @@
+//! Owners: whom sockets were bound to and which of them ended, in bounded memory.
+
+use std::collections::{HashMap, VecDeque};
+
+use tracer_abi::annotation::Owner;
+
+/// How many owners without open sockets are remembered. An END is remembered for that many further owners, so that a
+/// dial that completes late is still held to it. Half of what the kernel's own table holds.
+pub(super) const REMEMBERED_OWNERS: usize = 1 << 18;
+
+#[derive(Debug, Default)]
+struct Entry {
+    open: u32,
+    bound: bool,
+    ended: bool,
+    queued: bool,
+}
+
+/// The owners that matter now or did a short while ago.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    entries: HashMap<Owner, Entry>,
+    /// Open sockets of each session, whatever the stream.
+    sessions: HashMap<u64, u32>,
+    /// Owners that may be forgotten once enough others came after them.
+    idle: VecDeque<Owner>,
+}
+
+impl Owners {
+    /// Notes that a socket is now bound to `owner`; `true` the first time that anyone is.
+    pub(super) fn bind(&mut self, owner: Owner) -> bool {
+        *self.sessions.entry(owner.session).or_default() += 1;
+        let entry = self.entries.entry(owner).or_default();
+        entry.open = entry.open.saturating_add(1);
+        !std::mem::replace(&mut entry.bound, true)
+    }
+
+    /// Notes that a socket is no longer bound to `owner`, released or bound to another.
+    pub(super) fn unbind(&mut self, owner: Owner) {
+        if let Some(open) = self.sessions.get_mut(&owner.session) {
+            *open = open.saturating_sub(1);
+            if *open == 0 {
+                self.sessions.remove(&owner.session);
+            }
+        }
+        if let Some(entry) = self.entries.get_mut(&owner) {
+            entry.open = entry.open.saturating_sub(1);
+        }
+        self.queue(owner);
+    }
+
+    /// Notes an END.
+    pub(super) fn end(&mut self, owner: Owner) {
+        self.entries.entry(owner).or_default().ended = true;
+        self.queue(owner);
+    }
+
+    /// Whether the owner or its session is known to have ended.
+    #[must_use]
+    pub(super) fn has_ended(&self, owner: Owner) -> bool {
+        [owner, owner.whole_session()]
+            .iter()
+            .any(|owner| self.entries.get(owner).is_some_and(|entry| entry.ended))
+    }
+
+    /// Whether a socket is open that an END of `owner` speaks of.
+    #[must_use]
+    pub(super) fn has_open(&self, owner: Owner) -> bool {
+        if owner.stream == 0 {
+            return self.sessions.contains_key(&owner.session);
+        }
+        self.entries.get(&owner).is_some_and(|entry| entry.open > 0)
+    }
+
+    /// Forgets the oldest owners past the bound and returns those whose END the kernel may forget too.
+    pub(super) fn forget(&mut self) -> Vec<Owner> {
+        let mut ended = Vec::new();
+        // Each is looked at once: owners with open sockets stay and are queued again when the last one goes.
+        for _ in REMEMBERED_OWNERS..self.idle.len() {
+            let Some(owner) = self.idle.pop_front() else {
+                break;
+            };
+            let Some(entry) = self.entries.get_mut(&owner) else {
+                continue;
+            };
+            entry.queued = false;
+            if entry.open > 0 {
+                continue;
+            }
+            if owner.stream == 0 && self.sessions.contains_key(&owner.session) {
+                self.queue(owner);
+                continue;
+            }
+            if self.entries.remove(&owner).is_some_and(|entry| entry.ended) {
+                ended.push(owner);
+            }
+        }
+        ended
+    }
+
+    fn queue(&mut self, owner: Owner) {
+        if let Some(entry) = self.entries.get_mut(&owner)
+            && entry.open == 0
+            && !entry.queued
+        {
+            entry.queued = true;
+            self.idle.push_back(owner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(n: u64) -> Owner {
+        Owner {
+            session: 7,
+            stream: n,
+        }
+    }
+
+    #[test]
+    fn only_the_first_bind_of_an_owner_is_news() {
+        let mut owners = Owners::default();
+        assert!(owners.bind(stream(1)));
+        assert!(!owners.bind(stream(1)));
+        owners.unbind(stream(1));
+        owners.unbind(stream(1));
+        assert!(!owners.bind(stream(1)), "it is still remembered");
+    }
+
+    #[test]
+    fn the_end_of_a_session_speaks_of_its_streams() {
+        let mut owners = Owners::default();
+        owners.bind(stream(1));
+        owners.end(stream(0));
+        assert!(owners.has_open(stream(0)));
+        assert!(!owners.has_open(stream(2)));
+        owners.unbind(stream(1));
+        assert!(!owners.has_open(stream(0)));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_owners_of_open_sockets_stay() {
+        let mut owners = Owners::default();
+        let extra = 1000;
+        owners.bind(stream(1));
+        owners.end(stream(1));
+        for n in 2..2 + (REMEMBERED_OWNERS + extra) as u64 {
+            owners.bind(stream(n));
+            owners.end(stream(n));
+            owners.unbind(stream(n));
+        }
+        let forgotten = owners.forget();
+        assert_eq!(forgotten.len(), extra);
+        assert!(!forgotten.contains(&stream(1)));
+        assert!(owners.has_open(stream(1)));
+        assert_eq!(owners.entries.len(), REMEMBERED_OWNERS + 1);
+    }
+}

@@ -1,0 +1,185 @@
+//! Decodes what the kernel side hands over. Both streams are hostile input: a record that does not fit its layout is an
+//! error of that record alone.
+
+use thiserror::Error;
+use tracer_abi::record::{self, BoundEvent, Event, KNOWN, Sighting, Socket, SocketEvent};
+use zerocopy::FromBytes;
+
+/// One record of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// `socket(2)` made a socket.
+    Created(SocketEvent),
+    /// A listener got a child that nobody has accepted yet.
+    Arrived(SocketEvent),
+    /// A socket was bound to an owner.
+    Bound(BoundEvent),
+    /// An owner ended, for the first time.
+    Ended(Event),
+    /// TCP entered CLOSE_WAIT.
+    PeerDone(SocketEvent),
+    /// TCP fell to CLOSE.
+    Died(SocketEvent),
+    /// The last file descriptor is gone.
+    Released(SocketEvent),
+}
+
+/// A record that is not of the ABI: kernel side and user side are of different builds.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// The record's kind is none of ours.
+    #[error("a record of unknown kind {0}")]
+    Kind(u32),
+    /// The record is shorter than its kind wants.
+    #[error("a record of {length} bytes where its kind has {wanted}")]
+    Length {
+        /// Bytes that came.
+        length: usize,
+        /// Bytes that the kind has.
+        wanted: usize,
+    },
+}
+
+/// Decodes one ring record.
+///
+/// # Errors
+///
+/// When the kind is unknown or the record is too short for it.
+pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
+    let event: Event = prefix(bytes)?;
+    Ok(match event.kind {
+        record::CREATED => News::Created(prefix(bytes)?),
+        record::ARRIVED => News::Arrived(prefix(bytes)?),
+        record::BOUND => News::Bound(prefix(bytes)?),
+        record::ENDED => News::Ended(event),
+        record::PEER_DONE => News::PeerDone(prefix(bytes)?),
+        record::DIED => News::Died(prefix(bytes)?),
+        record::RELEASED => News::Released(prefix(bytes)?),
+        kind => return Err(DecodeError::Kind(kind)),
+    })
+}
+
+fn prefix<T: FromBytes>(bytes: &[u8]) -> Result<T, DecodeError> {
+    T::read_from_prefix(bytes)
+        .map(|(value, _)| value)
+        .map_err(|_| DecodeError::Length {
+            length: bytes.len(),
+            wanted: size_of::<T>(),
+        })
+}
+
+/// One open file descriptor, with what the kernel keeps of its socket if the socket is one of the audit's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// Who holds it, and what TCP says.
+    pub sighting: Sighting,
+    /// The storage, for sockets of the audit.
+    pub socket: Option<Socket>,
+}
+
+/// Takes the next descriptor off the witness's byte stream; `None` when more bytes are needed.
+#[must_use]
+pub fn next_sight(bytes: &[u8]) -> Option<(Sight, &[u8])> {
+    let (sighting, rest) = Sighting::read_from_prefix(bytes).ok()?;
+    if sighting.flags & KNOWN == 0 {
+        let sight = Sight {
+            sighting,
+            socket: None,
+        };
+        return Some((sight, rest));
+    }
+    let (socket, rest) = Socket::read_from_prefix(rest).ok()?;
+    let sight = Sight {
+        sighting,
+        socket: Some(socket),
+    };
+    Some((sight, rest))
+}
+
+/// Returns the text of a `comm`, with everything that is not printable replaced.
+#[must_use]
+pub fn comm_text(comm: &[u8; 16]) -> String {
+    let end = comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(comm.len());
+    printable(&String::from_utf8_lossy(
+        comm.get(..end).unwrap_or_default(),
+    ))
+}
+
+/// Returns a socket's label, with everything that is not printable replaced.
+#[must_use]
+pub fn label_text(socket: &Socket) -> String {
+    let length = usize::try_from(socket.facts.label_len).unwrap_or(usize::MAX);
+    let bytes = socket
+        .label
+        .get(..length.min(socket.label.len()))
+        .unwrap_or_default();
+    printable(&String::from_utf8_lossy(bytes))
+}
+
+/// Replaces control and bidirectional-override characters: names and labels are the traced program's own, and end up
+/// on a terminal.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                '\u{fffd}'
+            }
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_refused_when_short_or_unknown() {
+        assert_eq!(
+            decode(&[0; 8]),
+            Err(DecodeError::Length {
+                length: 8,
+                wanted: 72
+            })
+        );
+        let mut bytes = [0; 72];
+        bytes[0] = 99;
+        assert_eq!(decode(&bytes), Err(DecodeError::Kind(99)));
+        bytes[..4].copy_from_slice(&record::RELEASED.to_ne_bytes());
+        assert_eq!(
+            decode(&bytes),
+            Err(DecodeError::Length {
+                length: 72,
+                wanted: 224
+            })
+        );
+    }
+
+    #[test]
+    fn a_sight_is_whole_or_not_there() {
+        let mut bytes = [0; 64 + 216];
+        assert!(next_sight(&bytes[..63]).is_none());
+        let (sight, rest) = next_sight(&bytes[..70]).unwrap();
+        assert!(sight.socket.is_none());
+        assert_eq!(rest.len(), 6);
+        bytes[8..12].copy_from_slice(&KNOWN.to_ne_bytes());
+        assert!(next_sight(&bytes[..279]).is_none());
+        let (sight, rest) = next_sight(&bytes).unwrap();
+        assert!(sight.socket.is_some());
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn text_of_the_traced_program_cannot_drive_a_terminal() {
+        assert_eq!(
+            printable("a\u{1b}]52;c\u{7}b\u{202e}c"),
+            "a\u{fffd}]52;c\u{fffd}b\u{fffd}c"
+        );
+        assert_eq!(comm_text(b"curl\0garbage\0\0\0\0"), "curl");
+    }
+}

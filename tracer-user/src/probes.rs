@@ -1,0 +1,298 @@
+//! The eBPF programs in the kernel: loaded, attached, read. The only file that names aya.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockopt, Iter, ProgramError, SockOps};
+use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya_log::EbpfLogger;
+use thiserror::Error;
+use tracer_abi::annotation::Owner;
+use tracer_abi::record::{Counter, Offsets};
+use zerocopy::IntoBytes;
+
+use crate::btf::{Btf, BtfError};
+use crate::counters::Counters;
+
+static OBJECT: &[u8] = include_bytes_aligned!(env!("TRACER_EBPF_EMBEDDED"));
+
+/// Where the kernel shows its own type information.
+pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// What went wrong between the programs and the kernel.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// [`KERNEL_BTF`] cannot be read.
+    #[error("{KERNEL_BTF} cannot be read: {0}")]
+    NoBtf(#[source] io::Error),
+    /// A field that the programs read is not in this kernel.
+    #[error(transparent)]
+    Offset(#[from] BtfError),
+    /// The object or its maps were refused.
+    #[error("the eBPF maps could not be made: {}", chain(.0))]
+    Object(#[source] Box<EbpfError>),
+    /// A program was refused.
+    #[error("the eBPF program {name} could not be {verb}: {}", chain(.source))]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// "loaded" or "attached".
+        verb: &'static str,
+        /// Why.
+        source: Box<ProgramError>,
+    },
+    /// A map could not be read or written.
+    #[error("the eBPF map {name} could not be read: {}", chain(.source))]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// Why.
+        source: Box<MapError>,
+    },
+    /// The witness could not be read.
+    #[error("the witness (iter/task_file) could not be read: {0}")]
+    Witness(#[source] io::Error),
+    /// The embedded object lacks a part: a broken build.
+    #[error("the embedded eBPF object has no {0}: it was built from other sources")]
+    Missing(&'static str),
+}
+
+/// Joins an error's causes: aya's outer errors say little.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl ProbeError {
+    /// The system call's error number, if a system call failed.
+    #[must_use]
+    pub fn os_error(&self) -> Option<i32> {
+        let mut cause: Option<&dyn std::error::Error> = Some(self);
+        while let Some(error) = cause {
+            if let Some(code) = error
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::raw_os_error)
+            {
+                return Some(code);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
+/// The programs, attached to nothing yet or to one cgroup. Dropping it detaches and unloads all of it.
+pub struct Probes {
+    ebpf: Ebpf,
+    ring: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    ends: HashMap<MapData, [u64; 2], u64>,
+}
+
+/// The names of the programs that are attached to the cgroup.
+pub const HOOKS: [&str; 4] = ["setsockopt", "sock_ops", "sock_release", "sock_create"];
+
+impl Probes {
+    /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no BTF, lacks a field, or refuses a map or a program.
+    pub fn load(grace_ns: u64) -> Result<Self, ProbeError> {
+        let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
+        let offsets = offsets(&Btf::parse(&bytes)?)?;
+        drop(bytes);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", offsets.as_bytes(), true)
+            .override_global("GRACE_NS", &grace_ns, true)
+            .load(OBJECT)
+            .map_err(|error| ProbeError::Object(Box::new(error)))?;
+        load_programs(&mut ebpf)?;
+        Ok(Self {
+            ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
+            counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
+                .map_err(map("COUNTERS"))?,
+            ends: HashMap::try_from(take(&mut ebpf, "ENDS")?).map_err(map("ENDS"))?,
+            ebpf,
+        })
+    }
+
+    /// Attaches the hooks to a cgroup and everything below it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), ProbeError> {
+        // A link is "multi" by nature: other tracers and the container runtime keep theirs.
+        let mode = CgroupAttachMode::Single;
+        let attached = |name| move |error| program_error(name, "attached", error);
+        program::<CgroupSockopt>(&mut self.ebpf, "setsockopt")?
+            .attach(cgroup, mode)
+            .map_err(attached("setsockopt"))?;
+        program::<SockOps>(&mut self.ebpf, "sock_ops")?
+            .attach(cgroup, mode)
+            .map_err(attached("sock_ops"))?;
+        // Last, in this order: what is created after this line is released under the tracer's eyes.
+        program::<CgroupSock>(&mut self.ebpf, "sock_release")?
+            .attach(cgroup, mode)
+            .map_err(attached("sock_release"))?;
+        program::<CgroupSock>(&mut self.ebpf, "sock_create")?
+            .attach(cgroup, mode)
+            .map_err(attached("sock_create"))?;
+        Ok(())
+    }
+
+    /// Gives each record in the ring to `take`, oldest first, until the ring is empty or `limit` were given. Returns how
+    /// many were.
+    pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut taken = 0;
+        while taken < limit
+            && let Some(record) = self.ring.next()
+        {
+            take(&record);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// The ring, readable when the kernel side finds it half full.
+    #[must_use]
+    pub fn ring(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    /// Reads the counters, summed over the CPUs.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn counters(&self) -> Result<Counters, ProbeError> {
+        let mut counters = Counters::default();
+        for slot in 0..Counter::COUNT {
+            let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
+            counters.set(slot, per_cpu.iter().sum());
+        }
+        Ok(counters)
+    }
+
+    /// Lets the kernel forget that these owners ended.
+    pub fn forget(&mut self, owners: &[Owner]) {
+        for owner in owners {
+            // Gone already is as good.
+            let _ = self.ends.remove(&[owner.session, owner.stream]);
+        }
+    }
+
+    /// Opens a fresh walk of the witness over every file descriptor of the machine. It is read as a stream of sightings.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn walk(&mut self) -> Result<File, ProbeError> {
+        let failed = |error| program_error("witness", "attached", error);
+        let witness = program::<Iter>(&mut self.ebpf, "witness")?;
+        let link = witness.attach().map_err(failed)?;
+        let link = witness.take_link(link).map_err(failed)?;
+        link.into_file()
+            .map_err(|error| ProbeError::Witness(io::Error::other(error)))
+    }
+
+    /// Starts to pass on what the programs say of their rare faults, to the `log` crate. Must be polled.
+    ///
+    /// # Errors
+    ///
+    /// When the log's map is missing.
+    pub fn faults(&mut self) -> Result<Faults, ProbeError> {
+        EbpfLogger::init(&mut self.ebpf)
+            .map(Faults)
+            .map_err(|_| ProbeError::Missing("AYA_LOGS"))
+    }
+}
+
+/// The programs' own log of rare faults.
+pub struct Faults(EbpfLogger<&'static dyn log::Log>);
+
+impl Faults {
+    /// Passes on what was logged since the last call.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    let loaded = |name| move |error| program_error(name, "loaded", error);
+    program::<CgroupSock>(ebpf, "sock_create")?
+        .load()
+        .map_err(loaded("sock_create"))?;
+    program::<CgroupSock>(ebpf, "sock_release")?
+        .load()
+        .map_err(loaded("sock_release"))?;
+    program::<SockOps>(ebpf, "sock_ops")?
+        .load()
+        .map_err(loaded("sock_ops"))?;
+    program::<CgroupSockopt>(ebpf, "setsockopt")?
+        .load()
+        .map_err(loaded("setsockopt"))?;
+    let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
+    program::<Iter>(ebpf, "witness")?
+        .load("task_file", &btf)
+        .map_err(loaded("witness"))
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProbeError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(ProbeError::Missing(name))
+}
+
+fn program_error(name: &'static str, verb: &'static str, source: ProgramError) -> ProbeError {
+    ProbeError::Program {
+        name,
+        verb,
+        source: Box::new(source),
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ProbeError> {
+    ebpf.take_map(name).ok_or(ProbeError::Missing(name))
+}
+
+fn map(name: &'static str) -> impl Fn(MapError) -> ProbeError {
+    move |source| ProbeError::Map {
+        name,
+        source: Box::new(source),
+    }
+}
+
+fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    let common = |member: &str| btf.offset_of("sock", &format!("__sk_common.{member}"));
+    Ok(Offsets {
+        task_flags: btf.offset_of("task_struct", "flags")?,
+        task_tgid: btf.offset_of("task_struct", "tgid")?,
+        task_comm: btf.offset_of("task_struct", "comm")?,
+        socket_sk: btf.offset_of("socket", "sk")?,
+        sock_family: common("skc_family")?,
+        sock_state: common("skc_state")?,
+        sock_num: common("skc_num")?,
+        sock_protocol: btf.offset_of("sock", "sk_protocol")?,
+        tcp_bytes_received: btf.offset_of("tcp_sock", "bytes_received")?,
+        tcp_bytes_acked: btf.offset_of("tcp_sock", "bytes_acked")?,
+        tcp_rcv_nxt: btf.offset_of("tcp_sock", "rcv_nxt")?,
+        tcp_copied_seq: btf.offset_of("tcp_sock", "copied_seq")?,
+        tcp_write_seq: btf.offset_of("tcp_sock", "write_seq")?,
+        tcp_snd_una: btf.offset_of("tcp_sock", "snd_una")?,
+    })
+}

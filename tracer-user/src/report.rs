@@ -1,0 +1,255 @@
+//! The outcome of an audit, before it is written down as text or JSON.
+
+#[cfg(feature = "runtime")]
+pub mod json;
+#[cfg(feature = "runtime")]
+pub mod text;
+
+use tracer_abi::record::Counter;
+
+use crate::counters::Counters;
+use crate::ledger::{Ledger, Walk};
+use crate::verdict::{Finding, Level, Verdict};
+
+/// How many remote addresses a report lists.
+pub const PEERS_LISTED: usize = 50;
+
+/// What was audited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The cgroup's directory.
+    pub cgroup: String,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Its exit status, 128 and more for a signal; `None` when it was still running at the end.
+    pub exit_status: Option<i32>,
+}
+
+/// When, in nanoseconds of CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The hooks were attached and the command about to start.
+    pub start_ns: u64,
+    /// The last walk of the witness was over.
+    pub end_ns: u64,
+    /// The grace.
+    pub grace_ns: u64,
+}
+
+/// What the shell saw of its own work.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proceedings {
+    /// What was audited.
+    pub target: Target,
+    /// When.
+    pub window: Window,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The kernel's counters since the audit began.
+    pub counters: Counters,
+    /// The last walk of the witness; `None` when it failed.
+    pub walk: Option<Walk>,
+    /// Walks made.
+    pub scans: u64,
+    /// Times that the ledger was set right from a walk after a loss.
+    pub resyncs: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// What else went wrong, in whole sentences.
+    pub failures: Vec<String>,
+}
+
+/// The outcome.
+#[derive(Debug)]
+pub struct Report<'a> {
+    /// The answer.
+    pub verdict: Verdict,
+    /// Why it is not clean.
+    pub reasons: Vec<String>,
+    /// What the shell saw.
+    pub proceedings: &'a Proceedings,
+    /// What the ledger holds.
+    pub ledger: &'a Ledger,
+    /// The findings, worst first.
+    pub findings: Vec<&'a Finding>,
+}
+
+impl<'a> Report<'a> {
+    /// Weighs what was found and what is missing.
+    #[must_use]
+    pub fn new(proceedings: &'a Proceedings, ledger: &'a Ledger) -> Self {
+        let denied = ledger.standing(Level::Deny);
+        let missing = missing(proceedings, ledger);
+        let verdict = Verdict::of(denied, &missing);
+        let mut reasons = Vec::new();
+        if denied > 0 {
+            reasons.push(format!(
+                "{denied} {} open longer than allowed",
+                if denied == 1 {
+                    "socket was"
+                } else {
+                    "sockets were"
+                }
+            ));
+        }
+        reasons.extend(missing);
+        Self {
+            verdict,
+            reasons,
+            proceedings,
+            ledger,
+            findings: ledger.findings(),
+        }
+    }
+
+    /// Whether counters, ledger and witness tell the same story.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        agrees(self.proceedings)
+    }
+}
+
+/// Whether the last walk met exactly the sockets that must be open by the kernel's counters and by the ledger.
+#[must_use]
+pub fn agrees(proceedings: &Proceedings) -> bool {
+    proceedings.walk.as_ref().is_some_and(|walk| {
+        walk.only_in_kernel == 0
+            && walk.only_in_ledger == 0
+            && proceedings.counters.open() == i128::from(walk.open)
+    })
+}
+
+/// Says what the evidence lacks, one whole sentence each.
+fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
+    let counters = &proceedings.counters;
+    let mut missing = proceedings.failures.clone();
+    let mut lacks = |count: u64, what: &str| {
+        if count > 0 {
+            missing.push(format!("{count} {what}"));
+        }
+    };
+    lacks(
+        counters.of(Counter::StorageFailures),
+        "sockets could not be followed: the kernel had no memory for their storage",
+    );
+    lacks(
+        counters.of(Counter::EndFailures),
+        "ENDs could not be remembered: the kernel's table was full",
+    );
+    lacks(
+        counters.of(Counter::AnnotatorFailures),
+        "annotating processes could not be remembered: the kernel's table was full",
+    );
+    lacks(
+        proceedings.undecodable,
+        "records of the kernel side could not be decoded: it is of another build",
+    );
+    lacks(
+        counters
+            .of(Counter::Late)
+            .saturating_sub(ledger.counts().late),
+        "sockets were released too late by the kernel's count, but the records that name them were lost",
+    );
+    let Some(walk) = &proceedings.walk else {
+        return missing;
+    };
+    lacks(
+        walk.only_in_ledger,
+        "sockets have no file descriptor that the witness can see (passed over a Unix socket and not received, or held by io_uring)",
+    );
+    lacks(
+        walk.only_in_kernel,
+        "sockets were met by the witness that no record told of",
+    );
+    lacks(
+        walk.strangers.len() as u64,
+        "file descriptors of the command are internet sockets from outside the audit (inherited or received): what happens on them is not seen",
+    );
+    let must = counters.open();
+    if must != i128::from(walk.open) {
+        missing.push(format!(
+            "the kernel's counters say that {must} sockets are open, the witness met {}",
+            walk.open
+        ));
+    }
+    missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::lifetime::Limits;
+    use crate::verdict::Levels;
+
+    fn ledger() -> Ledger {
+        let limits = Limits {
+            grace_ns: 1,
+            idle_ns: 1,
+        };
+        Ledger::new(limits, Levels::default())
+    }
+
+    fn whole() -> Proceedings {
+        Proceedings {
+            walk: Some(Walk::default()),
+            ..Proceedings::default()
+        }
+    }
+
+    #[test]
+    fn whole_evidence_without_findings_is_clean() {
+        let (proceedings, ledger) = (whole(), ledger());
+        let report = Report::new(&proceedings, &ledger);
+        assert_eq!(report.verdict, Verdict::Clean);
+        assert!(report.reasons.is_empty());
+        assert!(report.agrees());
+    }
+
+    #[test]
+    fn each_thing_that_is_missing_is_named() {
+        let ledger = ledger();
+        for counter in [
+            Counter::StorageFailures,
+            Counter::EndFailures,
+            Counter::AnnotatorFailures,
+            Counter::Late,
+            Counter::Created,
+        ] {
+            let mut proceedings = whole();
+            proceedings.counters.set(counter as u32, 3);
+            let report = Report::new(&proceedings, &ledger);
+            assert_eq!(report.verdict, Verdict::Inconclusive, "{counter:?}");
+            assert_eq!(report.reasons.len(), 1, "{counter:?}");
+            assert!(report.reasons[0].contains('3'), "{counter:?}");
+        }
+        for proceedings in [
+            Proceedings {
+                undecodable: 1,
+                ..whole()
+            },
+            Proceedings {
+                failures: vec!["the witness failed".to_owned()],
+                walk: None,
+                ..whole()
+            },
+            Proceedings {
+                walk: Some(Walk {
+                    only_in_ledger: 1,
+                    ..Walk::default()
+                }),
+                ..whole()
+            },
+        ] {
+            let report = Report::new(&proceedings, &ledger);
+            assert_eq!(report.verdict, Verdict::Inconclusive);
+            assert_eq!(report.reasons.len(), 1);
+        }
+    }
+
+    #[test]
+    fn lost_records_alone_change_nothing_when_the_rest_agrees() {
+        let mut proceedings = whole();
+        proceedings.counters.set(Counter::RingFailures as u32, 100);
+        assert_eq!(Report::new(&proceedings, &ledger()).verdict, Verdict::Clean);
+    }
+}

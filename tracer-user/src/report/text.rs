@@ -1,0 +1,196 @@
+//! The report for people, on a terminal.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use tracer_abi::record::Counter;
+
+use super::Report;
+use crate::ledger::lifetime::tcp_state_name;
+use crate::verdict::{Finding, Holder, Kind, Level, Verdict};
+
+/// How many findings are told in full.
+const LISTED: usize = 20;
+
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
+const FAINT: Style = Style::new().dimmed();
+
+/// Returns the report with ANSI styles; `anstream` takes them out where they do not belong.
+#[must_use]
+pub fn render(report: &Report<'_>) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_all(&mut text, report);
+    text
+}
+
+fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
+    let style = match report.verdict {
+        Verdict::Clean => GOOD,
+        Verdict::Leak => BAD,
+        Verdict::Inconclusive => DOUBTFUL,
+    };
+    let denied = report.ledger.standing(Level::Deny);
+    let warned = report.ledger.standing(Level::Warn);
+    writeln!(
+        text,
+        "verdict    {style}{}{style:#}  ({denied} denied, {warned} warned)",
+        report.verdict.name()
+    )?;
+    for reason in &report.reasons {
+        writeln!(text, "           {reason}")?;
+    }
+    write_counts(text, report)?;
+    for found in report.findings.iter().take(LISTED) {
+        write_finding(text, report, found)?;
+    }
+    let rest = report.findings.len().saturating_sub(LISTED);
+    if rest > 0 {
+        writeln!(
+            text,
+            "{FAINT}… and {rest} more: --json FILE has them all{FAINT:#}"
+        )?;
+    }
+    Ok(())
+}
+
+fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
+    let proceedings = report.proceedings;
+    let of = |counter| proceedings.counters.of(counter);
+    let open = proceedings
+        .walk
+        .as_ref()
+        .map_or_else(|| "unknown".to_owned(), |walk| walk.open.to_string());
+    writeln!(
+        text,
+        "sockets    {} created, {} accepted, {} connected, {} released, {open} open",
+        of(Counter::Created),
+        of(Counter::Accepted),
+        of(Counter::Connected),
+        of(Counter::Released),
+    )?;
+    let counts = report.ledger.counts();
+    writeln!(
+        text,
+        "requests   {} streams bound, {} ended; {} sockets never annotated",
+        counts.streams_bound,
+        counts.streams_ended,
+        proceedings.counters.unowned(),
+    )?;
+    let outlive = report.ledger.outlive();
+    if !outlive.is_empty() {
+        writeln!(
+            text,
+            "outlive    p50 {}, p99 {}, max {} (grace {})",
+            duration(outlive.value_at_quantile(0.5)),
+            duration(outlive.value_at_quantile(0.99)),
+            duration(outlive.max()),
+            duration(proceedings.window.grace_ns),
+        )?;
+    }
+    let lost = of(Counter::RingFailures);
+    writeln!(
+        text,
+        "witness    {}, walks {}; records {}, lost {lost}",
+        if report.agrees() {
+            "agrees"
+        } else {
+            "does not agree"
+        },
+        proceedings.scans,
+        of(Counter::Events),
+    )
+}
+
+fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std::fmt::Result {
+    let level = report.ledger.levels().of(found.kind);
+    let style = if level == Level::Deny { BAD } else { DOUBTFUL };
+    write!(text, "{style}{}{style:#} {}", level.name(), found.kind)?;
+    if let Some(tuple) = found.tuple {
+        write!(text, "  {} -> {}", tuple.local, tuple.remote)?;
+    }
+    if let Some(state) = found.tcp_state {
+        write!(text, "  {}", tcp_state_name(state))?;
+    }
+    writeln!(text, "  {}", offence(found))?;
+    if let Some(note) = &found.owner {
+        let role = note
+            .role
+            .map_or("unknown", tracer_abi::annotation::Role::name);
+        let label = note.label.as_deref().unwrap_or_default();
+        writeln!(
+            text,
+            "     {role} {}/{} {label}",
+            note.owner.session, note.owner.stream
+        )?;
+    }
+    if !found.holders.is_empty() {
+        writeln!(text, "     held by {}", holders(&found.holders))?;
+    }
+    if let Some((pid, comm)) = &found.releaser {
+        writeln!(text, "     released by {comm}[{pid}]")?;
+    } else if let Some((pid, comm)) = &found.opener {
+        writeln!(text, "     opened by {comm}[{pid}]")?;
+    }
+    Ok(())
+}
+
+fn offence(found: &Finding) -> String {
+    let until_ns = found.released_ns.unwrap_or(found.seen_ns);
+    let lasted = duration(until_ns.saturating_sub(found.since_ns));
+    let open = if found.released_ns.is_some() {
+        "was open"
+    } else {
+        "is open"
+    };
+    match found.kind {
+        Kind::OutlivedRequest => format!("{open} {lasted} after the end of its request"),
+        Kind::SessionRemnant => format!("{open} {lasted} after the end of its session"),
+        Kind::PeerClosed => format!("{open} {lasted} after the peer was done"),
+        Kind::DeadSocket => format!("{open} {lasted} after the connection died"),
+        Kind::Unowned => format!("{open} {lasted}, bound to nobody"),
+        Kind::Idle => format!("{open} {lasted} after the last byte"),
+        Kind::OpenAtExit => "was open until its process exited".to_owned(),
+    }
+}
+
+fn holders(holders: &[Holder]) -> String {
+    let one = |holder: &Holder| {
+        let comm = holder.comm.as_deref().unwrap_or("?");
+        format!("{comm}[{}] fd {}", holder.pid, holder.fd)
+    };
+    holders.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes a duration in the unit in which it has one to three digits.
+#[must_use]
+pub fn duration(ns: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are printed")]
+    let of = |unit: u64| ns as f64 / unit as f64;
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.0} µs", of(1_000)),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", of(1_000_000)),
+        _ => format!("{:.1} s", of(1_000_000_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_readable() {
+        for (ns, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (85_400, "85 µs"),
+            (1_260_000, "1.3 ms"),
+            (90_000_000_000, "90.0 s"),
+        ] {
+            assert_eq!(duration(ns), text);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `tracer run`: a command, from its first instruction to its end, in a cgroup of its own.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal as KillSignal, kill_process_group};
+use tokio::io::unix::AsyncFd;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use crate::audit::Audit;
+use crate::enter;
+use crate::metrics::Endpoint;
+use crate::report::{Proceedings, Target};
+
+/// How often the ring is drained. It is also drained when it is half full.
+const TURN: Duration = Duration::from_millis(10);
+/// How long the command may take to end after it was asked to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What `tracer run` is told.
+#[derive(Debug)]
+pub struct Settings {
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+    /// How long to watch; until the command ends if `None`.
+    pub window: Option<Duration>,
+    /// The grace, for processes that live on at the end.
+    pub grace: Duration,
+}
+
+/// What ended the audit's window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The command did, with this status.
+    Command(ExitStatus),
+    /// The time was up.
+    Window,
+    /// The user asked.
+    Signal,
+}
+
+/// The signals that end an audit.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Runs the command under `audit` and returns what was seen. When this returns, the command and everything that it started
+/// in its cgroup has ended, unless the command ended by itself and left them behind.
+///
+/// # Errors
+///
+/// When the command cannot be started or waited for.
+pub async fn run(
+    audit: &mut Audit,
+    settings: &Settings,
+    endpoint: Option<&mut Endpoint>,
+) -> Result<Proceedings> {
+    let mut signals = Signals::new()?;
+    let mut command: Command = enter::command(audit.cgroup().path(), &settings.command)?.into();
+    // A group of its own: Ctrl-C ends the audit, which is judged while the command still runs.
+    command.process_group(0);
+    let mut child = command.spawn().context("the command cannot be started")?;
+    let mut turns = Turns::new(audit, endpoint)?;
+    let deadline = settings.window.map(|window| Instant::now() + window);
+
+    let ended = tokio::select! {
+        status = child.wait() => Ended::Command(status?),
+        () = until(deadline) => Ended::Window,
+        () = signals.recv() => Ended::Signal,
+        never = turns.forever(audit) => match never {},
+    };
+    if audit.cgroup().is_populated() {
+        // What ended just now has its grace yet.
+        let grace_over = Instant::now() + settings.grace + TURN;
+        tokio::select! {
+            () = sleep_until(grace_over) => {}
+            () = signals.recv() => {}
+            never = turns.forever(audit) => match never {},
+        }
+    }
+    drop(turns);
+    let proceedings = audit.conclude(target(audit, settings, ended));
+    match ended {
+        Ended::Command(_) => report_survivors(audit),
+        Ended::Window | Ended::Signal => end_command(audit, &mut child, &mut signals).await,
+    }
+    Ok(proceedings)
+}
+
+/// The turns of the audit, on a timer and when the ring is half full, and the answers to those who ask for metrics.
+struct Turns<'a> {
+    ring: AsyncFd<OwnedFd>,
+    endpoint: Option<&'a mut Endpoint>,
+}
+
+impl<'a> Turns<'a> {
+    fn new(audit: &Audit, endpoint: Option<&'a mut Endpoint>) -> io::Result<Self> {
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd upholds what the unsafe replacement asks for"
+        )]
+        let ring = AsyncFd::new(audit.ring().try_clone_to_owned()?)?;
+        Ok(Self { ring, endpoint })
+    }
+
+    async fn forever(&mut self, audit: &mut Audit) -> Infallible {
+        let mut timer = interval(TURN);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = timer.tick() => {}
+                Ok(mut ready) = self.ring.readable() => ready.clear_ready(),
+                Some(ask) = asked(self.endpoint.as_deref_mut()) => ask.answer(audit),
+            }
+            while audit.turn() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+async fn asked(endpoint: Option<&mut Endpoint>) -> Option<crate::metrics::Ask> {
+    match endpoint {
+        Some(endpoint) => endpoint.asked().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn target(audit: &Audit, settings: &Settings, ended: Ended) -> Target {
+    Target {
+        cgroup: audit.cgroup().path().display().to_string(),
+        command: settings
+            .command
+            .iter()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect(),
+        exit_status: match ended {
+            Ended::Command(status) => exit_code(status),
+            Ended::Window | Ended::Signal => None,
+        },
+    }
+}
+
+/// Returns the status as shells tell it: 128 and the number for a signal.
+fn exit_code(status: ExitStatus) -> Option<i32> {
+    status
+        .code()
+        .or_else(|| status.signal().map(|number| 128 + number))
+}
+
+fn report_survivors(audit: &Audit) {
+    let survivors = audit.cgroup().processes();
+    if !survivors.is_empty() {
+        log::warn!(
+            "the command left {} processes behind; they go on outside the audit",
+            survivors.len()
+        );
+    }
+}
+
+/// Asks the command to end, waits, and kills what is left of it.
+async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
+    let group = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // It may have ended meanwhile.
+        let _ = kill_process_group(group, KillSignal::TERM);
+    }
+    let emptied = async {
+        let _ = child.wait().await;
+        while audit.cgroup().is_populated() {
+            tokio::time::sleep(TURN).await;
+        }
+    };
+    tokio::select! {
+        ended = timeout(FAREWELL, emptied) => if ended.is_ok() { return },
+        () = signals.recv() => {}
+    }
+    audit.cgroup().kill();
+    let _ = child.wait().await;
+}

@@ -1,0 +1,143 @@
+//! The self-test: one annotated connection is opened and released inside the cgroup, and every hook must have seen it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use thiserror::Error;
+use tracer_abi::record::Counter;
+
+use crate::cgroup::Cgroup;
+use crate::counters::Counters;
+use crate::enter::{self, READY, REHEARSED};
+use crate::news::{self, News};
+use crate::probes::{ProbeError, Probes};
+
+/// How long the errand may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(5);
+
+/// What the self-test found.
+#[derive(Debug, Error)]
+pub enum SelfTestError {
+    /// The programs or their maps.
+    #[error(transparent)]
+    Probes(#[from] ProbeError),
+    /// The errand could not be run.
+    #[error("the self-test's process failed: {0}")]
+    Errand(String),
+    /// Hooks that should have fired did not.
+    #[error("these hooks did not see the self-test's connection: {}", .0.join(", "))]
+    Blind(Vec<&'static str>),
+}
+
+/// Runs the self-test and returns the counters after it: the audit counts from there.
+///
+/// # Errors
+///
+/// When a hook is blind, or the test could not be made.
+pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<Counters, SelfTestError> {
+    let mut errand = start(cgroup)?;
+    let witnessed = witnessed(probes)?;
+    drop(errand.stdin.take());
+    let status = wait(&mut errand)?;
+    if !status {
+        return Err(SelfTestError::Errand("it ended with an error".to_owned()));
+    }
+    let counters = settled(probes)?;
+    let mut records = 0_u64;
+    let mut peer_done = false;
+    probes.drain(usize::MAX, |record| {
+        records += 1;
+        peer_done |= matches!(news::decode(record), Ok(News::PeerDone(_)));
+    });
+    let of = |counter| counters.of(counter);
+    let checks = [
+        ("sock_create", of(Counter::Created) >= 2),
+        (
+            "sock_ops",
+            of(Counter::Connected) >= 1 && of(Counter::Accepted) >= 1 && peer_done,
+        ),
+        (
+            "setsockopt",
+            of(Counter::Tagged) == 1 && of(Counter::Ended) == 1,
+        ),
+        ("sock_release", of(Counter::Released) >= 3),
+        ("iter/task_file", witnessed),
+        ("the ring", records > 0 && records == of(Counter::Events)),
+    ];
+    let blind: Vec<&'static str> = checks
+        .into_iter()
+        .filter_map(|(hook, saw)| (!saw).then_some(hook))
+        .collect();
+    if blind.is_empty() {
+        probes.forget(&[REHEARSED]);
+        Ok(counters)
+    } else {
+        Err(SelfTestError::Blind(blind))
+    }
+}
+
+/// Starts the errand and waits until it has a bound socket open.
+fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
+    let failed = |error: std::io::Error| SelfTestError::Errand(error.to_string());
+    let mut errand = enter::rehearsal(cgroup.path())
+        .and_then(|mut command: Command| {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
+        })
+        .map_err(failed)?;
+    let mut line = String::new();
+    if let Some(stdout) = errand.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .map_err(failed)?;
+    }
+    if line.trim_end() == READY {
+        return Ok(errand);
+    }
+    // It said why on standard error.
+    drop(errand.stdin.take());
+    let _ = errand.wait();
+    Err(SelfTestError::Errand("it did not get ready".to_owned()))
+}
+
+fn witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut probes.walk()?, &mut bytes).map_err(ProbeError::Witness)?;
+    let mut rest = bytes.as_slice();
+    while let Some((sight, after)) = news::next_sight(rest) {
+        rest = after;
+        if sight
+            .socket
+            .is_some_and(|socket| socket.facts.owner == REHEARSED)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn wait(errand: &mut Child) -> Result<bool, SelfTestError> {
+    let failed = |error: std::io::Error| SelfTestError::Errand(error.to_string());
+    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+        if let Some(status) = errand.try_wait().map_err(failed)? {
+            return Ok(status.success());
+        }
+        std::thread::sleep(STEP);
+    }
+    errand.kill().map_err(failed)?;
+    errand.wait().map_err(failed)?;
+    Err(SelfTestError::Errand("it did not end in time".to_owned()))
+}
+
+/// Waits until everything that was opened is released.
+fn settled(probes: &Probes) -> Result<Counters, SelfTestError> {
+    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+        let counters = probes.counters()?;
+        if counters.open() == 0 {
+            return Ok(counters);
+        }
+        std::thread::sleep(STEP);
+    }
+    Ok(probes.counters()?)
+}

@@ -1,0 +1,267 @@
+//! Findings, their levels, and what they and the completeness of the evidence add up to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use thiserror::Error;
+use tracer_abi::annotation::{Owner, Role};
+
+/// What a socket did wrong. In the order in which they are tried: a socket has at most one finding, the first that
+/// holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Its owner's own END was told and the descriptor was open longer than grace after it.
+    OutlivedRequest,
+    /// Only its session's END was told, and the descriptor was open longer than grace after it.
+    SessionRemnant,
+    /// TCP was in CLOSE_WAIT longer than grace: the peer is done, the descriptor stays.
+    PeerClosed,
+    /// TCP fell to CLOSE (reset, failed connect) and the descriptor was open longer than grace after it.
+    DeadSocket,
+    /// A process that annotates opened a TCP socket and bound it to nobody within grace.
+    Unowned,
+    /// No byte moved for the idle time.
+    Idle,
+    /// Released only because the process exited.
+    OpenAtExit,
+}
+
+impl Kind {
+    /// Every kind, in the order in which they are tried.
+    pub const ALL: [Self; 7] = [
+        Self::OutlivedRequest,
+        Self::SessionRemnant,
+        Self::PeerClosed,
+        Self::DeadSocket,
+        Self::Unowned,
+        Self::Idle,
+        Self::OpenAtExit,
+    ];
+
+    /// Returns the name used on the command line and in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OutlivedRequest => "outlived-request",
+            Self::SessionRemnant => "session-remnant",
+            Self::PeerClosed => "peer-closed",
+            Self::DeadSocket => "dead-socket",
+            Self::Unowned => "unowned",
+            Self::Idle => "idle",
+            Self::OpenAtExit => "open-at-exit",
+        }
+    }
+
+    const fn default_level(self) -> Level {
+        match self {
+            Self::OutlivedRequest
+            | Self::SessionRemnant
+            | Self::PeerClosed
+            | Self::DeadSocket
+            | Self::Unowned => Level::Deny,
+            Self::Idle | Self::OpenAtExit => Level::Warn,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that no finding kind has.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error(
+    "no finding is called {0:?}; there are outlived-request, session-remnant, peer-closed, dead-socket, unowned, idle and open-at-exit"
+)]
+pub struct UnknownKind(String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| UnknownKind(name.to_owned()))
+    }
+}
+
+/// What a finding does to the verdict, as with lints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// The verdict is `leak`.
+    Deny,
+    /// It is reported.
+    Warn,
+    /// It is not even counted.
+    Allow,
+}
+
+impl Level {
+    /// Returns the name used in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Warn => "warn",
+            Self::Allow => "allow",
+        }
+    }
+}
+
+/// The level of each kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Levels(BTreeMap<Kind, Level>);
+
+impl Levels {
+    /// Sets the level of one kind; the last setting counts.
+    pub fn set(&mut self, kind: Kind, level: Level) {
+        self.0.insert(kind, level);
+    }
+
+    /// Returns the level of a kind.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> Level {
+        self.0.get(&kind).copied().unwrap_or(kind.default_level())
+    }
+}
+
+/// A process that has the socket open.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Holder {
+    /// The process.
+    pub pid: u32,
+    /// Its file descriptor.
+    pub fd: u32,
+    /// Its name; `None` when it was gone before it could be asked.
+    pub comm: Option<String>,
+}
+
+/// Who a socket was for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnerNote {
+    /// Session and stream.
+    pub owner: Owner,
+    /// What the socket was for; `None` when the kernel side named a role that this build does not know.
+    pub role: Option<Role>,
+    /// The program's own text; `None` when the record that carried it was lost.
+    pub label: Option<String>,
+}
+
+/// The two ends of a connection, as far as known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// One socket's misdeed with the evidence. Times are CLOCK_MONOTONIC in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it did.
+    pub kind: Kind,
+    /// The socket's identity in this audit.
+    pub id: u64,
+    /// The kernel's cookie.
+    pub cookie: Option<u64>,
+    /// The connection.
+    pub tuple: Option<Tuple>,
+    /// `TCP_*` number; `None` for sockets that are not TCP.
+    pub tcp_state: Option<u16>,
+    /// Who it was for.
+    pub owner: Option<OwnerNote>,
+    /// Who had it open when it was last looked at.
+    pub holders: Vec<Holder>,
+    /// The process that opened it, and its name.
+    pub opener: Option<(u32, String)>,
+    /// When it was opened.
+    pub opened_ns: u64,
+    /// When the request it served ended.
+    pub ended_ns: Option<u64>,
+    /// Since when the rule of `kind` is broken or about to be: END, CLOSE_WAIT, CLOSE, opening or last byte.
+    pub since_ns: u64,
+    /// When it was released; `None` while it is open.
+    pub released_ns: Option<u64>,
+    /// The process that dropped the last reference, and its name.
+    pub releaser: Option<(u32, String)>,
+    /// When it was last looked at.
+    pub seen_ns: u64,
+    /// Payload bytes received.
+    pub bytes_in: Option<u64>,
+    /// Payload bytes sent and acknowledged.
+    pub bytes_out: Option<u64>,
+    /// Bytes received that the program has not read.
+    pub unread: Option<u32>,
+    /// Bytes written that the peer has not acknowledged.
+    pub unsent: Option<u32>,
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every socket closed when its request was over.
+    Clean,
+    /// A denied finding stands.
+    Leak,
+    /// The evidence is not complete.
+    Inconclusive,
+}
+
+impl Verdict {
+    /// Weighs the findings and what is missing. A leak positively seen stands in spite of losses; clean never does.
+    #[must_use]
+    pub const fn of(denied: u64, missing: &[String]) -> Self {
+        match (denied, missing.is_empty()) {
+            (0, true) => Self::Clean,
+            (0, false) => Self::Inconclusive,
+            _ => Self::Leak,
+        }
+    }
+
+    /// Returns the name used in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Leak => "leak",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leak_stands_in_spite_of_losses_and_clean_does_not() {
+        let missing = ["3 records were lost".to_owned()];
+        assert_eq!(Verdict::of(0, &[]), Verdict::Clean);
+        assert_eq!(Verdict::of(0, &missing), Verdict::Inconclusive);
+        assert_eq!(Verdict::of(1, &missing), Verdict::Leak);
+        assert_eq!(Verdict::of(1, &[]), Verdict::Leak);
+    }
+
+    #[test]
+    fn every_kind_has_a_name_that_parses_back() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.name().parse(), Ok(kind));
+        }
+        assert!("leak".parse::<Kind>().is_err());
+    }
+
+    #[test]
+    fn the_last_setting_of_a_level_counts() {
+        let mut levels = Levels::default();
+        assert_eq!(levels.of(Kind::Idle), Level::Warn);
+        levels.set(Kind::Idle, Level::Deny);
+        levels.set(Kind::Idle, Level::Allow);
+        assert_eq!(levels.of(Kind::Idle), Level::Allow);
+    }
+}
