@@ -1,1 +1,34 @@
 //! A reverse tunnel over one WebSocket whose every socket the kernel can vouch for.
+//!
+//! The core ([`mux`], [`dialect`], [`target`]) decides: it has no socket, no task, no clock and no `unsafe`. The shell around
+//! it does: [`link`] drives one WebSocket, [`splice`] joins a stream to a socket, [`socket`] is the one door through
+//! which every socket is made and annotated, [`scope`] owns every task. [`server`] and [`agent`] are the two ends.
+//!
+//! Without the feature `runtime` only the core is built.
+
+pub mod dialect;
+pub mod mux;
+pub mod target;
+
+#[cfg(feature = "runtime")]
+pub mod agent;
+#[cfg(feature = "runtime")]
+mod chance;
+#[cfg(feature = "runtime")]
+pub mod clock;
+#[cfg(feature = "runtime")]
+pub mod link;
+#[cfg(feature = "runtime")]
+pub mod metrics;
+#[cfg(feature = "runtime")]
+pub mod scope;
+#[cfg(feature = "runtime")]
+pub mod server;
+#[cfg(feature = "runtime")]
+pub mod session;
+#[cfg(feature = "runtime")]
+pub mod socket;
+#[cfg(feature = "runtime")]
+pub mod splice;
+#[cfg(feature = "runtime")]
+pub mod token;

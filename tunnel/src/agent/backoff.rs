@@ -1,0 +1,57 @@
+//! How long to wait before the next attempt: full jitter, so that many agents do not come back at once.
+
+use std::time::Duration;
+
+/// Doubles a limit from `min` to `max`; the wait is a random part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    min: Duration,
+    max: Duration,
+    limit: Duration,
+}
+
+impl Backoff {
+    /// Creates a backoff that starts at `min`.
+    #[must_use]
+    pub fn new(min: Duration, max: Duration) -> Self {
+        Self {
+            min,
+            max,
+            limit: min.min(max),
+        }
+    }
+
+    /// Returns the limit of the next wait and doubles the one after it.
+    pub fn next_limit(&mut self) -> Duration {
+        let limit = self.limit;
+        self.limit = limit.saturating_mul(2).min(self.max);
+        limit
+    }
+
+    /// Starts at the minimum again.
+    pub fn reset(&mut self) {
+        self.limit = self.min.min(self.max);
+    }
+
+    /// Goes on at the maximum.
+    pub fn at_most(&mut self) {
+        self.limit = self.max;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_doubles_to_its_maximum_and_starts_again() {
+        let milliseconds = Duration::from_millis;
+        let mut backoff = Backoff::new(milliseconds(100), milliseconds(350));
+        let limits: Vec<Duration> = (0..4).map(|_| backoff.next_limit()).collect();
+        assert_eq!(limits, [100, 200, 350, 350].map(milliseconds));
+        backoff.reset();
+        assert_eq!(backoff.next_limit(), milliseconds(100));
+        backoff.at_most();
+        assert_eq!(backoff.next_limit(), milliseconds(350));
+    }
+}

@@ -1,0 +1,146 @@
+//! The way to the server: its URL, the dial and the handshake.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
+
+use super::Config;
+use crate::dialect::native;
+use crate::server::handshake;
+use crate::socket::{self, NOBODY, Role, Socket};
+use crate::target::Target;
+
+/// Where a server takes agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUrl {
+    uri: Uri,
+    host: String,
+    port: u16,
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+/// Why a text is not a server's URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServerUrlError {
+    /// It is not `ws://HOST:PORT/PATH`.
+    #[error("{0:?} is not a server's URL: write ws://HOST:PORT/connect")]
+    Malformed(String),
+    /// TLS is asked for.
+    #[error(
+        "{0:?} asks for TLS, which this version does not have: write ws://HOST:PORT/connect and put TLS in front of it"
+    )]
+    Tls(String),
+}
+
+impl FromStr for ServerUrl {
+    type Err = ServerUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let malformed = || ServerUrlError::Malformed(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| malformed())?;
+        match uri.scheme_str() {
+            Some("ws") => {}
+            Some("wss" | "https") => return Err(ServerUrlError::Tls(text.to_owned())),
+            Some(_) | None => return Err(malformed()),
+        }
+        let authority = uri.authority().ok_or_else(malformed)?;
+        if authority.as_str().contains('@') {
+            return Err(malformed());
+        }
+        let target = Target::tcp(authority.as_str(), Some(80)).map_err(|_| malformed())?;
+        Ok(Self {
+            host: target.host().to_owned(),
+            port: target.port(),
+            uri,
+        })
+    }
+}
+
+/// Why there is no link to the server.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("cannot resolve the server's name: {0}")]
+    Resolve(std::io::Error),
+    #[error("cannot reach the server: {0}")]
+    Dial(std::io::Error),
+    #[error("the server refused: {status}: {why}")]
+    Refused { status: u16, why: String },
+    #[error("the server's handshake failed: {0}")]
+    Handshake(Box<WsError>),
+    #[error("the server did not name the session; is it a tunnel server?")]
+    NoSession,
+    #[error("the server did not answer in time")]
+    TimedOut,
+}
+
+pub(super) async fn connect(
+    config: &Config,
+) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
+    let addresses = socket::resolve(&config.server.host, config.server.port)
+        .await
+        .map_err(ConnectError::Resolve)?;
+    let mut failure = ConnectError::Resolve(std::io::ErrorKind::NotFound.into());
+    for address in addresses {
+        match Socket::dial(address, Role::Link, NOBODY, "link to the server").await {
+            Ok(socket) => return shake_hands(config, socket).await,
+            Err(error) => failure = ConnectError::Dial(error),
+        }
+    }
+    Err(failure)
+}
+
+async fn shake_hands(
+    config: &Config,
+    socket: Socket,
+) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
+    let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
+    let websocket = Some(config.link.websocket());
+    let (websocket, response) =
+        match tokio_tungstenite::client_async_with_config(request, socket, websocket).await {
+            Ok(connected) => connected,
+            Err(WsError::Http(response)) => {
+                let body = response.body().as_deref().unwrap_or_default();
+                return Err(ConnectError::Refused {
+                    status: response.status().as_u16(),
+                    why: String::from_utf8_lossy(body)
+                        .trim()
+                        .chars()
+                        .take(200)
+                        .collect(),
+                });
+            }
+            Err(error) => return Err(ConnectError::Handshake(Box::new(error))),
+        };
+    let id = response
+        .headers()
+        .get(handshake::SESSION_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+        .filter(|id| *id != 0)
+        .ok_or(ConnectError::NoSession)?;
+    Ok((websocket, id))
+}
+
+fn request(config: &Config) -> Result<Request<()>, WsError> {
+    let mut request = config.server.uri.clone().into_client_request()?;
+    let mut header = |name: &'static str, value: &str| {
+        let value = HeaderValue::from_str(value)?;
+        request
+            .headers_mut()
+            .insert(HeaderName::from_static(name), value);
+        Ok::<_, WsError>(())
+    };
+    header("sec-websocket-protocol", native::SUBPROTOCOL)?;
+    header(handshake::NAME_HEADER, &config.name)?;
+    header("authorization", &config.token.bearer())?;
+    Ok(request)
+}

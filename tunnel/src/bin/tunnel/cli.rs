@@ -1,0 +1,175 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tunnel::agent::policy::{Policy, Rule};
+use tunnel::agent::{self, ServerUrl};
+use tunnel::server::{self, Forward, handshake};
+use tunnel::token::{Token, TokenError};
+
+/// A reverse tunnel: reach private services through an agent that dials out over one WebSocket.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLE, propagate_version = true)]
+pub(crate) struct Cli {
+    /// How log lines look; they go to standard error. TUNNEL_LOG (or RUST_LOG) filters them, as in
+    /// TUNNEL_LOG=tunnel=debug.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLE: &str = "\
+Example, three shells on one machine:
+  export TUNNEL_TOKEN=$(openssl rand -hex 32)          # the same in the first two
+  tunnel server --forward 127.0.0.1:8080=home/tcp/127.0.0.1:9000
+  tunnel agent --server ws://127.0.0.1:8123/connect --name home --allow 127.0.0.1:9000
+  curl http://127.0.0.1:8080/                          # what listens on port 9000
+  curl http://127.0.0.1:8123/client/home/http/127.0.0.1:9000/
+
+SIGTERM and Ctrl-C drain: no new streams, those that are open may end (--drain), then the exit status is 0.
+A second signal leaves at once.";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// The public side: takes agents and visitors.
+    ///
+    /// Each listener is told on standard output as one line `listening KIND=ADDRESS`, KIND being front, forward or metrics;
+    /// port 0 takes a free port.
+    Server(ServerArgs),
+    /// The private side: connects to the server and dials what --allow names.
+    Agent(AgentArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH) connect.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8123")]
+    listen: SocketAddr,
+    /// Forward a public TCP port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000. Repeatable.
+    #[arg(long = "forward", value_name = "LISTEN=AGENT/tcp/HOST:PORT")]
+    forwards: Vec<Forward>,
+    /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
+    /// How long open streams may go on after SIGTERM before they are reset.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// How long a target may take to begin its HTTP response; then the visitor gets 504.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    response_timeout: Duration,
+    /// How long a half-closed connection may go without a byte before it is reset.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    linger: Duration,
+    /// Connections at once, of visitors and agents together; more wait.
+    #[arg(long, value_name = "COUNT", default_value_t = 16_384)]
+    max_connections: usize,
+    /// Streams of one agent at once; more are refused with 503.
+    #[arg(long, value_name = "COUNT", default_value_t = 8192)]
+    max_streams: usize,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// The server, as ws://tunnel.example:8123/connect.
+    #[arg(long, value_name = "URL")]
+    server: ServerUrl,
+    /// The name under which visitors ask for this agent: 1 to 64 letters, digits, '-', '_' or '.'. A newer agent of the same
+    /// name replaces this one.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    name: String,
+    /// Allow a target, as 127.0.0.1:9000, 10.0.0.0/8:443, [::1]:* or db.internal:5432. What is checked is the resolved
+    /// address; a name stands for whatever it resolves to here. Repeatable; without it every target is refused.
+    #[arg(long = "allow", value_name = "HOST:PORT")]
+    allow: Vec<Rule>,
+    /// How long resolving and dialing a target may take together.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    dial_timeout: Duration,
+    /// How long open streams may go on after SIGTERM before they are reset.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// How long a half-closed connection may go without a byte before it is reset.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    linger: Duration,
+    /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    token: TokenArgs,
+}
+
+#[derive(Debug, Args)]
+struct TokenArgs {
+    /// The file with the secret that server and agents share; else the environment variable TUNNEL_TOKEN. There is no option for
+    /// the secret itself: every user of the machine could read it.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl TokenArgs {
+    fn read(&self) -> Result<Token, TokenError> {
+        match &self.token_file {
+            Some(path) => Token::from_file(path),
+            None => match std::env::var("TUNNEL_TOKEN") {
+                Ok(secret) => Token::new(&secret, "TUNNEL_TOKEN"),
+                Err(std::env::VarError::NotPresent) => Err(TokenError::Missing),
+                Err(std::env::VarError::NotUnicode(_)) => {
+                    Err(TokenError::NotVisible("TUNNEL_TOKEN".to_owned()))
+                }
+            },
+        }
+    }
+}
+
+fn name(text: &str) -> Result<String, &'static str> {
+    if handshake::is_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 64 letters, digits, '-', '_' or '.'")
+    }
+}
+
+impl ServerArgs {
+    pub(crate) fn into_config(self) -> anyhow::Result<server::Config> {
+        if self.max_connections == 0 || self.max_streams == 0 {
+            bail!(
+                "--max-connections and --max-streams must be at least 1: with 0 nothing could be served"
+            );
+        }
+        let mut config = server::Config::new(self.listen, self.token.read()?);
+        config.forwards = self.forwards;
+        config.metrics = self.metrics;
+        config.response_timeout = self.response_timeout;
+        config.splice.linger = self.linger;
+        config.connections_max = self.max_connections;
+        config.mux.max_streams = self.max_streams;
+        Ok(config)
+    }
+}
+
+impl AgentArgs {
+    pub(crate) fn into_config(self) -> anyhow::Result<agent::Config> {
+        if self.allow.is_empty() {
+            tracing::warn!("no --allow: every target will be refused");
+        }
+        let policy = Policy::new(self.allow);
+        let mut config = agent::Config::new(self.server, self.name, policy, self.token.read()?);
+        config.dial_timeout = self.dial_timeout;
+        config.splice.linger = self.linger;
+        Ok(config)
+    }
+}

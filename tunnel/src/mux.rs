@@ -1,0 +1,493 @@
+//! Many streams over one link: a pure core.
+//!
+//! The core has no clock and does no I/O. Frames go in through [`Mux::handle_frame`], commands through the methods named for
+//! them; frames come out of [`Mux::poll_transmit`], news out of [`Mux::poll_event`], the next deadline out of
+//! [`Mux::poll_timeout`]. Time is always an argument, counted from an origin that the caller chooses.
+//!
+//! Nothing here is linear in the number of streams, except ending the whole session.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub mod buffer;
+mod config;
+pub mod error;
+pub mod frame;
+mod receive;
+pub mod schedule;
+pub mod stream;
+mod transmit;
+pub mod window;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
+pub use frame::{Frame, Side, StreamId};
+
+use frame::TARGET_MAX;
+use schedule::Schedule;
+use stream::{Phase, ReceivePhase, SendPhase, Stream};
+use window::{Budget, ReceiveWindow};
+
+/// Time since an origin that the caller chose.
+pub type Time = Duration;
+
+/// What the core has to tell its user. Each stream has at most one event of each kind waiting, so they need no bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer opened a stream: accept it or reset it.
+    Opened {
+        /// The new stream.
+        stream: StreamId,
+        /// Where the peer wants it to go.
+        target: Bytes,
+    },
+    /// The peer accepted a stream of ours.
+    Accepted {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A reader that was told "blocked" should try again.
+    Readable {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A writer that was told "blocked" should try again.
+    Writable {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// The stream is over by protocol. Told exactly once for every stream.
+    Ended {
+        /// The stream.
+        stream: StreamId,
+        /// How it ended.
+        ending: Ending,
+    },
+    /// The peer takes no new streams.
+    PeerDraining,
+    /// The session is over; every stream has ended.
+    SessionOver(SessionError),
+}
+
+/// One end of a session.
+#[derive(Debug)]
+pub struct Mux {
+    side: Side,
+    config: Config,
+    streams: HashMap<StreamId, Stream>,
+    next_stream: u64,
+    peer_highest: u64,
+    budget: Budget,
+    send_buffered: usize,
+    schedule: Schedule,
+    events: VecDeque<Event>,
+    deadlines: BTreeSet<(Time, StreamId)>,
+    refusals: VecDeque<(StreamId, Reason)>,
+    ping: Option<u64>,
+    pong: Option<u64>,
+    go_away: Option<Reason>,
+    draining: bool,
+    peer_draining: bool,
+    over: Option<SessionError>,
+    last_heard: Time,
+    last_ping: Time,
+    pings: u64,
+}
+
+impl Mux {
+    /// Creates one end of a session.
+    #[must_use]
+    pub fn new(side: Side, config: Config, now: Time) -> Self {
+        Self {
+            side,
+            config,
+            streams: HashMap::new(),
+            next_stream: side.first_stream(),
+            peer_highest: 0,
+            budget: Budget::new(config.session_window),
+            send_buffered: 0,
+            schedule: Schedule::default(),
+            events: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            refusals: VecDeque::new(),
+            ping: None,
+            pong: None,
+            go_away: None,
+            draining: false,
+            peer_draining: false,
+            over: None,
+            last_heard: now,
+            last_ping: now,
+            pings: 0,
+        }
+    }
+
+    /// Returns the number of streams that are alive or not yet released.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Returns the bytes of all streams that wait for the link.
+    #[must_use]
+    pub const fn send_buffered(&self) -> usize {
+        self.send_buffered
+    }
+
+    /// Returns why the session is over, if it is.
+    #[must_use]
+    pub const fn over(&self) -> Option<SessionError> {
+        self.over
+    }
+
+    /// Returns how a stream ended, if it has; one that is gone has.
+    #[must_use]
+    pub fn ending(&self, id: StreamId) -> Option<Ending> {
+        self.streams.get(&id).map_or(Some(GONE), Stream::ending)
+    }
+
+    /// Whether a stream is accepted and has not ended.
+    #[must_use]
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.streams
+            .get(&id)
+            .is_some_and(|stream| stream.phase == Phase::Open)
+    }
+
+    /// Opens a stream to `target`. The peer's answer comes as [`Event::Accepted`] or [`Event::Ended`], at the latest after
+    /// [`Config::open_timeout`]; a reset cancels the open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when there cannot be a stream now; nothing has been sent then.
+    pub fn open(&mut self, now: Time, target: Bytes) -> Result<StreamId, OpenError> {
+        if self.over.is_some() {
+            return Err(OpenError::SessionOver);
+        }
+        if self.draining || self.peer_draining {
+            return Err(OpenError::Draining);
+        }
+        if target.len() > TARGET_MAX {
+            return Err(OpenError::TargetTooLong);
+        }
+        if self.streams.len() >= self.config.max_streams {
+            return Err(OpenError::Busy);
+        }
+        let id = StreamId::new(self.next_stream).ok_or(OpenError::Busy)?;
+        self.next_stream = self.next_stream.checked_add(2).ok_or(OpenError::Busy)?;
+        let mut stream = Stream::new(ReceiveWindow::open(&self.config, &mut self.budget));
+        stream.due.open = Some(target);
+        let deadline = now.saturating_add(self.config.open_timeout);
+        stream.deadline = Some(deadline);
+        self.deadlines.insert((deadline, id));
+        self.streams.insert(id, stream);
+        self.queue_control(id);
+        Ok(id)
+    }
+
+    /// Accepts a stream that the peer opened: its target is dialed.
+    ///
+    /// # Errors
+    ///
+    /// The ending, when the stream ended in the meantime.
+    pub fn accept(&mut self, id: StreamId) -> Result<(), Ending> {
+        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
+        match stream.phase {
+            Phase::Ended(ending) => Err(ending),
+            Phase::Open => Ok(()),
+            Phase::Opening if id.opener() == self.side => Ok(()),
+            Phase::Opening => {
+                stream.phase = Phase::Open;
+                stream.due.accept = true;
+                self.queue_control(id);
+                self.queue_data(id);
+                self.wake_writer(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns how many bytes [`Self::write`] would take now, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Blocked`] promises an [`Event::Writable`]; the others are final.
+    pub fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
+        let stream = self.streams.get_mut(&id).ok_or(WriteError::Over(GONE))?;
+        let opening = match stream.phase {
+            Phase::Ended(ending) => return Err(WriteError::Over(ending)),
+            Phase::Opening => true,
+            Phase::Open => false,
+        };
+        if stream.send.phase != SendPhase::Open {
+            return Err(WriteError::Finished);
+        }
+        let own = self
+            .config
+            .send_buffer
+            .saturating_sub(stream.send.queue.len())
+            .min(stream.send.window.left());
+        let room = self
+            .config
+            .session_send_buffer
+            .saturating_sub(self.send_buffered);
+        if own > 0 && room > 0 && !opening {
+            return Ok(own.min(room));
+        }
+        stream.send.waiting = true;
+        if own > 0 && room == 0 && !stream.send.starved {
+            stream.send.starved = true;
+            self.schedule.push_starved(id);
+        }
+        Err(WriteError::Blocked)
+    }
+
+    /// Queues bytes of `data` to be sent and returns how many were taken, from the front and at least one unless `data` is empty.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::capacity`].
+    pub fn write(&mut self, id: StreamId, mut data: Bytes) -> Result<usize, WriteError> {
+        let capacity = self.capacity(id)?;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Err(WriteError::Over(GONE));
+        };
+        data.truncate(capacity);
+        let taken = stream.send.window.spend(data.len());
+        stream.send.queue.push_own(data);
+        self.send_buffered += taken;
+        self.queue_data(id);
+        Ok(taken)
+    }
+
+    /// Finishes our half once everything that was written is sent. Finishing again changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The ending, when the stream is over.
+    pub fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
+        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
+        if let Some(ending) = stream.ending() {
+            return Err(ending);
+        }
+        if stream.send.phase == SendPhase::Open {
+            stream.send.phase = SendPhase::Finishing;
+            self.queue_data(id);
+        }
+        Ok(())
+    }
+
+    /// Abandons both halves. A stream that has ended stays as it is.
+    pub fn reset(&mut self, id: StreamId, reason: Reason) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some() {
+            return;
+        }
+        // The peer never hears of a stream whose open was still waiting for the link.
+        if stream.due.open.take().is_none() {
+            stream.due.reset = Some(reason);
+        }
+        self.end_stream(id, Ending::Reset(reason, By::Us));
+        self.queue_control(id);
+    }
+
+    /// Takes up to `max` bytes that arrived; `None` after the peer's finish. They still count against the peer's credit until
+    /// [`Self::consume`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Blocked`] promises an [`Event::Readable`]; the other is final.
+    pub fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
+        let stream = self.streams.get_mut(&id).ok_or(ReadError::Over(GONE))?;
+        if let Some(data) = stream.receive.queue.pop(max) {
+            return Ok(Some(data));
+        }
+        match (stream.phase, stream.receive.phase) {
+            (Phase::Ended(Ending::Finished), _)
+            | (Phase::Opening | Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
+                Ok(None)
+            }
+            (Phase::Ended(ending @ Ending::Reset(..)), _) => Err(ReadError::Over(ending)),
+            (Phase::Opening | Phase::Open, ReceivePhase::Open) => {
+                stream.receive.waiting = true;
+                Err(ReadError::Blocked)
+            }
+        }
+    }
+
+    /// Takes note that `length` bytes reached the socket behind this end, so that the peer gets its credit back.
+    pub fn consume(&mut self, id: StreamId, length: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some() {
+            return;
+        }
+        stream
+            .receive
+            .window
+            .consume(length, &self.config, &mut self.budget);
+        if stream.receive.phase == ReceivePhase::Open && stream.receive.window.is_due() {
+            stream.due.window = true;
+            self.queue_control(id);
+        }
+    }
+
+    /// Takes note that everything up to the peer's finish reached the socket behind this end, finish included.
+    pub fn deliver(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some()
+            || stream.receive.phase != ReceivePhase::Finished
+            || !stream.receive.queue.is_empty()
+        {
+            return;
+        }
+        stream.receive.phase = ReceivePhase::Delivered;
+        stream.due.delivered = true;
+        if stream.is_complete() {
+            self.end_stream(id, Ending::Finished);
+        }
+        self.queue_control(id);
+    }
+
+    /// Gives the stream up: its user holds no handle and wants no events. A stream that has not ended is cancelled.
+    pub fn release(&mut self, id: StreamId) {
+        self.reset(id, Reason::Cancelled);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.released = true;
+        }
+        self.forget_if_gone(id);
+    }
+
+    /// Takes no new streams from now on and says so to the peer. Those that are open go on.
+    pub fn drain(&mut self) {
+        if !self.draining && self.over.is_none() {
+            self.draining = true;
+            self.go_away = Some(Reason::Draining);
+        }
+    }
+
+    /// Ends the session and every stream of it. One last frame tells the peer why.
+    pub fn end_session(&mut self, reason: Reason) {
+        if self.over.is_none() {
+            self.fail(SessionError::Ended(reason), By::Us);
+            self.go_away = Some(reason);
+        }
+    }
+
+    /// Takes note of time. Call it when [`Self::poll_timeout`] says so; calling it at other times is harmless.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.over.is_some() {
+            return;
+        }
+        if now >= self.last_heard.saturating_add(self.config.silence) {
+            self.fail(SessionError::Silent, By::Us);
+            return;
+        }
+        if now >= self.next_ping() {
+            self.last_ping = now;
+            self.pings = self.pings.wrapping_add(1);
+            self.ping = Some(self.pings);
+        }
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.remove(&(deadline, id));
+            if self
+                .streams
+                .get(&id)
+                .is_some_and(|stream| stream.phase == Phase::Opening)
+            {
+                self.reset(id, Reason::TimedOut);
+            }
+        }
+    }
+
+    /// Returns when [`Self::handle_timeout`] must be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.over.is_some() {
+            return None;
+        }
+        let alive = self
+            .next_ping()
+            .min(self.last_heard.saturating_add(self.config.silence));
+        let open = self.deadlines.first().map(|(deadline, _)| *deadline);
+        Some(open.map_or(alive, |open| open.min(alive)))
+    }
+
+    /// Takes the next piece of news.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn next_ping(&self) -> Time {
+        self.last_heard
+            .max(self.last_ping)
+            .saturating_add(self.config.ping_interval)
+    }
+
+    /// The one function through which a stream ends: buffers and credit go back here, and the event is told here.
+    fn end_stream(&mut self, id: StreamId, ending: Ending) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some() {
+            return;
+        }
+        stream.phase = Phase::Ended(ending);
+        stream.due.accept = false;
+        stream.due.window = false;
+        if let Some(deadline) = stream.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        stream.receive.window.release(&mut self.budget);
+        self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
+        stream.receive.queue.clear();
+        if let Ending::Reset(..) = ending {
+            stream.due.delivered = false;
+        }
+        self.events.push_back(Event::Ended { stream: id, ending });
+        self.wake_starved();
+    }
+
+    fn fail(&mut self, error: SessionError, by: By) {
+        if self.over.is_some() {
+            return;
+        }
+        let reason = match error {
+            SessionError::Ended(reason) => reason,
+            SessionError::Silent => Reason::TimedOut,
+            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
+        };
+        self.over = Some(error);
+        self.schedule.clear();
+        self.refusals.clear();
+        self.deadlines.clear();
+        self.ping = None;
+        self.pong = None;
+        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.end_stream(id, Ending::Reset(reason, by));
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.due = stream::Due::default();
+            }
+            self.forget_if_gone(id);
+        }
+        self.events.push_back(Event::SessionOver(error));
+    }
+}
+
+/// What a caller hears of a stream that is gone: it can only have let go of it itself.
+const GONE: Ending = Ending::Reset(Reason::Cancelled, By::Us);

@@ -1,0 +1,195 @@
+//! What a frame from the peer does. Frames for streams that are unknown or over are late, and dropped.
+
+use bytes::Bytes;
+
+use super::error::{By, Ending, Reason, SessionError};
+use super::frame::{Frame, StreamId, TARGET_MAX};
+use super::stream::{Phase, ReceivePhase, SendPhase, Stream};
+use super::window::{Overrun, ReceiveWindow};
+use super::{Event, Mux, Time};
+
+impl Mux {
+    /// Takes a frame from the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the link go.
+    pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
+        if let Some(error) = self.over {
+            return Err(error);
+        }
+        self.last_heard = self.last_heard.max(now);
+        match frame {
+            Frame::Open {
+                stream,
+                window,
+                target,
+            } => self.recv_open(stream, window, target),
+            Frame::Accept { stream, window } => self.recv_accept(stream, window),
+            Frame::Data { stream, data } => self.recv_data(stream, data),
+            Frame::Window { stream, credit } => self.recv_window(stream, credit),
+            Frame::Finish { stream } => self.recv_finish(stream),
+            Frame::Delivered { stream } => self.recv_delivered(stream),
+            Frame::Reset { stream, reason } => {
+                self.end_stream(stream, Ending::Reset(reason, By::Peer))
+            }
+            Frame::Ping { nonce } => self.pong = Some(nonce),
+            Frame::Pong { .. } => {}
+            Frame::GoAway { reason } => self.recv_go_away(reason),
+        }
+        self.over.map_or(Ok(()), Err)
+    }
+
+    /// Takes note that the link is lost: the session and every stream of it are over.
+    pub fn handle_link_lost(&mut self) {
+        self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
+    }
+
+    fn recv_open(&mut self, id: StreamId, window: u32, target: Bytes) {
+        if id.opener() == self.side || id.number() <= self.peer_highest {
+            self.fail(SessionError::BadStreamId, By::Us);
+            return;
+        }
+        self.peer_highest = id.number();
+        let refusal = if self.draining {
+            Some(Reason::Draining)
+        } else if self.streams.len() >= self.config.max_streams {
+            Some(Reason::Busy)
+        } else if target.len() > TARGET_MAX {
+            Some(Reason::Protocol)
+        } else {
+            None
+        };
+        if let Some(reason) = refusal {
+            if self.refusals.len() >= self.config.refusals_max {
+                self.fail(SessionError::OpenFlood, By::Us);
+            } else {
+                self.refusals.push_back((id, reason));
+            }
+            return;
+        }
+        let mut stream = Stream::new(ReceiveWindow::open(&self.config, &mut self.budget));
+        stream.send.window.give(window);
+        self.streams.insert(id, stream);
+        self.events.push_back(Event::Opened { stream: id, target });
+    }
+
+    fn recv_accept(&mut self, id: StreamId, window: u32) {
+        if id.opener() != self.side {
+            return;
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.phase != Phase::Opening {
+            return;
+        }
+        stream.phase = Phase::Open;
+        stream.send.window.give(window);
+        if let Some(deadline) = stream.deadline.take() {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.events.push_back(Event::Accepted { stream: id });
+        self.wake_writer(id);
+        self.queue_data(id);
+    }
+
+    fn recv_data(&mut self, id: StreamId, data: Bytes) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        match (stream.phase, stream.receive.phase) {
+            (Phase::Ended(_), _) => return,
+            (Phase::Opening, _)
+            | (Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
+                self.reset(id, Reason::Protocol);
+                return;
+            }
+            (Phase::Open, ReceivePhase::Open) => {}
+        }
+        if let Err(Overrun) = stream.receive.window.recv(data.len()) {
+            self.reset(id, Reason::Overrun);
+            return;
+        }
+        stream.receive.queue.push(data);
+        self.wake_reader(id);
+    }
+
+    fn recv_window(&mut self, id: StreamId, credit: u32) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.phase == Phase::Open
+        {
+            stream.send.window.give(credit);
+            self.wake_writer(id);
+        }
+    }
+
+    fn recv_finish(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        match (stream.phase, stream.receive.phase) {
+            (Phase::Ended(_), _) => {}
+            (Phase::Open, ReceivePhase::Open) => {
+                stream.receive.phase = ReceivePhase::Finished;
+                self.wake_reader(id);
+            }
+            (Phase::Opening, _)
+            | (Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
+                self.reset(id, Reason::Protocol);
+            }
+        }
+    }
+
+    fn recv_delivered(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        match (stream.phase, stream.send.phase) {
+            (Phase::Ended(_), _) => {}
+            (Phase::Open, SendPhase::Finished) => {
+                stream.send.phase = SendPhase::Delivered;
+                if stream.is_complete() {
+                    self.end_stream(id, Ending::Finished);
+                }
+            }
+            (Phase::Opening, _)
+            | (Phase::Open, SendPhase::Open | SendPhase::Finishing | SendPhase::Delivered) => {
+                self.reset(id, Reason::Protocol);
+            }
+        }
+    }
+
+    fn recv_go_away(&mut self, reason: Reason) {
+        match reason {
+            Reason::Draining => {
+                if !self.peer_draining {
+                    self.peer_draining = true;
+                    self.events.push_back(Event::PeerDraining);
+                }
+            }
+            Reason::Done
+            | Reason::Cancelled
+            | Reason::Aborted
+            | Reason::Refused
+            | Reason::Unreachable
+            | Reason::TimedOut
+            | Reason::Denied
+            | Reason::Unresolved
+            | Reason::Busy
+            | Reason::SessionOver
+            | Reason::Replaced
+            | Reason::Protocol
+            | Reason::Overrun => self.fail(SessionError::Ended(reason), By::Peer),
+        }
+    }
+
+    fn wake_reader(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && stream.receive.waiting
+        {
+            stream.receive.waiting = false;
+            self.events.push_back(Event::Readable { stream: id });
+        }
+    }
+}

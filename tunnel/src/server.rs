@@ -1,0 +1,231 @@
+//! The public side: takes agents' links and visitors' connections, and joins them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub mod admin;
+mod exchange;
+pub mod forward;
+mod front;
+pub mod handshake;
+mod ingress;
+mod registry;
+mod request;
+mod visitor;
+
+pub use forward::Forward;
+
+use registry::Registry;
+
+use crate::clock::Clock;
+use crate::link;
+use crate::metrics::Metrics;
+use crate::mux::{self, Reason};
+use crate::scope::Scope;
+use crate::socket::Listener;
+use crate::splice;
+use crate::token::Token;
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where agents and HTTP visitors connect.
+    pub listen: SocketAddr,
+    /// Static TCP forwards.
+    pub forwards: Vec<Forward>,
+    /// Where the counters are served.
+    pub metrics: Option<SocketAddr>,
+    /// The secret that agents must know.
+    pub token: Token,
+    /// Connections of visitors and agents at once; more wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// Agents at once.
+    pub sessions_max: usize,
+    /// How long the head of a request may take, and how long a kept-alive connection may be silent.
+    pub header_timeout: Duration,
+    /// How long a target may take to begin its response.
+    pub response_timeout: Duration,
+    /// How long a visitor of the HTTP front that finished its side may wait for the rest of the response without a byte.
+    pub visitor_linger: Duration,
+    /// Bounds of each session.
+    pub mux: mux::Config,
+    /// Bounds of each link.
+    pub link: link::Config,
+    /// Bounds of each splice.
+    pub splice: splice::Config,
+}
+
+impl Config {
+    /// Returns the defaults around what has none.
+    #[must_use]
+    pub fn new(listen: SocketAddr, token: Token) -> Self {
+        Self {
+            listen,
+            forwards: Vec::new(),
+            metrics: None,
+            token,
+            connections_max: 16_384,
+            sessions_max: 4096,
+            header_timeout: Duration::from_secs(30),
+            response_timeout: Duration::from_secs(60),
+            visitor_linger: Duration::from_millis(500),
+            mux: mux::Config::default(),
+            link: link::Config::default(),
+            splice: splice::Config::default(),
+        }
+    }
+}
+
+/// A running server. Dropping it drops its tasks and their sockets; [`Server::drain`] ends it in order.
+#[derive(Debug)]
+pub struct Server {
+    listening: Scope,
+    visitors: Scope,
+    links: Scope,
+    shared: Arc<Shared>,
+    front: SocketAddr,
+    forwards: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+}
+
+/// What all tasks of a server share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    clock: Clock,
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    connections: Arc<Semaphore>,
+    draining: CancellationToken,
+}
+
+impl Server {
+    /// Listens on every address of the configuration and begins to serve.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on, or the counters cannot be registered.
+    pub async fn start(config: Config) -> io::Result<Self> {
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let front = Listener::listen(config.listen, "front").await?;
+        let mut forwards = Vec::new();
+        for forward in &config.forwards {
+            let label = format!("forward to {}", forward.destination());
+            forwards.push((
+                Listener::listen(forward.listen, &label).await?,
+                forward.clone(),
+            ));
+        }
+        let admin = match config.metrics {
+            Some(address) => Some(Listener::listen(address, "metrics").await?),
+            None => None,
+        };
+        let server = Self {
+            listening: Scope::new(),
+            visitors: Scope::new(),
+            links: Scope::new(),
+            front: front.address(),
+            forwards: forwards
+                .iter()
+                .map(|(listener, _)| listener.address())
+                .collect(),
+            admin: admin.as_ref().map(Listener::address),
+            shared: Arc::new(Shared {
+                clock: Clock::start(),
+                registry: Registry::new(config.sessions_max),
+                metrics: Arc::clone(&metrics),
+                connections: Arc::new(Semaphore::new(config.connections_max)),
+                draining: CancellationToken::new(),
+                config,
+            }),
+        };
+        let shared = || Arc::clone(&server.shared);
+        server.listening.spawn(front::serve(
+            shared(),
+            front,
+            server.visitors.handle(),
+            server.links.handle(),
+        ));
+        for (listener, forward) in forwards {
+            server.listening.spawn(forward::serve(
+                shared(),
+                listener,
+                forward,
+                server.visitors.handle(),
+            ));
+        }
+        if let Some(listener) = admin {
+            server
+                .listening
+                .spawn(admin::serve(metrics, listener, server.listening.handle()));
+        }
+        Ok(server)
+    }
+
+    /// Returns the address of the front, with its real port.
+    #[must_use]
+    pub const fn front(&self) -> SocketAddr {
+        self.front
+    }
+
+    /// Returns the addresses of the forwards in the order of the configuration.
+    #[must_use]
+    pub fn forwards(&self) -> &[SocketAddr] {
+        &self.forwards
+    }
+
+    /// Returns the address of the metrics, if they are served.
+    #[must_use]
+    pub const fn metrics(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Returns the counters.
+    #[must_use]
+    pub fn counters(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Returns the number of tasks that serve visitors and agents, for those who watch that it comes back to zero.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.visitors.tasks() + self.links.tasks()
+    }
+
+    /// Takes no connections and no streams any more, waits until `deadline` for those that are there, resets the rest and ends
+    /// every link.
+    pub async fn drain(self, deadline: Duration) {
+        self.listening.end(TEARDOWN).await;
+        self.shared.draining.cancel();
+        let sessions = self.shared.registry.sessions();
+        for session in &sessions {
+            session.drain();
+        }
+        let quiet = async {
+            for session in &sessions {
+                session.quiet().await;
+            }
+            self.visitors.join().await;
+        };
+        if tokio::time::timeout(deadline, quiet).await.is_err() {
+            let streams: usize = sessions.iter().map(crate::session::Session::streams).sum();
+            tracing::warn!(
+                streams,
+                "streams are left at the drain deadline; they are reset"
+            );
+        }
+        for session in self.shared.registry.sessions() {
+            session.end(Reason::SessionOver);
+        }
+        self.links.end(TEARDOWN).await;
+        self.visitors.end(TEARDOWN).await;
+    }
+}
+
+/// How long tasks may take to let go after everything they wait for has ended.
+const TEARDOWN: Duration = Duration::from_secs(2);

@@ -1,0 +1,157 @@
+//! Static TCP forwards: a public port whose every connection is a stream to one target of one agent.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Shared, handshake};
+use crate::mux::Reason;
+use crate::scope;
+use crate::socket::{Listener, NOBODY, Role, Socket};
+use crate::splice::splice;
+use crate::target::{Target, TargetError};
+
+/// `LISTEN=AGENT/tcp/HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The public address.
+    pub listen: SocketAddr,
+    /// The agent's name.
+    pub agent: String,
+    /// What the agent dials.
+    pub target: Target,
+}
+
+impl Forward {
+    /// Returns `AGENT/tcp/HOST:PORT`.
+    #[must_use]
+    pub fn destination(&self) -> String {
+        format!("{}/{}", self.agent, self.target)
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.listen, self.destination())
+    }
+}
+
+/// Why a text is not a forward.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// It has not the three parts.
+    #[error(
+        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000"
+    )]
+    Malformed(String),
+    /// LISTEN is not `IP:PORT`.
+    #[error("{0:?} is not an address to listen on: write IP:PORT, an IPv6 address in brackets")]
+    Listen(String),
+    /// The target is wrong.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+impl FromStr for Forward {
+    type Err = ForwardError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let malformed = || ForwardError::Malformed(text.to_owned());
+        let (listen, destination) = text.split_once('=').ok_or_else(malformed)?;
+        let (agent, target) = destination.split_once('/').ok_or_else(malformed)?;
+        if !handshake::is_name(agent) {
+            return Err(malformed());
+        }
+        Ok(Self {
+            listen: listen
+                .parse()
+                .map_err(|_| ForwardError::Listen(listen.to_owned()))?,
+            agent: agent.to_owned(),
+            target: target.parse()?,
+        })
+    }
+}
+
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    listener: Listener,
+    forward: Forward,
+    visitors: scope::Handle,
+) {
+    let forward = Arc::new(forward);
+    let cancelled = visitors.cancelled().clone();
+    let accept = async {
+        loop {
+            let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
+                return;
+            };
+            let socket = listener.accept().await;
+            take_visitor(&shared, &forward, socket, permit);
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancelled.cancelled() => {}
+        () = shared.draining.cancelled() => {}
+        () = accept => {}
+    }
+}
+
+/// Opens a stream for a visitor and hands both to the session, which owns the task from then on.
+fn take_visitor(
+    shared: &Arc<Shared>,
+    forward: &Arc<Forward>,
+    socket: Socket,
+    permit: OwnedSemaphorePermit,
+) {
+    let peer = socket.peer();
+    let refuse = |socket: Socket, why: &str| {
+        tracing::info!(visitor = %peer, agent = forward.agent, why, "visitor refused");
+        socket.bind(Role::Control, NOBODY, "visitor without an agent");
+        socket.reset_on_release();
+    };
+    let Some(entry) = shared.registry.find(&forward.agent) else {
+        refuse(socket, "the agent is not connected");
+        return;
+    };
+    let opening = match entry.session.open(&forward.target) {
+        Ok(opening) => opening,
+        Err(error) => {
+            refuse(socket, &error.to_string());
+            return;
+        }
+    };
+    let owner = opening.owner();
+    let label = format!("visitor {peer} -> {}", forward.destination());
+    socket.bind(Role::Stream, owner, &label);
+    let shared = Arc::clone(shared);
+    let forward = Arc::clone(forward);
+    entry.scope.spawn(async move {
+        let _permit = permit;
+        let opened = tokio::select! {
+            biased;
+            opened = opening.accepted() => opened,
+            () = socket.hung_up() => return,
+        };
+        match opened {
+            Ok(stream) => {
+                let ending = splice(socket, stream, shared.config.splice).await;
+                tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
+            }
+            Err(error) => {
+                shared.metrics.open_failed(match error {
+                    crate::mux::OpenError::Refused(reason) => reason.name(),
+                    crate::mux::OpenError::Busy
+                    | crate::mux::OpenError::Draining
+                    | crate::mux::OpenError::SessionOver
+                    | crate::mux::OpenError::TargetTooLong => Reason::Aborted.name(),
+                });
+                tracing::info!(visitor = %peer, agent = forward.agent, target = %forward.target, %error, "visitor refused");
+                socket.reset_on_release();
+            }
+        }
+    });
+}

@@ -1,0 +1,301 @@
+//! The HTTP front: `/connect` for agents, `/client/{agent}/{scheme}/{host[:port]}/{path}` for visitors.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::exchange::{Exchange, ExchangeBody};
+use super::handshake::{self, Accepted, SESSION_HEADER};
+use super::ingress::serve_agent;
+use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
+use super::visitor::{Visitor, VisitorIo};
+use crate::chance;
+use crate::dialect::native::SUBPROTOCOL;
+use crate::mux::{OpenError, Reason};
+use crate::scope;
+use crate::socket::{Listener, Socket};
+use crate::target::Target;
+
+type FrontBody = Either<ExchangeBody, Full<Bytes>>;
+
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    listener: Listener,
+    visitors: scope::Handle,
+    links: scope::Handle,
+) {
+    let accept = async {
+        loop {
+            let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
+                return;
+            };
+            let socket = listener.accept().await;
+            let (shared, links) = (Arc::clone(&shared), links.clone());
+            let cancelled = visitors.cancelled().clone();
+            visitors.spawn(async move {
+                let _permit = permit;
+                tokio::select! {
+                    () = cancelled.cancelled() => {}
+                    () = serve_connection(shared, socket, links) => {}
+                }
+            });
+        }
+    };
+    tokio::select! {
+        biased;
+        () = visitors.cancelled().cancelled() => {}
+        () = shared.draining.cancelled() => {}
+        () = accept => {}
+    }
+}
+
+async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Handle) {
+    let hung_up = socket.hung_up();
+    let (io, visitor) = VisitorIo::new(socket, shared.config.visitor_linger);
+    let peer = visitor.peer();
+    let draining = shared.draining.clone();
+    let header_timeout = shared.config.header_timeout;
+    let service = service_fn(move |request| {
+        let (shared, visitor, links) = (Arc::clone(&shared), Arc::clone(&visitor), links.clone());
+        async move { Ok::<_, Infallible>(respond(shared, visitor, links, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let mut hung_up = std::pin::pin!(hung_up);
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(visitor = %peer, %error, "visitor left early");
+                }
+                return;
+            }
+            // hyper does not read while a body is held up, so it would not see a reset.
+            () = hung_up.as_mut() => return,
+            () = draining.cancelled(), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn respond(
+    shared: Arc<Shared>,
+    visitor: Arc<Visitor>,
+    links: scope::Handle,
+    request: Request<Incoming>,
+) -> Response<FrontBody> {
+    let path = request.uri().path();
+    if path == "/connect" {
+        return connect(&shared, &links, request);
+    }
+    let Some(rest) = path.strip_prefix("/client/") else {
+        return say(
+            StatusCode::NOT_FOUND,
+            "there is /client/{agent}/http/{host:port}/{path}",
+        );
+    };
+    let address = match Address::parse(rest) {
+        Ok(address) => address,
+        Err((status, why)) => return say(status, why),
+    };
+    match exchange(&shared, &visitor, &address, request).await {
+        Ok(response) => response,
+        Err((status, why)) => {
+            tracing::info!(visitor = %visitor.peer(), agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
+            say(status, &why)
+        }
+    }
+}
+
+fn connect(
+    shared: &Arc<Shared>,
+    links: &scope::Handle,
+    mut request: Request<Incoming>,
+) -> Response<FrontBody> {
+    let Accepted { name, accept_key } = match handshake::check(&request, &shared.config.token) {
+        Ok(accepted) => accepted,
+        Err(refused) => {
+            tracing::warn!(
+                status = refused.status.as_u16(),
+                why = refused.why,
+                "an agent was refused"
+            );
+            return say(refused.status, refused.why);
+        }
+    };
+    if shared.draining.is_cancelled() {
+        return say(StatusCode::SERVICE_UNAVAILABLE, "the server is draining");
+    }
+    if !shared.registry.has_room(&name) {
+        return say(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "as many agents are connected as may be",
+        );
+    }
+    let id = chance::session_id();
+    let mut response = say(StatusCode::SWITCHING_PROTOCOLS, "");
+    *response.body_mut() = Either::Right(Full::default());
+    let headers = response.headers_mut();
+    headers.clear();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(
+        header::SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(SUBPROTOCOL),
+    );
+    headers.insert(
+        HeaderName::from_static(SESSION_HEADER),
+        HeaderValue::from(id),
+    );
+    match HeaderValue::from_str(&accept_key) {
+        Ok(key) => headers.insert(header::SEC_WEBSOCKET_ACCEPT, key),
+        Err(_) => return say(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is malformed"),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    links.spawn(serve_agent(
+        Arc::clone(shared),
+        upgrade,
+        name,
+        id,
+        links.clone(),
+    ));
+    response
+}
+
+async fn exchange(
+    shared: &Arc<Shared>,
+    visitor: &Arc<Visitor>,
+    address: &Address,
+    request: Request<Incoming>,
+) -> Result<Response<FrontBody>, Failure> {
+    let Address { agent, target, .. } = address;
+    let request = rewrite(request, address)?;
+    let Some(entry) = shared.registry.find(agent) else {
+        return Err((
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("agent {agent} is not connected"),
+        ));
+    };
+    let opening = entry.session.open(target).map_err(|error| {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        (status, format!("agent {agent} takes no stream: {error}"))
+    })?;
+    visitor.serves(opening.owner(), &format!("{agent}/{target}"));
+    let carrier = CancellationToken::new();
+    let exchange = Exchange::new(opening.watch(), Arc::clone(visitor), carrier.clone());
+    let stream = opening.accepted().await.map_err(|error| {
+        let failure = open_failure(agent, target, error);
+        shared.metrics.open_failed(reason_of(error).name());
+        failure
+    })?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| {
+            (
+                StatusCode::BAD_GATEWAY,
+                format!("cannot speak HTTP to {target}: {error}"),
+            )
+        })?;
+    entry.scope.spawn(async move {
+        if let Some(Err(error)) = carrier.run_until_cancelled_owned(connection).await {
+            tracing::debug!(%error, "the exchange with the target broke");
+        }
+    });
+    let response =
+        tokio::time::timeout(shared.config.response_timeout, sender.send_request(request));
+    let response = tokio::select! {
+        biased;
+        response = response => response,
+        () = exchange.ended() => {
+            return Err((StatusCode::BAD_GATEWAY, format!("{target} ended the connection before its response")));
+        }
+    };
+    match response {
+        Ok(Ok(response)) => Ok(finish_response(response, exchange)),
+        Ok(Err(error)) => Err((
+            StatusCode::BAD_GATEWAY,
+            format!("{target} gave no valid response: {error}"),
+        )),
+        Err(_) => Err((
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("{target} gave no response in time"),
+        )),
+    }
+}
+
+fn finish_response(mut response: Response<Incoming>, exchange: Exchange) -> Response<FrontBody> {
+    strip_hop_by_hop(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    response.map(|body| Either::Left(ExchangeBody::new(body, exchange)))
+}
+
+fn reason_of(error: OpenError) -> Reason {
+    match error {
+        OpenError::Refused(reason) => reason,
+        OpenError::Busy => Reason::Busy,
+        OpenError::Draining => Reason::Draining,
+        OpenError::SessionOver => Reason::SessionOver,
+        OpenError::TargetTooLong => Reason::Protocol,
+    }
+}
+
+fn open_failure(agent: &str, target: &Target, error: OpenError) -> Failure {
+    match reason_of(error) {
+        Reason::TimedOut => (
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("agent {agent} could not dial {target} in time"),
+        ),
+        Reason::Denied => (
+            StatusCode::BAD_GATEWAY,
+            format!("agent {agent} does not allow {target}; its --allow decides"),
+        ),
+        Reason::Refused => (
+            StatusCode::BAD_GATEWAY,
+            format!("{target} refused the connection of agent {agent}"),
+        ),
+        Reason::Unreachable => (
+            StatusCode::BAD_GATEWAY,
+            format!("agent {agent} cannot reach {target}"),
+        ),
+        Reason::Unresolved => (
+            StatusCode::BAD_GATEWAY,
+            format!("agent {agent} cannot resolve {target}"),
+        ),
+        Reason::Busy | Reason::Draining | Reason::SessionOver | Reason::Replaced => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("agent {agent} takes no stream: {error}"),
+        ),
+        Reason::Done | Reason::Cancelled | Reason::Aborted | Reason::Protocol | Reason::Overrun => {
+            (
+                StatusCode::BAD_GATEWAY,
+                format!("agent {agent} gave up on {target}: {error}"),
+            )
+        }
+    }
+}
+
+fn say(status: StatusCode, why: &str) -> Response<FrontBody> {
+    let mut response = Response::new(Either::Right(Full::from(format!("{why}\n"))));
+    *response.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}

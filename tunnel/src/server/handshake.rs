@@ -1,0 +1,198 @@
+//! What an agent must show before its connection becomes a link.
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::dialect::native::SUBPROTOCOL;
+use crate::token::Token;
+
+/// The request header with the agent's name.
+pub const NAME_HEADER: &str = "x-tunnel-id";
+
+/// The response header with the session's identifier, a decimal number.
+pub const SESSION_HEADER: &str = "x-tunnel-session";
+
+/// The longest name of an agent in bytes.
+pub const NAME_MAX: usize = 64;
+
+/// Whether `name` can be an agent's: 1 to [`NAME_MAX`] letters, digits, `-`, `_` or `.`.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// A handshake that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    pub(super) name: String,
+    pub(super) accept_key: String,
+}
+
+/// A handshake that was not, as the agent is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) why: &'static str,
+}
+
+/// Checks a request for `/connect`. The secret is checked before anything that tells a stranger more than that
+/// the request is malformed.
+pub(super) fn check<B>(request: &Request<B>, token: &Token) -> Result<Accepted, Refused> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "an agent connects with GET");
+    }
+    if headers.contains_key(header::ORIGIN) {
+        return refuse(
+            StatusCode::FORBIDDEN,
+            "browsers are not agents: an Origin header is refused",
+        );
+    }
+    let authorization = one(headers, &header::AUTHORIZATION)?;
+    let secret = authorization
+        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
+        .unwrap_or_default();
+    if !token.accepts(secret) {
+        return refuse(StatusCode::UNAUTHORIZED, "the token is wrong or missing");
+    }
+    let is_websocket = has_token(headers, &header::UPGRADE, "websocket")
+        && has_token(headers, &header::CONNECTION, "upgrade")
+        && one(headers, &header::SEC_WEBSOCKET_VERSION)?.is_some_and(|version| version == "13");
+    if !is_websocket {
+        return refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "an agent asks for a WebSocket, version 13",
+        );
+    }
+    if !has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "this server speaks the subprotocol watertight.v1 only",
+        );
+    }
+    let key = one(headers, &header::SEC_WEBSOCKET_KEY)?;
+    let name = one(headers, &HeaderName::from_static(NAME_HEADER))?
+        .and_then(|name| name.to_str().ok())
+        .filter(|name| is_name(name));
+    match (key, name) {
+        (Some(key), Some(name)) => Ok(Accepted {
+            name: name.to_owned(),
+            accept_key: derive_accept_key(key.as_bytes()),
+        }),
+        (None, _) => refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"),
+        (Some(_), None) => refuse(
+            StatusCode::BAD_REQUEST,
+            "X-Tunnel-ID is missing or not a name of 1 to 64 letters, digits, '-', '_' or '.'",
+        ),
+    }
+}
+
+fn refuse<T>(status: StatusCode, why: &'static str) -> Result<T, Refused> {
+    Err(Refused { status, why })
+}
+
+/// A header that must not come twice: two readers could each believe another one.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Refused> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "a header of the handshake came twice",
+        );
+    }
+    Ok(first)
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(change: impl FnOnce(&mut HeaderMap)) -> Request<()> {
+        let mut request = Request::get("/connect")
+            .header("host", "a")
+            .header("connection", "keep-alive, Upgrade")
+            .header("upgrade", "websocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("sec-websocket-protocol", SUBPROTOCOL)
+            .header("authorization", "Bearer secret")
+            .header(NAME_HEADER, "web")
+            .body(())
+            .unwrap();
+        change(request.headers_mut());
+        request
+    }
+
+    fn status(change: impl FnOnce(&mut HeaderMap)) -> Option<u16> {
+        let token = Token::new("secret", "test").unwrap();
+        check(&request(change), &token)
+            .err()
+            .map(|refused| refused.status.as_u16())
+    }
+
+    #[test]
+    fn a_good_handshake_is_accepted() {
+        let token = Token::new("secret", "test").unwrap();
+        let accepted = check(&request(|_| {}), &token).unwrap();
+        assert_eq!(accepted.name, "web");
+        // RFC 6455, section 1.3.
+        assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        type Change = fn(&mut HeaderMap);
+        let cases: [(Change, u16); 11] = [
+            (|h| drop(h.remove("authorization")), 401),
+            (
+                |h| drop(h.insert("authorization", HeaderValue::from_static("Bearer Secret"))),
+                401,
+            ),
+            (
+                |h| drop(h.insert("authorization", HeaderValue::from_static("Basic secret"))),
+                401,
+            ),
+            (
+                |h| assert!(h.append("authorization", HeaderValue::from_static("Bearer secret"))),
+                400,
+            ),
+            (
+                |h| drop(h.insert("origin", HeaderValue::from_static("http://a"))),
+                403,
+            ),
+            (|h| drop(h.remove("upgrade")), 426),
+            (
+                |h| drop(h.insert("sec-websocket-version", HeaderValue::from_static("8"))),
+                426,
+            ),
+            (|h| drop(h.remove("sec-websocket-protocol")), 400),
+            (
+                |h| assert!(h.append(NAME_HEADER, HeaderValue::from_static("other"))),
+                400,
+            ),
+            (
+                |h| drop(h.insert(NAME_HEADER, HeaderValue::from_static("a/b"))),
+                400,
+            ),
+            (|h| drop(h.remove("sec-websocket-key")), 400),
+        ];
+        for (case, (change, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(status(change), Some(expected), "case {case}");
+        }
+    }
+}

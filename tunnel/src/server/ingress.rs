@@ -1,0 +1,95 @@
+//! An agent's connection after its handshake: from here on a link.
+
+use std::sync::Arc;
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
+
+use super::registry::{Entry, Full};
+use super::visitor::VisitorIo;
+use super::{Shared, TEARDOWN};
+use crate::link::Link;
+use crate::mux::{Reason, Side};
+use crate::scope::{self, Scope};
+use crate::session::Session;
+use crate::socket::{Role, Socket};
+
+/// Serves one agent to the end of its session. The session owns every task that serves one of its streams.
+pub(super) async fn serve_agent(
+    shared: Arc<Shared>,
+    upgrade: OnUpgrade,
+    name: String,
+    id: u64,
+    links: scope::Handle,
+) {
+    let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => {
+            tracing::info!(agent = name, %error, "the agent left during its handshake");
+            return;
+        }
+        Err(_) => return,
+    };
+    let Some((socket, early)) = take_socket(upgraded) else {
+        tracing::error!(agent = name, "the connection is not one of ours");
+        return;
+    };
+    let peer = socket.peer();
+    let metrics = shared.metrics.session_began(&name);
+    let session = Session::new(
+        Side::Server,
+        id,
+        shared.config.mux,
+        shared.clock,
+        socket.mark(),
+        metrics,
+    );
+    socket.bind(
+        Role::Link,
+        session.owner(),
+        &format!("link of {name} at {peer}"),
+    );
+    let websocket_config = Some(shared.config.link.websocket());
+    let websocket =
+        WebSocketStream::from_partially_read(socket, early, WsRole::Server, websocket_config).await;
+    let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
+    let scope = Scope::new();
+    let entry = Entry {
+        session: session.clone(),
+        scope: scope.handle(),
+    };
+    if let Err(Full) = shared.registry.insert(&name, entry) {
+        session.end(Reason::Busy);
+    }
+    if shared.draining.is_cancelled() {
+        session.drain();
+    }
+    scope.spawn(refuse_opens(session.clone()));
+    tracing::info!(agent = name, session = id, peer = %peer, "agent connected");
+    let mut run = std::pin::pin!(link.run());
+    let error = tokio::select! {
+        biased;
+        error = &mut run => error,
+        () = links.cancelled().cancelled() => {
+            session.end(Reason::SessionOver);
+            run.await
+        }
+    };
+    shared.registry.remove(&name, id);
+    let ended = scope.end(TEARDOWN).await;
+    tracing::info!(agent = name, session = id, %error, ?ended, "agent gone");
+}
+
+/// An agent opens no streams in this version.
+async fn refuse_opens(session: Session) {
+    while let Some(incoming) = session.accept().await {
+        incoming.refuse(Reason::Denied);
+    }
+}
+
+fn take_socket(upgraded: Upgraded) -> Option<(Socket, Vec<u8>)> {
+    let parts = upgraded.downcast::<TokioIo<VisitorIo>>().ok()?;
+    Some((parts.io.into_inner().into_socket(), parts.read_buf.to_vec()))
+}

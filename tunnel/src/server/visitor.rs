@@ -1,0 +1,161 @@
+//! A connection of the HTTP front: whom it serves now, and what its end means.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+use crate::socket::{Mark, NOBODY, Owner, Role, Socket};
+
+/// What the requests of one connection know of it. It does not keep the connection open.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    mark: Mark,
+    peer: SocketAddr,
+    serving: AtomicBool,
+    io: Mutex<Option<Waker>>,
+}
+
+impl Visitor {
+    /// Returns the visitor's address.
+    pub(super) const fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The connection serves a stream from now on.
+    pub(super) fn serves(&self, owner: Owner, destination: &str) {
+        self.serving.store(true, Ordering::Release);
+        let label = format!("visitor {} -> {destination}", self.peer);
+        self.mark.bind(Role::Stream, owner, &label);
+    }
+
+    /// The connection is between requests.
+    pub(super) fn rests(&self) {
+        self.mark
+            .bind(Role::Pool, NOBODY, &format!("visitor {}", self.peer));
+        self.serving.store(false, Ordering::Release);
+        let waker = self
+            .io
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The connection as hyper sees it. hyper takes the end of the visitor's direction for the end of the visitor; this holds the
+/// end back for a moment while a response is due, since it may be one half of it only.
+pub(super) struct VisitorIo {
+    socket: Socket,
+    visitor: Arc<Visitor>,
+    linger: Duration,
+    finished: Option<Pin<Box<Sleep>>>,
+}
+
+impl VisitorIo {
+    /// Takes a connection over. It belongs to the pool until a request is served.
+    pub(super) fn new(socket: Socket, linger: Duration) -> (Self, Arc<Visitor>) {
+        let visitor = Arc::new(Visitor {
+            mark: socket.mark(),
+            peer: socket.peer(),
+            serving: AtomicBool::new(false),
+            io: Mutex::default(),
+        });
+        visitor.rests();
+        let io = Self {
+            socket,
+            visitor: Arc::clone(&visitor),
+            linger,
+            finished: None,
+        };
+        (io, visitor)
+    }
+
+    /// Gives the socket to whom the connection was upgraded for.
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let linger = self.linger;
+        let timer = self.finished.get_or_insert_with(|| Box::pin(sleep(linger)));
+        *self
+            .visitor
+            .io
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        if !self.visitor.serving.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        timer.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl AsyncRead for VisitorIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.finished.is_some() {
+            return self.poll_finished(cx);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        if buf.filled().len() == before && buf.remaining() > 0 {
+            return self.poll_finished(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for VisitorIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, data))?;
+        self.moved();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, data))?;
+        self.moved();
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl VisitorIo {
+    /// A response that goes on is worth waiting for.
+    fn moved(&mut self) {
+        if self.finished.is_some() {
+            self.finished = Some(Box::pin(sleep(self.linger)));
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! One session: the core behind a lock, and the handles that tasks use to reach it.
+//!
+//! Every call takes the lock for the time of one core command, passes the core's news on (wakers, END annotations,
+//! counters) and wakes the link when there is something to send. So an END is told in the very call in which the stream
+//! ended by protocol, before its user can have let any socket go, and wherever the teardown code is.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+mod stream;
+
+pub use stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
+
+use crate::clock::Clock;
+use crate::metrics::{SessionMetrics, StreamMetrics};
+use crate::mux::{
+    By, Config, Ending, Event, Frame, Mux, OpenError, Reason, SessionError, Side, StreamId, Time,
+};
+use crate::socket::{Mark, Owner};
+use crate::target::Target;
+
+/// A handle to one session. Cloning it is cheap; the session ends with its link and not with its handles.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: u64,
+    clock: Clock,
+    carrier: Mark,
+    metrics: SessionMetrics,
+    over: CancellationToken,
+    peer_draining: CancellationToken,
+    state: Mutex<State>,
+}
+
+struct State {
+    mux: Mux,
+    slots: HashMap<StreamId, Slot>,
+    incoming: VecDeque<(StreamId, Bytes)>,
+    link: Option<Waker>,
+    acceptor: Option<Waker>,
+    quiet: Option<Waker>,
+}
+
+/// Who waits for what of one stream: one task each.
+#[derive(Default)]
+struct Slot {
+    opened: Option<Waker>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    ended: Option<Waker>,
+    metrics: Option<StreamMetrics>,
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    match slot {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *slot = Some(cx.waker().clone()),
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Creates a session. `carrier` is the link's socket: END annotations are told through it.
+    #[must_use]
+    pub fn new(
+        side: Side,
+        id: u64,
+        config: Config,
+        clock: Clock,
+        carrier: Mark,
+        metrics: SessionMetrics,
+    ) -> Self {
+        let state = State {
+            mux: Mux::new(side, config, clock.now()),
+            slots: HashMap::new(),
+            incoming: VecDeque::new(),
+            link: None,
+            acceptor: None,
+            quiet: None,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                id,
+                clock,
+                carrier,
+                metrics,
+                over: CancellationToken::new(),
+                peer_draining: CancellationToken::new(),
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// Returns the identifier that both ends use in their annotations.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.shared.id
+    }
+
+    /// Returns the owner of the link's socket: the session as a whole.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner {
+            session: self.id(),
+            stream: 0,
+        }
+    }
+
+    /// Starts to open a stream. Dropping the result cancels the open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when there cannot be a stream now.
+    pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        let id = state.mux.open(now, Bytes::from(target.to_string()))?;
+        let slot = Slot {
+            metrics: Some(self.shared.metrics.stream_opened(target)),
+            ..Slot::default()
+        };
+        state.slots.insert(id, slot);
+        self.shared.settle(&mut state);
+        drop(state);
+        Ok(Opening::new(Stream::new(Arc::clone(&self.shared), id)))
+    }
+
+    /// Waits for the next stream that the peer opens; `None` when the session is over.
+    pub async fn accept(&self) -> Option<Incoming> {
+        std::future::poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if let Some((id, target)) = state.incoming.pop_front() {
+                drop(state);
+                let stream = Stream::new(Arc::clone(&self.shared), id);
+                return Poll::Ready(Some(Incoming::new(stream, target)));
+            }
+            if state.mux.over().is_some() {
+                return Poll::Ready(None);
+            }
+            register(&mut state.acceptor, cx);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes no new streams from now on and tells the peer. Those that are open go on.
+    pub fn drain(&self) {
+        self.shared.with(|mux, _| mux.drain());
+    }
+
+    /// Waits until no stream is left, or the session is over. One task may wait.
+    pub async fn quiet(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.shared.lock();
+            if state.mux.streams() == 0 || state.mux.over().is_some() {
+                return Poll::Ready(());
+            }
+            register(&mut state.quiet, cx);
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Ends the session and all its streams; the link sends the reason as its last frame.
+    pub fn end(&self, reason: Reason) {
+        self.shared.with(|mux, _| mux.end_session(reason));
+    }
+
+    /// Returns the token that is cancelled when the session is over.
+    #[must_use]
+    pub fn over(&self) -> &CancellationToken {
+        &self.shared.over
+    }
+
+    /// Returns the token that is cancelled when the peer takes no new streams.
+    #[must_use]
+    pub fn peer_draining(&self) -> &CancellationToken {
+        &self.shared.peer_draining
+    }
+
+    /// Returns the number of streams that are alive or whose handles are.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.shared.lock().mux.streams()
+    }
+
+    /// For the link: takes the frames of one message.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError`] when the session is over; the link lets go.
+    pub(crate) fn recv_frames<E>(
+        &self,
+        frames: impl Iterator<Item = Result<Frame, E>>,
+    ) -> Result<(), FramesError<E>> {
+        let now = self.shared.clock.now();
+        let mut state = self.shared.lock();
+        let mut result = Ok(());
+        for frame in frames {
+            result = match frame {
+                Ok(frame) => state
+                    .mux
+                    .handle_frame(now, frame)
+                    .map_err(FramesError::Session),
+                Err(error) => Err(FramesError::Dialect(error)),
+            };
+            if result.is_err() {
+                break;
+            }
+        }
+        self.shared.settle(&mut state);
+        result
+    }
+
+    /// For the link: takes frames to send while `take` wants more.
+    pub(crate) fn send_frames(&self, mut take: impl FnMut(Frame) -> bool) {
+        let mut state = self.shared.lock();
+        while let Some(frame) = state.mux.poll_transmit() {
+            if !take(frame) {
+                break;
+            }
+        }
+        self.shared.pass_on(&mut state);
+    }
+
+    /// For the link: registers it to be woken when there is something to send, and returns its next deadline. A link that
+    /// waits for its socket has no use for more frames.
+    pub(crate) fn register_link(&self, cx: &Context<'_>, waits: bool) -> Option<Time> {
+        let mut state = self.shared.lock();
+        register(&mut state.link, cx);
+        if !waits && state.mux.has_transmit() {
+            cx.waker().wake_by_ref();
+        }
+        state.mux.poll_timeout()
+    }
+
+    /// For the link: takes note of time.
+    pub(crate) fn handle_timeout(&self) {
+        let now = self.shared.clock.now();
+        self.shared.with(|mux, _| mux.handle_timeout(now));
+    }
+
+    /// For the link: it is gone, and the session with it.
+    pub(crate) fn link_lost(&self) {
+        self.shared.with(|mux, _| mux.handle_link_lost());
+    }
+
+    /// For the link: why the session is over, if it is.
+    pub(crate) fn ended(&self) -> Option<SessionError> {
+        self.shared.lock().mux.over()
+    }
+}
+
+/// Why a message was not taken.
+#[derive(Debug)]
+pub(crate) enum FramesError<E> {
+    Session(SessionError),
+    Dialect(E),
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The core does not panic; if it did, its streams must still come to their end.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, command: impl FnOnce(&mut Mux, &mut HashMap<StreamId, Slot>) -> T) -> T {
+        let mut state = self.lock();
+        let State { mux, slots, .. } = &mut *state;
+        let result = command(mux, slots);
+        self.settle(&mut state);
+        result
+    }
+
+    /// Passes news on and wakes the link if it has something to send.
+    fn settle(&self, state: &mut State) {
+        self.pass_on(state);
+        if state.mux.has_transmit() {
+            wake(&mut state.link);
+        }
+    }
+
+    fn pass_on(&self, state: &mut State) {
+        while let Some(event) = state.mux.poll_event() {
+            match event {
+                Event::Opened { stream, target } => {
+                    state.slots.insert(stream, Slot::default());
+                    state.incoming.push_back((stream, target));
+                    wake(&mut state.acceptor);
+                }
+                Event::Accepted { stream } => {
+                    if let Some(slot) = state.slots.get_mut(&stream) {
+                        wake(&mut slot.opened);
+                    }
+                }
+                Event::Readable { stream } => {
+                    if let Some(slot) = state.slots.get_mut(&stream) {
+                        wake(&mut slot.reader);
+                    }
+                }
+                Event::Writable { stream } => {
+                    if let Some(slot) = state.slots.get_mut(&stream) {
+                        wake(&mut slot.writer);
+                    }
+                }
+                Event::Ended { stream, ending } => self.stream_ended(state, stream, ending),
+                Event::PeerDraining => self.peer_draining.cancel(),
+                Event::SessionOver(error) => self.session_over(state, error),
+            }
+        }
+    }
+
+    fn stream_ended(&self, state: &mut State, stream: StreamId, ending: Ending) {
+        tracing::debug!(session = self.id, stream = stream.number(), %ending, "stream ended");
+        self.carrier.end(self.stream_owner(stream), ending);
+        if let Some(slot) = state.slots.get_mut(&stream) {
+            if let Some(metrics) = slot.metrics.take() {
+                metrics.ended(ending);
+            }
+            wake(&mut slot.opened);
+            wake(&mut slot.reader);
+            wake(&mut slot.writer);
+            wake(&mut slot.ended);
+        }
+    }
+
+    fn session_over(&self, state: &mut State, error: SessionError) {
+        tracing::debug!(session = self.id, %error, "session over");
+        let reason = match error {
+            SessionError::Ended(reason) => reason,
+            SessionError::Silent => Reason::TimedOut,
+            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
+        };
+        let whole = Owner {
+            session: self.id,
+            stream: 0,
+        };
+        self.carrier.end(whole, Ending::Reset(reason, By::Us));
+        self.over.cancel();
+        wake(&mut state.acceptor);
+        wake(&mut state.quiet);
+        wake(&mut state.link);
+    }
+
+    fn stream_owner(&self, stream: StreamId) -> Owner {
+        Owner {
+            session: self.id,
+            stream: stream.number(),
+        }
+    }
+
+    /// The last handle of a stream is gone.
+    fn release(&self, stream: StreamId) {
+        let mut state = self.lock();
+        state.mux.release(stream);
+        self.settle(&mut state);
+        state.slots.remove(&stream);
+        if state.mux.streams() == 0 {
+            wake(&mut state.quiet);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The handles of one stream.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Shared, register};
+use crate::mux::{Ending, OpenError, ReadError, Reason, StreamId, WriteError};
+use crate::socket::Owner;
+
+/// The one thing that all handles of a stream share. When it goes, the stream is released.
+struct Held {
+    shared: Arc<Shared>,
+    id: StreamId,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.release(self.id);
+    }
+}
+
+impl Held {
+    fn owner(&self) -> Owner {
+        self.shared.stream_owner(self.id)
+    }
+
+    fn reset(&self, reason: Reason) {
+        self.shared.with(|mux, _| mux.reset(self.id, reason));
+    }
+
+    fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<usize, WriteError>> {
+        self.shared.with(|mux, slots| match mux.capacity(self.id) {
+            Err(WriteError::Blocked) => {
+                if let Some(slot) = slots.get_mut(&self.id) {
+                    register(&mut slot.writer, cx);
+                }
+                Poll::Pending
+            }
+            done => Poll::Ready(done),
+        })
+    }
+
+    fn poll_read(&self, cx: &Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, ReadError>> {
+        self.shared.with(|mux, slots| match mux.read(self.id, max) {
+            Err(ReadError::Blocked) => {
+                if let Some(slot) = slots.get_mut(&self.id) {
+                    register(&mut slot.reader, cx);
+                }
+                Poll::Pending
+            }
+            done => Poll::Ready(done),
+        })
+    }
+
+    fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ending> {
+        let mut state = self.shared.lock();
+        match state.mux.ending(self.id) {
+            Some(ending) => Poll::Ready(ending),
+            None => {
+                if let Some(slot) = state.slots.get_mut(&self.id) {
+                    register(&mut slot.ended, cx);
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn poll_opened(&self, cx: &Context<'_>) -> Poll<Result<(), OpenError>> {
+        let mut state = self.shared.lock();
+        if let Some(ending) = state.mux.ending(self.id) {
+            return Poll::Ready(Err(OpenError::Refused(match ending {
+                Ending::Finished => Reason::Done,
+                Ending::Reset(reason, _) => reason,
+            })));
+        }
+        if state.mux.is_open(self.id) {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(slot) = state.slots.get_mut(&self.id) {
+            register(&mut slot.opened, cx);
+        }
+        Poll::Pending
+    }
+
+    fn write(&self, data: Bytes) -> Result<usize, WriteError> {
+        let taken = self.shared.with(|mux, _| mux.write(self.id, data))?;
+        self.shared.metrics.sent(taken);
+        Ok(taken)
+    }
+
+    fn consume(&self, length: usize) {
+        self.shared.metrics.received(length);
+        self.shared.with(|mux, _| mux.consume(self.id, length));
+    }
+}
+
+/// A stream that this side opened and the peer has not answered. Dropping it cancels the open.
+pub struct Opening {
+    stream: Stream,
+}
+
+impl Opening {
+    pub(super) const fn new(stream: Stream) -> Self {
+        Self { stream }
+    }
+
+    /// Returns the owner that both ends bind the stream's sockets to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.stream.owner()
+    }
+
+    /// Returns a handle that watches and resets the stream, and keeps it from being released.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        self.stream.watch()
+    }
+
+    /// Waits for the answer, at most for [`Config::open_timeout`](crate::mux::Config::open_timeout).
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Refused`] with the peer's reason.
+    pub async fn accepted(self) -> Result<Stream, OpenError> {
+        poll_fn(|cx| self.stream.held.poll_opened(cx)).await?;
+        Ok(self.stream)
+    }
+}
+
+/// A stream that the peer opened and waits to have answered. Dropping it refuses the open.
+pub struct Incoming {
+    stream: Stream,
+    target: Bytes,
+}
+
+impl Incoming {
+    pub(super) const fn new(stream: Stream, target: Bytes) -> Self {
+        Self { stream, target }
+    }
+
+    /// Returns the target as the peer wrote it.
+    #[must_use]
+    pub fn target(&self) -> &[u8] {
+        &self.target
+    }
+
+    /// Returns the owner that both ends bind the stream's sockets to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.stream.owner()
+    }
+
+    /// Waits until the opener gives up.
+    pub async fn ended(&self) -> Ending {
+        poll_fn(|cx| self.stream.held.poll_ended(cx)).await
+    }
+
+    /// Accepts the stream: the target is dialed.
+    ///
+    /// # Errors
+    ///
+    /// The ending, when the opener gave up in the meantime.
+    pub fn accept(self) -> Result<Stream, Ending> {
+        let held = &self.stream.held;
+        held.shared.with(|mux, _| mux.accept(held.id))?;
+        Ok(self.stream)
+    }
+
+    /// Refuses the stream.
+    pub fn refuse(self, reason: Reason) {
+        self.stream.held.reset(reason);
+    }
+}
+
+/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the target; reading its end does
+/// not report delivery, since the reader may still have to pass the bytes on.
+pub struct Stream {
+    held: Arc<Held>,
+    chunk: Bytes,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
+        Self {
+            held: Arc::new(Held { shared, id }),
+            chunk: Bytes::new(),
+        }
+    }
+
+    /// Returns the owner that both ends bind the stream's sockets to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.held.owner()
+    }
+
+    /// Returns a handle that watches and resets the stream, and keeps it from being released.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch {
+            held: Arc::clone(&self.held),
+        }
+    }
+
+    /// Splits the stream into its two halves.
+    #[must_use]
+    pub fn split(self) -> (SendStream, ReceiveStream) {
+        let held = Arc::clone(&self.held);
+        (SendStream { held }, ReceiveStream { held: self.held })
+    }
+}
+
+/// Watches a stream.
+pub struct Watch {
+    held: Arc<Held>,
+}
+
+impl Watch {
+    /// Returns the owner that both ends bind the stream's sockets to.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.held.owner()
+    }
+
+    /// Waits until the stream is over by protocol. One task may wait.
+    pub async fn ended(&self) -> Ending {
+        poll_fn(|cx| self.held.poll_ended(cx)).await
+    }
+
+    /// Abandons both halves. A stream that has ended stays as it is.
+    pub fn reset(&self, reason: Reason) {
+        self.held.reset(reason);
+    }
+}
+
+/// The half that carries bytes to the peer.
+pub struct SendStream {
+    held: Arc<Held>,
+}
+
+impl SendStream {
+    /// Waits until the stream takes bytes, and returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`], never [`WriteError::Blocked`].
+    pub async fn capacity(&mut self) -> Result<usize, WriteError> {
+        poll_fn(|cx| self.held.poll_capacity(cx)).await
+    }
+
+    /// Sends `data`, waiting for capacity as often as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`], never [`WriteError::Blocked`].
+    pub async fn write(&mut self, mut data: Bytes) -> Result<(), WriteError> {
+        while !data.is_empty() {
+            match self.held.write(data.clone()) {
+                Ok(taken) => data.advance(taken),
+                Err(WriteError::Blocked) => {
+                    self.capacity().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes this half behind what was written.
+    ///
+    /// # Errors
+    ///
+    /// The ending, when the stream is over.
+    pub fn finish(&mut self) -> Result<(), Ending> {
+        self.held.shared.with(|mux, _| mux.finish(self.held.id))
+    }
+}
+
+/// The half that carries the peer's bytes.
+pub struct ReceiveStream {
+    held: Arc<Held>,
+}
+
+impl ReceiveStream {
+    /// Waits for bytes, at most `max`; `None` after the peer's finish.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], never [`ReadError::Blocked`].
+    pub async fn read(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
+        poll_fn(|cx| self.held.poll_read(cx, max)).await
+    }
+
+    /// Reports that `length` bytes went where they belong, so that the peer may send as many more.
+    pub fn consume(&mut self, length: usize) {
+        self.held.consume(length);
+    }
+
+    /// Reports that everything up to the peer's finish went where it belongs.
+    pub fn deliver(&mut self) {
+        self.held.shared.with(|mux, _| mux.deliver(self.held.id));
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.chunk.is_empty() {
+            match ready!(self.held.poll_read(cx, buf.remaining())) {
+                Ok(Some(chunk)) => self.chunk = chunk,
+                Ok(None) => return Poll::Ready(Ok(())),
+                Err(error) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
+                }
+            }
+        }
+        let length = self.chunk.len().min(buf.remaining());
+        let piece = self.chunk.split_to(length);
+        buf.put_slice(&piece);
+        self.held.consume(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let broken = |error| io::Error::new(io::ErrorKind::BrokenPipe, error);
+        let capacity = ready!(self.held.poll_capacity(cx)).map_err(broken)?;
+        let piece = data.get(..capacity).unwrap_or(data);
+        match self.held.write(Bytes::copy_from_slice(piece)) {
+            Err(WriteError::Blocked) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            done => Poll::Ready(done.map_err(broken)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A stream that is over has nothing left to finish.
+        let _ = self.held.shared.with(|mux, _| mux.finish(self.held.id));
+        Poll::Ready(Ok(()))
+    }
+}

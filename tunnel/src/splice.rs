@@ -1,0 +1,188 @@
+//! Joins a socket and a stream: two directions that know nothing of each other, until one of them breaks.
+//!
+//! An end in one direction is carried on (half-close) and the other direction goes on. A reset of either side resets the
+//! other. The socket is watched for a reset even while nothing may be read from it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::Notify;
+
+use crate::mux::{By, Ending, ReadError, Reason, WriteError};
+use crate::session::{ReceiveStream, SendStream, Stream};
+use crate::socket::Socket;
+
+/// The bounds of one splice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The most bytes that are read from or written to the socket at once.
+    pub piece: usize,
+    /// How long a half-closed pair may go without a byte before it is reset.
+    pub linger: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            piece: 64 * 1024,
+            linger: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a splice stopped.
+enum Broken {
+    /// The stream is over; the core knows how.
+    Stream,
+    /// The socket was reset.
+    Socket,
+    /// Half-closed and silent for too long.
+    Silent,
+}
+
+impl From<WriteError> for Broken {
+    fn from(_: WriteError) -> Self {
+        Self::Stream
+    }
+}
+
+impl From<ReadError> for Broken {
+    fn from(_: ReadError) -> Self {
+        Self::Stream
+    }
+}
+
+impl From<Ending> for Broken {
+    fn from(_: Ending) -> Self {
+        Self::Stream
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    moved: AtomicU64,
+    half: Notify,
+    read: Notify,
+}
+
+impl Progress {
+    fn moved(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Returns when one direction is finished and the other has moved nothing for `linger`.
+    async fn silent(&self, linger: Duration) {
+        self.half.notified().await;
+        let mut before = self.moved.load(Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(linger).await;
+            let now = self.moved.load(Ordering::Relaxed);
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+}
+
+/// Carries bytes both ways until both directions are finished or one breaks, releases the socket, and returns how the
+/// stream ended. The socket is released as soon as nothing is left for it to do, and always after the END if the stream
+/// ended first.
+pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
+    let watch = stream.watch();
+    let (send, receive) = stream.split();
+    let progress = Progress::default();
+    let result = {
+        let both = async {
+            tokio::try_join!(
+                carry_in(&socket, send, config.piece, &progress),
+                carry_out(&socket, receive, config.piece, &progress),
+            )
+            .map(|_| ())
+        };
+        let reset_after_end = async {
+            progress.read.notified().await;
+            socket.hung_up().await;
+        };
+        tokio::select! {
+            biased;
+            result = both => result,
+            ending = watch.ended() => match ending {
+                Ending::Finished => Ok(()),
+                Ending::Reset(..) => Err(Broken::Stream),
+            },
+            () = reset_after_end => Err(Broken::Socket),
+            () = progress.silent(config.linger) => Err(Broken::Silent),
+        }
+    };
+    match result {
+        Ok(()) => {}
+        Err(Broken::Stream) => {}
+        Err(Broken::Socket) => watch.reset(Reason::Aborted),
+        Err(Broken::Silent) => watch.reset(Reason::TimedOut),
+    }
+    if result.is_ok() {
+        drop(socket);
+        return watch.ended().await;
+    }
+    let ending = watch.ended().await;
+    match ending {
+        Ending::Finished | Ending::Reset(Reason::Done, _) => {}
+        Ending::Reset(_, By::Us | By::Peer) => socket.reset_on_release(),
+    }
+    drop(socket);
+    ending
+}
+
+/// From the socket into the stream.
+async fn carry_in(
+    socket: &Socket,
+    mut send: SendStream,
+    piece: usize,
+    progress: &Progress,
+) -> Result<(), Broken> {
+    let mut buffer = BytesMut::new();
+    loop {
+        let capacity = tokio::select! {
+            biased;
+            capacity = send.capacity() => capacity?,
+            // Nothing may be read, so a read cannot tell.
+            () = socket.hung_up() => return Err(Broken::Socket),
+        };
+        let data = socket
+            .read(&mut buffer, capacity.min(piece))
+            .await
+            .map_err(|_| Broken::Socket)?;
+        if data.is_empty() {
+            send.finish()?;
+            progress.half.notify_one();
+            progress.read.notify_one();
+            return Ok(());
+        }
+        progress.moved(data.len());
+        send.write(data).await?;
+    }
+}
+
+/// From the stream into the socket.
+async fn carry_out(
+    socket: &Socket,
+    mut receive: ReceiveStream,
+    piece: usize,
+    progress: &Progress,
+) -> Result<(), Broken> {
+    while let Some(data) = receive.read(piece).await? {
+        let mut rest = data.as_ref();
+        while !rest.is_empty() {
+            let written = socket.write(rest).await.map_err(|_| Broken::Socket)?;
+            rest = rest.get(written..).unwrap_or_default();
+            progress.moved(written);
+        }
+        receive.consume(data.len());
+    }
+    socket.finish().map_err(|_| Broken::Socket)?;
+    receive.deliver();
+    progress.half.notify_one();
+    Ok(())
+}
