@@ -6,7 +6,7 @@
 #[cfg(feature = "annotate")]
 mod channel;
 #[cfg(feature = "annotate")]
-pub use channel::{Heard, bind, end};
+pub use channel::{Heard, annotate, bind, end};
 
 /// The private `level` of the annotation channel: "WT" in ASCII. No kernel protocol uses it.
 pub const SOL_WATERTIGHT: i32 = 0x5754;

@@ -273,7 +273,8 @@ impl Ledger {
         if let Some((former, _, _)) = known.bound.replace(present) {
             self.owners.unbind(former);
         }
-        if self.owners.bind(facts.owner) && Role::from_u16(facts.role) == Some(Role::Stream) {
+        let as_stream = Role::from_u16(facts.role) == Some(Role::Stream);
+        if self.owners.bind(facts.owner, as_stream) {
             self.counts.streams_bound += 1;
         }
     }
@@ -449,7 +450,9 @@ impl Ledger {
             if let Some(payload) = payload_seen(facts, sighting) {
                 finding.bytes_in = Some(payload.received);
                 finding.bytes_out = Some(payload.acknowledged);
-                finding.unread = Some(sighting.unread);
+                // A FIN waits to be read like a byte.
+                let fin = u32::from(facts.peer_done_ns != 0);
+                finding.unread = Some(sighting.unread.saturating_sub(fin));
                 finding.unsent = Some(sighting.unsent);
             }
             self.convict(finding);

@@ -54,7 +54,12 @@ pub fn end(socket: &impl AsFd, owner: Owner, reason: u16) -> io::Result<Heard> {
     annotate(socket, END, &header.to_bytes())
 }
 
-fn annotate(socket: &impl AsFd, name: c_int, value: &[u8]) -> io::Result<Heard> {
+/// Makes the call with any `optname` and value. [`bind`] and [`end`] give it well-formed ones.
+///
+/// # Errors
+///
+/// The system call's own error, EPERM when a tracer refuses the annotation for its form.
+pub fn annotate(socket: &impl AsFd, name: c_int, value: &[u8]) -> io::Result<Heard> {
     let fd = socket.as_fd().as_raw_fd();
     let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
     #[expect(unsafe_code, reason = "std has no setsockopt")]

@@ -11,7 +11,7 @@ pub(super) const REMEMBERED_OWNERS: usize = 1 << 18;
 #[derive(Debug, Default)]
 struct Entry {
     open: u32,
-    bound: bool,
+    streamed: bool,
     ended: bool,
     queued: bool,
 }
@@ -27,12 +27,12 @@ pub(super) struct Owners {
 }
 
 impl Owners {
-    /// Notes that a socket is now bound to `owner`; `true` the first time that anyone is.
-    pub(super) fn bind(&mut self, owner: Owner) -> bool {
+    /// Notes that a socket is now bound to `owner`, as a stream's or not; `true` for the first of a stream.
+    pub(super) fn bind(&mut self, owner: Owner, as_stream: bool) -> bool {
         *self.sessions.entry(owner.session).or_default() += 1;
         let entry = self.entries.entry(owner).or_default();
         entry.open = entry.open.saturating_add(1);
-        !std::mem::replace(&mut entry.bound, true)
+        as_stream && !std::mem::replace(&mut entry.streamed, true)
     }
 
     /// Notes that a socket is no longer bound to `owner`, released or bound to another.
@@ -121,19 +121,24 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_bind_of_an_owner_is_news() {
+    fn only_the_first_bind_of_a_stream_is_news() {
         let mut owners = Owners::default();
-        assert!(owners.bind(stream(1)));
-        assert!(!owners.bind(stream(1)));
+        assert!(
+            !owners.bind(stream(1), false),
+            "a pooled connection is no stream"
+        );
+        assert!(owners.bind(stream(1), true));
+        assert!(!owners.bind(stream(1), true));
         owners.unbind(stream(1));
         owners.unbind(stream(1));
-        assert!(!owners.bind(stream(1)), "it is still remembered");
+        owners.unbind(stream(1));
+        assert!(!owners.bind(stream(1), true), "it is still remembered");
     }
 
     #[test]
     fn the_end_of_a_session_speaks_of_its_streams() {
         let mut owners = Owners::default();
-        owners.bind(stream(1));
+        owners.bind(stream(1), true);
         owners.end(stream(0));
         assert!(owners.has_open(stream(0)));
         assert!(!owners.has_open(stream(2)));
@@ -145,10 +150,10 @@ mod tests {
     fn memory_is_bounded_and_owners_of_open_sockets_stay() {
         let mut owners = Owners::default();
         let extra = 1000;
-        owners.bind(stream(1));
+        owners.bind(stream(1), true);
         owners.end(stream(1));
         for n in 2..2 + (REMEMBERED_OWNERS + extra) as u64 {
-            owners.bind(stream(n));
+            owners.bind(stream(n), true);
             owners.end(stream(n));
             owners.unbind(stream(n));
         }

@@ -1,0 +1,293 @@
+//! What each program must be found to have done.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+/// The argument that makes this binary the program under audit.
+pub(crate) const COMMIT: &str = "__commit";
+
+const CLEAN: i32 = 0;
+const LEAK: i32 = 3;
+
+/// A program and what must be found.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    status: i32,
+    /// Findings that deny, by kind.
+    denied: &'static [(&'static str, usize)],
+    /// How many processes hold each socket found; the program names them on its standard output.
+    holders: Holders,
+    options: &'static [&'static str],
+    more: fn(&Value) -> Result<(), String>,
+}
+
+/// Who must be named as the holder.
+enum Holders {
+    /// The report must name exactly what the program said: "guilty PID FD".
+    AsConfessed,
+    /// Nobody has the socket any more.
+    Nobody,
+}
+
+const BASE: Case = Case {
+    name: "",
+    status: CLEAN,
+    denied: &[],
+    holders: Holders::Nobody,
+    options: &["--grace", "300ms"],
+    more: |_| Ok(()),
+};
+
+const fn innocent(name: &'static str) -> Case {
+    Case { name, ..BASE }
+}
+
+const fn guilty(name: &'static str, denied: &'static [(&'static str, usize)]) -> Case {
+    Case {
+        name,
+        status: LEAK,
+        denied,
+        holders: Holders::AsConfessed,
+        ..BASE
+    }
+}
+
+pub(crate) fn all() -> Vec<Case> {
+    const OUTLIVED: &[(&str, usize)] = &[("outlived-request", 1)];
+    vec![
+        innocent("closes_in_time"),
+        guilty("fd_kept_after_end", OUTLIVED),
+        guilty("kept_by_a_dup", OUTLIVED),
+        guilty("held_twice", OUTLIVED),
+        guilty("kept_by_a_child", OUTLIVED),
+        Case {
+            more: |report| {
+                let found = only(report)?;
+                expect(&found["released_ns"].is_u64(), &true, "it was released")?;
+                expect(
+                    &found["holders"].as_array().map(Vec::len),
+                    &Some(1),
+                    "holders then",
+                )
+            },
+            ..guilty("released_after_grace", OUTLIVED)
+        },
+        Case {
+            more: |report| {
+                let found = only(report)?;
+                expect(&found["tcp_state"], &"CLOSE_WAIT".into(), "state")?;
+                expect(&found["owner"], &Value::Null, "owner")?;
+                expect(&found["bytes_in"], &5.into(), "bytes in")?;
+                expect(&found["unread_bytes"], &5.into(), "unread")?;
+                expect(&found["bytes_out"], &3.into(), "bytes out")
+            },
+            ..guilty("close_wait_left_open", &[("peer-closed", 1)])
+        },
+        Case {
+            more: |report| expect(&only(report)?["tcp_state"], &"CLOSE".into(), "state"),
+            ..guilty("refused_connect_left_open", &[("dead-socket", 1)])
+        },
+        guilty("reset_left_open", &[("dead-socket", 1)]),
+        innocent("bound_again"),
+        guilty("bound_again_then_kept", OUTLIVED),
+        Case {
+            more: |report| expect(&only(report)?["released_ns"].is_u64(), &true, "released"),
+            ..guilty("bound_again_too_late", OUTLIVED)
+        },
+        guilty("session_remnant", &[("session-remnant", 1)]),
+        guilty("unowned", &[("unowned", 1)]),
+        guilty("bound_to_an_ended_owner", OUTLIVED),
+        innocent("bound_to_an_ended_owner_and_released"),
+        innocent("pooled_after_end"),
+        guilty("end_told_by_another_process", OUTLIVED),
+        guilty("annotated_unix_socket", OUTLIVED),
+        innocent("never_connected"),
+        innocent("udp"),
+        innocent("ipv6"),
+        Case {
+            more: |report| {
+                expect(
+                    &report["completeness"]["malformed_annotations"],
+                    &9.into(),
+                    "malformed",
+                )
+            },
+            ..innocent("malformed_annotations")
+        },
+        Case {
+            more: |report| {
+                let warned = &report["findings"][0];
+                expect(&warned["kind"], &"open-at-exit".into(), "kind")?;
+                expect(&warned["level"], &"warn".into(), "level")
+            },
+            ..innocent("open_at_exit")
+        },
+        Case {
+            options: &["--grace", "300ms", "--deny", "open-at-exit"],
+            holders: Holders::Nobody,
+            status: LEAK,
+            denied: &[("open-at-exit", 1)],
+            name: "open_at_exit denied",
+            ..BASE
+        },
+        Case {
+            options: &[
+                "--grace",
+                "300ms",
+                "--deny",
+                "peer-closed",
+                "--allow",
+                "peer-closed",
+            ],
+            name: "close_wait_left_open allowed",
+            ..BASE
+        },
+        Case {
+            options: &["--grace", "300ms", "--for", "600ms"],
+            more: |report| expect(&report["target"]["exit_status"], &Value::Null, "status"),
+            ..guilty("judged_while_running", OUTLIVED)
+        },
+        guilty("left_behind", OUTLIVED),
+        Case {
+            status: 7,
+            more: |report| expect(&report["target"]["exit_status"], &7.into(), "status"),
+            ..innocent("own_status")
+        },
+        Case {
+            more: many,
+            ..innocent("many_connections")
+        },
+        Case {
+            more: many,
+            ..guilty("many_connections_one_leaked", OUTLIVED)
+        },
+    ]
+}
+
+/// 20,000 connections have 40,000 ends and a listener.
+fn many(report: &Value) -> Result<(), String> {
+    expect(&report["sockets"]["created"], &20_001.into(), "created")?;
+    expect(&report["sockets"]["accepted"], &20_000.into(), "accepted")?;
+    expect(&report["sockets"]["connected"], &20_000.into(), "connected")?;
+    expect(&report["owners"]["streams_bound"], &20_000.into(), "bound")?;
+    expect(&report["owners"]["streams_ended"], &20_000.into(), "ended")
+}
+
+/// Whether privileges are missing and may be: in CI a case that cannot run fails instead.
+pub(crate) fn must_skip() -> bool {
+    !rustix::process::geteuid().is_root() && std::env::var_os("WATERTIGHT_TEST_STRICT").is_none()
+}
+
+impl Case {
+    pub(crate) fn judge(&self) -> Result<(), Failed> {
+        let directory = tempfile::tempdir()?;
+        let json = directory.path().join("report.json");
+        let output = self.run(&json)?;
+        let printed = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let text = std::fs::read_to_string(&json).map_err(|error| format!("{error}\n{printed}"))?;
+        let report: Value = serde_json::from_str(&text)?;
+        self.compare(&output, &report)
+            .map_err(|error| format!("{error}\n{printed}\n{text}").into())
+    }
+
+    fn run(&self, json: &PathBuf) -> std::io::Result<Output> {
+        // Cases that differ in options only share a deed.
+        let deed = self.name.split(' ').next().unwrap_or_default();
+        Command::new(env!("CARGO_BIN_EXE_tracer"))
+            .arg("run")
+            .args(self.options)
+            .arg("--json")
+            .arg(json)
+            .arg("--")
+            .arg(std::env::current_exe()?)
+            .args([COMMIT, deed])
+            .output()
+    }
+
+    fn compare(&self, output: &Output, report: &Value) -> Result<(), String> {
+        let verdict = if self.status == LEAK { "leak" } else { "clean" };
+        expect(&report["verdict"], &verdict.into(), "verdict")?;
+        expect(&output.status.code(), &Some(self.status), "exit status")?;
+        expect(&report["schema"], &"watertight.audit/1".into(), "schema")?;
+        expect(&report["witness"]["agrees"], &true.into(), "witness agrees")?;
+        expect(
+            &denied(report),
+            &self.denied.iter().copied().collect(),
+            "denied findings",
+        )?;
+        (self.more)(report)?;
+        let confessed = confessions(&String::from_utf8_lossy(&output.stdout));
+        match self.holders {
+            Holders::AsConfessed => expect(&holders(report), &confessed, "holders"),
+            Holders::Nobody => expect(&holders(report), &Vec::new(), "holders"),
+        }
+    }
+}
+
+fn denied(report: &Value) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for found in findings(report) {
+        if found["level"] == "deny" {
+            *counts
+                .entry(found["kind"].as_str().unwrap_or("?"))
+                .or_default() += 1;
+        }
+    }
+    counts
+}
+
+fn findings(report: &Value) -> &[Value] {
+    report["findings"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn only(report: &Value) -> Result<&Value, String> {
+    match findings(report) {
+        [found] => Ok(found),
+        found => Err(format!("{} findings where one was expected", found.len())),
+    }
+}
+
+fn holders(report: &Value) -> Vec<(u64, u64)> {
+    let mut holders: Vec<(u64, u64)> = findings(report)
+        .iter()
+        .filter(|found| found["level"] == "deny")
+        .flat_map(|found| found["holders"].as_array().into_iter().flatten())
+        .map(|holder| {
+            (
+                holder["pid"].as_u64().unwrap_or(0),
+                holder["fd"].as_u64().unwrap_or(0),
+            )
+        })
+        .collect();
+    holders.sort_unstable();
+    holders
+}
+
+/// Reads the lines "guilty PID FD".
+fn confessions(printed: &str) -> Vec<(u64, u64)> {
+    let mut confessed: Vec<(u64, u64)> = printed
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.strip_prefix("guilty ")?.split(' ');
+            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+        })
+        .collect();
+    confessed.sort_unstable();
+    confessed
+}
+
+fn expect<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T, what: &str) -> Result<(), String> {
+    if found == wanted {
+        Ok(())
+    } else {
+        Err(format!("{what}: {found:?} where {wanted:?} was expected"))
+    }
+}

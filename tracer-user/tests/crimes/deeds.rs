@@ -1,0 +1,421 @@
+//! The programs under audit. They print "guilty PID FD" for each descriptor that must be named as a holder.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketType};
+use tracer_abi::annotation::{self, Heard, Owner, Role};
+
+/// Grace of the cases, and a time that is surely longer.
+const GRACE: Duration = Duration::from_millis(300);
+const TOO_LONG: Duration = Duration::from_millis(900);
+
+/// Does the deed of this name.
+pub(crate) fn commit(name: &str) {
+    match name {
+        "closes_in_time" => closes_in_time(),
+        "fd_kept_after_end" => fd_kept_after_end(),
+        "kept_by_a_dup" => kept_by_a_dup(),
+        "held_twice" => held_twice(),
+        "kept_by_a_child" => kept_by_a_child(),
+        "released_after_grace" => fd_kept_after_end(),
+        "close_wait_left_open" => close_wait_left_open(),
+        "refused_connect_left_open" => refused_connect_left_open(),
+        "reset_left_open" => reset_left_open(),
+        "bound_again" => bound_again(),
+        "bound_again_then_kept" => bound_again_then_kept(),
+        "bound_again_too_late" => bound_again_too_late(),
+        "session_remnant" => session_remnant(),
+        "unowned" => unowned(),
+        "bound_to_an_ended_owner" => bound_to_an_ended_owner(TOO_LONG),
+        "bound_to_an_ended_owner_and_released" => bound_to_an_ended_owner(Duration::ZERO),
+        "pooled_after_end" => pooled_after_end(),
+        "end_told_by_another_process" => end_told_by_another_process(),
+        "tell_end" => tell_end(),
+        "hold_descriptor_0" => thread::sleep(TOO_LONG),
+        "annotated_unix_socket" => annotated_unix_socket(),
+        "never_connected" => never_connected(),
+        "udp" => udp(),
+        "ipv6" => ipv6(),
+        "malformed_annotations" => malformed_annotations(),
+        "open_at_exit" => open_at_exit(),
+        "judged_while_running" => judged_while_running(),
+        "left_behind" => left_behind(),
+        "own_status" => std::process::exit(7),
+        "many_connections" => many_connections(false),
+        "many_connections_one_leaked" => many_connections(true),
+        name => panic!("no deed is called {name:?}"),
+    }
+}
+
+fn owner(stream: u64) -> Owner {
+    Owner {
+        session: 77,
+        stream,
+    }
+}
+
+fn bind(socket: &impl AsFd, stream: u64) {
+    let heard = annotation::bind(socket, Role::Stream, owner(stream), "a crime").unwrap();
+    assert_eq!(heard, Heard::Yes);
+}
+
+fn end(socket: &impl AsFd, stream: u64) {
+    assert_eq!(
+        annotation::end(socket, owner(stream), 1).unwrap(),
+        Heard::Yes
+    );
+}
+
+fn confess(socket: &impl AsRawFd) {
+    println!("guilty {} {}", std::process::id(), socket.as_raw_fd());
+}
+
+/// Both ends of a connection, the accepted one bound to the pool so that only the dialed one matters.
+fn connection() -> (TcpStream, TcpStream) {
+    let listener = listener();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
+    (dialed, accepted)
+}
+
+fn listener() -> TcpListener {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    annotation::bind(
+        &listener,
+        Role::Listener,
+        Owner {
+            session: 0,
+            stream: 1,
+        },
+        "",
+    )
+    .unwrap();
+    listener
+}
+
+fn again(deed: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([crate::case::COMMIT, deed]);
+    command
+}
+
+fn closes_in_time() {
+    let (mut dialed, mut accepted) = connection();
+    bind(&dialed, 1);
+    dialed.write_all(b"hello").unwrap();
+    accepted.read_exact(&mut [0; 5]).unwrap();
+    end(&dialed, 1);
+}
+
+fn fd_kept_after_end() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn kept_by_a_dup() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    let copy = fcntl_dupfd_cloexec(&dialed, 100).unwrap();
+    end(&dialed, 1);
+    drop(dialed);
+    confess(&copy);
+    thread::sleep(TOO_LONG);
+}
+
+fn held_twice() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    let copy = dialed.try_clone().unwrap();
+    end(&dialed, 1);
+    confess(&dialed);
+    confess(&copy);
+    thread::sleep(TOO_LONG);
+}
+
+fn kept_by_a_child() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    let mut child = again("hold_descriptor_0")
+        .stdin(Stdio::from(OwnedFd::from(dialed.try_clone().unwrap())))
+        .spawn()
+        .unwrap();
+    println!("guilty {} 0", child.id());
+    end(&dialed, 1);
+    drop((dialed, accepted));
+    child.wait().unwrap();
+}
+
+fn close_wait_left_open() {
+    // No annotation at all: the rule holds for any program.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    dialed.write_all(b"abc").unwrap();
+    accepted.read_exact(&mut [0; 3]).unwrap();
+    accepted.write_all(b"hello").unwrap();
+    drop(accepted);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+/// A TCP socket that is not connected.
+fn socket() -> OwnedFd {
+    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap()
+}
+
+/// Binds before it connects: a SYN that finds a full backlog is sent again after a second.
+fn dial(address: SocketAddr, stream: u64) -> TcpStream {
+    let socket = socket();
+    bind(&socket, stream);
+    rustix::net::connect(&socket, &address).unwrap();
+    socket.into()
+}
+
+fn refused_connect_left_open() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let socket = socket();
+    rustix::net::connect(&socket, &address).unwrap_err();
+    confess(&socket);
+    thread::sleep(TOO_LONG);
+}
+
+fn reset_left_open() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
+    drop(accepted);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn bound_again() {
+    let (dialed, _accepted) = connection();
+    for stream in 1..=3 {
+        bind(&dialed, stream);
+        end(&dialed, stream);
+    }
+    bind(&dialed, 4);
+    // The requests before are over for longer than grace; the present one is not.
+    thread::sleep(TOO_LONG);
+    end(&dialed, 4);
+}
+
+fn bound_again_then_kept() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    bind(&dialed, 2);
+    end(&dialed, 2);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn bound_again_too_late() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+    bind(&dialed, 2);
+    drop((dialed, accepted));
+}
+
+fn session_remnant() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 0);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn unowned() {
+    let (dialed, _accepted) = connection();
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn bound_to_an_ended_owner(stay: Duration) {
+    let (dialed, accepted) = connection();
+    annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
+    end(&accepted, 5);
+    thread::sleep(TOO_LONG);
+    bind(&dialed, 5);
+    if stay > GRACE {
+        confess(&dialed);
+    }
+    thread::sleep(stay);
+}
+
+fn pooled_after_end() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
+    drop(accepted);
+    thread::sleep(TOO_LONG);
+}
+
+fn end_told_by_another_process() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    assert!(again("tell_end").status().unwrap().success());
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn tell_end() {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    end(&socket, 1);
+}
+
+fn annotated_unix_socket() {
+    let (kept, _peer) = UnixStream::pair().unwrap();
+    bind(&kept, 1);
+    end(&kept, 1);
+    confess(&kept);
+    thread::sleep(TOO_LONG);
+}
+
+fn never_connected() {
+    let socket = socket();
+    thread::sleep(TOO_LONG);
+    drop(socket);
+}
+
+fn udp() {
+    let a = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let b = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    bind(&a, 1);
+    a.send_to(b"x", b.local_addr().unwrap()).unwrap();
+    b.recv(&mut [0; 1]).unwrap();
+    end(&a, 1);
+    drop(a);
+    thread::sleep(TOO_LONG);
+}
+
+fn ipv6() {
+    let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    bind(&dialed, 1);
+    annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
+    end(&dialed, 1);
+    dialed.shutdown(Shutdown::Both).unwrap();
+}
+
+fn malformed_annotations() {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let header = |version: u16, detail: u16, reserved: u32| {
+        let header = annotation::Header {
+            version,
+            detail,
+            reserved,
+            owner: owner(1),
+        };
+        header.to_bytes().to_vec()
+    };
+    let with_label = |label: &[u8]| [header(1, 3, 0), label.to_vec()].concat();
+    let refused = [
+        (annotation::BIND, header(2, 3, 0)),
+        (annotation::BIND, header(1, 5, 0)),
+        (annotation::BIND, header(1, 3, 1)),
+        (annotation::BIND, header(1, 3, 0)[..23].to_vec()),
+        (annotation::BIND, with_label(&[b'x'; 65])),
+        (annotation::BIND, with_label(b"caf\xe9")),
+        (annotation::END, with_label(b"x")),
+        (
+            annotation::END,
+            annotation::Header {
+                version: 1,
+                ..annotation::Header::default()
+            }
+            .to_bytes()
+            .to_vec(),
+        ),
+        (3, header(1, 3, 0)),
+    ];
+    for (name, value) in refused {
+        annotation::annotate(&socket, name, &value).unwrap_err();
+    }
+    annotation::annotate(
+        &socket,
+        annotation::BIND,
+        &with_label("caf\u{e9}".as_bytes()),
+    )
+    .unwrap();
+    annotation::annotate(&socket, annotation::BIND, &with_label(&[b'x'; 64])).unwrap();
+    annotation::annotate(&socket, annotation::END, &header(1, 65535, 0)).unwrap();
+}
+
+fn open_at_exit() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    drop(accepted);
+    std::mem::forget(dialed);
+}
+
+fn judged_while_running() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    confess(&dialed);
+    thread::sleep(Duration::from_secs(60));
+}
+
+fn left_behind() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    #[expect(clippy::zombie_processes, reason = "it outlives this process: that is the deed")]
+    let child = again("hold_descriptor_0")
+        .stdin(Stdio::from(OwnedFd::from(dialed)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(accepted);
+    println!("guilty {} 0", child.id());
+}
+
+fn many_connections(leak: bool) {
+    const CONNECTIONS: u64 = 20_000;
+    let listener = listener();
+    rustix::net::listen(&listener, 4096).unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        for _ in 0..CONNECTIONS {
+            let (mut accepted, _) = listener.accept().unwrap();
+            annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
+            accepted.read_exact(&mut [0; 1]).unwrap();
+        }
+    });
+    let mut kept = None;
+    for stream in 1..=CONNECTIONS {
+        let mut dialed = dial(address, stream);
+        dialed.write_all(b"x").unwrap();
+        end(&dialed, stream);
+        if leak && stream == CONNECTIONS / 2 {
+            confess(&dialed);
+            kept = Some(dialed);
+        }
+    }
+    server.join().unwrap();
+    if kept.is_some() {
+        thread::sleep(TOO_LONG);
+    }
+}

@@ -1,0 +1,37 @@
+//! The auditor audited: programs that leak in a known way must be convicted, and ones that only look guilty must not.
+//!
+//! Each case is this same binary, started again by `tracer run` as the program under audit.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test without the harness that would say so itself"
+)]
+
+mod case;
+mod deeds;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(case::COMMIT) {
+        deeds::commit(&arguments.next().unwrap_or_default());
+        return;
+    }
+    let mut arguments = Arguments::from_args();
+    // Cases measure times against each other's load.
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
+    let trials = case::all()
+        .into_iter()
+        .map(|case| {
+            let skipped = case::must_skip();
+            Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped)
+        })
+        .collect();
+    if case::must_skip() {
+        eprintln!("skipped: these cases load eBPF programs and need root (sudo -E)");
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
