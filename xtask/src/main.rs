@@ -1,7 +1,9 @@
 //! Every chore of the workspace: `cargo xtask run | test | ebpf | check`.
 
 mod check;
+mod demo;
 mod ebpf;
+mod run;
 mod shell;
 mod test;
 
@@ -19,19 +21,31 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
+    /// Runs upstream, server, agent and a real load on this machine under the tracer and prints the verdict.
+    Run(run::Args),
     /// Runs every test; as root also those that need eBPF.
     Test(test::Args),
     /// Builds the eBPF object from its sources and commits it to tracer-ebpf/prebuilt.
     Ebpf(ebpf::Args),
     /// Runs the checks that need no kernel: formatting, lints, and that the cores stand alone.
     Check,
+    #[command(hide = true, name = "__upstream")]
+    Upstream,
+    #[command(hide = true, name = "__load")]
+    Load(demo::load::Args),
+    #[command(hide = true, name = "__scenario")]
+    Scenario(demo::scenario::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
+        Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
         Chore::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Chore::Upstream => demo::upstream::serve().map(|()| ExitCode::SUCCESS),
+        Chore::Load(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
+        Chore::Scenario(args) => demo::scenario::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| complain(&error))
 }
