@@ -15,6 +15,7 @@ static OFFSETS: Offsets = Offsets {
     task_flags: 0,
     task_tgid: 0,
     task_comm: 0,
+    task_group_leader: 0,
     socket_sk: 0,
     sock_family: 0,
     sock_state: 0,
@@ -74,10 +75,12 @@ pub(crate) fn tgid() -> u32 {
     read::<u32>(current(), offset!(task_tgid)).unwrap_or(0)
 }
 
-/// Returns `comm` of the current task.
+/// Returns `comm` of the current process: that of its first thread, as threads have names of their own.
 #[inline(always)]
 pub(crate) fn comm() -> [u8; 16] {
-    read::<[u8; 16]>(current(), offset!(task_comm)).unwrap_or([0; 16])
+    read::<*const c_void>(current(), offset!(task_group_leader))
+        .and_then(|leader| read::<[u8; 16]>(leader, offset!(task_comm)))
+        .unwrap_or([0; 16])
 }
 
 /// Whether the current task is on its way out, so that the kernel and not the program drops its descriptors.

@@ -89,7 +89,7 @@ record! {
         pub local: [u8; 16],
         /// Remote address; IPv4 in the first four bytes.
         pub remote: [u8; 16],
-        /// `task_struct.comm` of the opener.
+        /// `task_struct.comm` of the opener's first thread.
         pub comm: [u8; 16],
     } is 152 bytes
 }
@@ -152,7 +152,7 @@ record! {
         pub former: Owner,
         /// BOUND: ends of the owner before. RELEASED: ends of the present owner. Otherwise zero.
         pub ends: Ends,
-        /// `task_struct.comm` of the process.
+        /// `task_struct.comm` of the process's first thread, where it was asked for.
         pub comm: [u8; 16],
     } is 72 bytes
 }
@@ -284,6 +284,8 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `task_struct.comm`
     pub task_comm: u32,
+    /// `task_struct.group_leader`
+    pub task_group_leader: u32,
     /// `socket.sk`
     pub socket_sk: u32,
     /// `sock.__sk_common.skc_family`

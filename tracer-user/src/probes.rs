@@ -283,6 +283,7 @@ fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_flags: btf.offset_of("task_struct", "flags")?,
         task_tgid: btf.offset_of("task_struct", "tgid")?,
         task_comm: btf.offset_of("task_struct", "comm")?,
+        task_group_leader: btf.offset_of("task_struct", "group_leader")?,
         socket_sk: btf.offset_of("socket", "sk")?,
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,

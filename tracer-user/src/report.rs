@@ -102,6 +102,14 @@ impl<'a> Report<'a> {
         }
     }
 
+    /// Returns the findings of one level, in order.
+    pub fn findings_at(&self, level: Level) -> impl Iterator<Item = &'a Finding> {
+        self.findings
+            .iter()
+            .copied()
+            .filter(move |found| self.ledger.levels().of(found.kind) == level)
+    }
+
     /// Whether counters, ledger and witness tell the same story.
     #[must_use]
     pub fn agrees(&self) -> bool {

@@ -9,8 +9,9 @@ use super::Report;
 use crate::ledger::lifetime::tcp_state_name;
 use crate::verdict::{Finding, Holder, Kind, Level, Verdict};
 
-/// How many findings are told in full.
-const LISTED: usize = 20;
+/// How many findings that deny, and how many that warn, are told in full.
+const DENIED_LISTED: usize = 20;
+const WARNED_LISTED: usize = 3;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -43,15 +44,20 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         writeln!(text, "           {reason}")?;
     }
     write_counts(text, report)?;
-    for found in report.findings.iter().take(LISTED) {
-        write_finding(text, report, found)?;
-    }
-    let rest = report.findings.len().saturating_sub(LISTED);
-    if rest > 0 {
-        writeln!(
-            text,
-            "{FAINT}… and {rest} more: --json FILE has them all{FAINT:#}"
-        )?;
+    for (level, listed) in [(Level::Deny, DENIED_LISTED), (Level::Warn, WARNED_LISTED)] {
+        let mut told = 0;
+        for found in report.findings_at(level).take(listed) {
+            write_finding(text, report, found)?;
+            told += 1;
+        }
+        let rest = report.ledger.standing(level).saturating_sub(told);
+        if rest > 0 {
+            let name = level.name();
+            writeln!(
+                text,
+                "{FAINT}… and {rest} more that {name}: --json FILE has them{FAINT:#}"
+            )?;
+        }
     }
     Ok(())
 }

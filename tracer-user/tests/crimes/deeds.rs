@@ -381,7 +381,10 @@ fn left_behind() {
     let (dialed, accepted) = connection();
     bind(&dialed, 1);
     end(&dialed, 1);
-    #[expect(clippy::zombie_processes, reason = "it outlives this process: that is the deed")]
+    #[expect(
+        clippy::zombie_processes,
+        reason = "it outlives this process: that is the deed"
+    )]
     let child = again("hold_descriptor_0")
         .stdin(Stdio::from(OwnedFd::from(dialed)))
         .stdout(Stdio::null())

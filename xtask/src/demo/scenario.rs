@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -41,9 +42,11 @@ struct Process {
 
 impl Process {
     fn start(name: &'static str, command: &mut Command) -> Result<Self> {
+        // A group of its own: each is ended by the scenario, in order, and not by the signal that ends the scenario.
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start the {name}"))?;
         let stdout = child.stdout.take().context("a pipe was asked for")?;
