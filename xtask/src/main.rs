@@ -7,6 +7,7 @@ mod run;
 mod shell;
 mod test;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -38,7 +39,7 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().chore {
+    let outcome = match Cli::parse_from(arguments()).chore {
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
@@ -48,6 +49,17 @@ fn main() -> ExitCode {
         Chore::Scenario(args) => demo::scenario::run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| complain(&error))
+}
+
+/// Returns the arguments, `cargo xtask run -- --leaky` being the same as without the dashes.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|chore| chore == "run")
+        && arguments.get(2).is_some_and(|dashes| dashes == "--")
+    {
+        arguments.remove(2);
+    }
+    arguments
 }
 
 fn complain(error: &anyhow::Error) -> ExitCode {

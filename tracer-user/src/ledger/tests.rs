@@ -1,1 +1,354 @@
+//! The ledger beside a kernel that is played: whatever records are lost, the verdict must not change.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use tracer_abi::record::{self, KNOWN};
+
+use super::lifetime::tests::{NO_ENDS, facts};
+use super::*;
+
+const GRACE_NS: u64 = 100;
+
+fn ledger() -> Ledger {
+    let limits = Limits {
+        grace_ns: GRACE_NS,
+        idle_ns: u64::MAX,
+    };
+    Ledger::new(limits, Levels::default())
+}
+
+fn event(kind: u32, at_ns: u64) -> Event {
+    Event {
+        kind,
+        flags: 0,
+        at_ns,
+        tgid: 42,
+        detail: 0,
+        former: Owner::PRESENT,
+        ends: NO_ENDS,
+        comm: [0; 16],
+    }
+}
+
+fn stream(n: u64) -> Owner {
+    Owner {
+        session: 7,
+        stream: n,
+    }
+}
+
+/// A kernel that is played: it stamps records as the eBPF programs do.
+#[derive(Default)]
+struct Kernel {
+    open: BTreeMap<u64, Facts>,
+    ends: BTreeMap<Owner, u64>,
+    late: u64,
+    now_ns: u64,
+    next_id: u64,
+}
+
+impl Kernel {
+    fn ends_of(&self, facts: &Facts) -> Ends {
+        if facts.bound_ns == 0 {
+            return NO_ENDS;
+        }
+        let of = |owner| self.ends.get(&owner).copied().unwrap_or(0);
+        Ends {
+            own_ns: of(facts.owner),
+            session_ns: if facts.owner.stream == 0 {
+                0
+            } else {
+                of(facts.owner.whole_session())
+            },
+        }
+    }
+
+    fn is_late(&self, facts: &Facts) -> bool {
+        let ends = self.ends_of(facts);
+        [ends.own_ns, ends.session_ns]
+            .into_iter()
+            .filter(|end_ns| *end_ns != 0)
+            .any(|end_ns| self.now_ns - end_ns.max(facts.bound_ns) > GRACE_NS)
+    }
+
+    fn create(&mut self) -> News {
+        self.next_id += 1;
+        let mut facts = facts(self.next_id);
+        facts.born_ns = self.now_ns;
+        self.open.insert(facts.id, facts);
+        News::Created(SocketEvent {
+            event: event(record::CREATED, self.now_ns),
+            facts,
+        })
+    }
+
+    fn bind(&mut self, id: u64, owner: Owner) -> Option<News> {
+        let former = *self.open.get(&id)?;
+        let mut event = event(record::BOUND, self.now_ns);
+        event.former = former.owner;
+        event.ends = self.ends_of(&former);
+        self.late += u64::from(self.is_late(&former));
+        let facts = self.open.get_mut(&id)?;
+        facts.owner = owner;
+        facts.role = Role::Stream as u16;
+        facts.bound_ns = self.now_ns;
+        facts.flags |= fact::BOUND;
+        let socket = Socket {
+            facts: *facts,
+            label: [0; 64],
+        };
+        Some(News::Bound(BoundEvent { event, socket }))
+    }
+
+    fn end(&mut self, owner: Owner) -> Option<News> {
+        if self.ends.contains_key(&owner) {
+            return None;
+        }
+        self.ends.insert(owner, self.now_ns);
+        let mut event = event(record::ENDED, self.now_ns);
+        event.former = owner;
+        Some(News::Ended(event))
+    }
+
+    fn release(&mut self, id: u64) -> Option<News> {
+        let facts = self.open.remove(&id)?;
+        self.late += u64::from(self.is_late(&facts));
+        let mut event = event(record::RELEASED, self.now_ns);
+        event.ends = self.ends_of(&facts);
+        Some(News::Released(SocketEvent { event, facts }))
+    }
+
+    fn walk(&self, ledger: &mut Ledger, lossy: bool) -> Walk {
+        ledger.begin_walk(self.now_ns);
+        for facts in self.open.values() {
+            ledger.sight(&self.sight(facts, 3), self.now_ns);
+        }
+        ledger.finish_walk(lossy)
+    }
+
+    fn sight(&self, facts: &Facts, fd: u32) -> Sight {
+        Sight {
+            sighting: Sighting {
+                tgid: 42,
+                fd,
+                flags: KNOWN,
+                state: 1,
+                family: facts.family,
+                protocol: facts.protocol,
+                local_port: 0,
+                reserved: 0,
+                ends: self.ends_of(facts),
+                bytes_received: 0,
+                bytes_acked: 0,
+                unread: 0,
+                unsent: 0,
+            },
+            socket: Some(Socket {
+                facts: *facts,
+                label: [0; 64],
+            }),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create,
+    Bind(u64, u64),
+    End(u64),
+    Release(u64),
+    Wait(u64),
+    Walk,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => Just(Step::Create),
+        4 => (1_u64..12, 1_u64..6).prop_map(|(id, owner)| Step::Bind(id, owner)),
+        3 => (0_u64..6).prop_map(Step::End),
+        3 => (1_u64..12).prop_map(Step::Release),
+        3 => (1_u64..150).prop_map(Step::Wait),
+        1 => Just(Step::Walk),
+    ]
+}
+
+/// Plays the steps and returns the findings of sockets that are open at the end, whether counters and ledger agree on
+/// late releases, and the last walk.
+fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kind>, bool, Walk) {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1;
+    let mut lossy = false;
+    for step in steps {
+        let news = match step {
+            Step::Create => Some(kernel.create()),
+            Step::Bind(id, owner) => kernel.bind(*id, stream(*owner)),
+            Step::End(owner) => kernel.end(stream(*owner)),
+            Step::Release(id) => kernel.release(*id),
+            Step::Wait(ns) => {
+                kernel.now_ns += ns;
+                None
+            }
+            Step::Walk => {
+                kernel.walk(&mut ledger, std::mem::take(&mut lossy));
+                None
+            }
+        };
+        // The clock never stands still between two calls.
+        kernel.now_ns += 1;
+        if let Some(news) = news {
+            if is_lost() {
+                lossy = true;
+            } else {
+                ledger.apply(&news);
+            }
+        }
+    }
+    let walk = kernel.walk(&mut ledger, lossy);
+    assert_eq!(walk.open, kernel.open.len() as u64);
+    assert_eq!(
+        ledger.open(),
+        kernel.open.len(),
+        "the ledger is right after a walk"
+    );
+    let open: BTreeSet<u64> = kernel.open.keys().copied().collect();
+    let findings = ledger
+        .findings()
+        .into_iter()
+        .filter(|finding| open.contains(&finding.id))
+        .map(|finding| (finding.id, finding.kind))
+        .collect();
+    (findings, kernel.late == ledger.counts().late, walk)
+}
+
+proptest! {
+    /// With no walk between, what is open at the end is judged the same whatever was lost; and what was released too late
+    /// unseen shows in the kernel's counter.
+    #[test]
+    fn losses_never_change_the_verdict(
+        steps in proptest::collection::vec(step(), 1..60),
+        losses in proptest::collection::vec(any::<bool>(), 60),
+    ) {
+        let steps: Vec<Step> = steps.into_iter().filter(|step| !matches!(step, Step::Walk)).collect();
+        let (whole, late_agrees, walk) = play(&steps, || false);
+        prop_assert!(late_agrees, "nothing is lost, so every late release is known");
+        prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
+        let mut losses = losses.into_iter();
+        let (lossy, late_agrees, walk) = play(&steps, || losses.next().unwrap_or(false));
+        prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
+        // A socket that was bound anew too late is found by that record alone; without it the counters disagree.
+        prop_assert!(lossy == whole || !late_agrees);
+        prop_assert!(lossy.keys().all(|id| whole.contains_key(id)));
+    }
+
+    /// Walks between, with losses: ledger and witness agree after each.
+    #[test]
+    fn every_walk_sets_the_ledger_right(
+        steps in proptest::collection::vec(step(), 1..80),
+        losses in proptest::collection::vec(any::<bool>(), 80),
+    ) {
+        let mut losses = losses.into_iter();
+        let (_, _, walk) = play(&steps, || losses.next().unwrap_or(false));
+        prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
+    }
+}
+
+#[test]
+fn the_witness_names_every_holder_and_the_release_keeps_them() {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1000;
+    ledger.apply(&kernel.create());
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap());
+    ledger.apply(&kernel.end(stream(1)).unwrap());
+    kernel.now_ns += GRACE_NS;
+    assert!(!ledger.take_overdue(kernel.now_ns), "grace is not over");
+    kernel.now_ns += 1;
+    assert!(ledger.take_overdue(kernel.now_ns));
+    ledger.begin_walk(kernel.now_ns);
+    let facts = kernel.open[&1];
+    ledger.sight(&kernel.sight(&facts, 3), kernel.now_ns);
+    ledger.sight(&kernel.sight(&facts, 9), kernel.now_ns);
+    ledger.finish_walk(false);
+    ledger.apply(&kernel.release(1).unwrap());
+    let findings = ledger.findings();
+    let [finding] = findings.as_slice() else {
+        panic!("one finding was expected: {findings:?}");
+    };
+    assert_eq!(finding.kind, Kind::OutlivedRequest);
+    let held: Vec<u32> = finding.holders.iter().map(|holder| holder.fd).collect();
+    assert_eq!(held, [3, 9]);
+    assert_eq!(finding.released_ns, Some(kernel.now_ns));
+    assert_eq!(ledger.open(), 0);
+}
+
+#[test]
+fn a_socket_released_in_time_asks_for_no_walk() {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1000;
+    ledger.apply(&kernel.create());
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap());
+    ledger.apply(&kernel.end(stream(1)).unwrap());
+    ledger.apply(&kernel.release(1).unwrap());
+    assert!(!ledger.take_overdue(u64::MAX));
+    assert_eq!(ledger.outlive().len(), 1);
+}
+
+#[test]
+fn a_child_in_a_backlog_is_not_open_and_goes_when_it_dies() {
+    let mut ledger = ledger();
+    let mut child = facts(1);
+    child.flags = fact::CHILD;
+    let of = |kind, facts| SocketEvent {
+        event: event(kind, 200),
+        facts,
+    };
+    ledger.apply(&News::Arrived(of(record::ARRIVED, child)));
+    assert_eq!(ledger.open(), 0);
+    ledger.begin_walk(300);
+    assert_eq!(ledger.finish_walk(false), Walk::default());
+    ledger.apply(&News::Died(of(record::DIED, child)));
+    assert!(ledger.take_overdue(201 + GRACE_NS));
+    ledger.begin_walk(400);
+    assert_eq!(ledger.finish_walk(false), Walk::default());
+    assert!(ledger.lifetimes.is_empty());
+}
+
+#[test]
+fn without_losses_ledger_and_witness_must_agree() {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1000;
+    ledger.apply(&kernel.create());
+    let _untold = kernel.create();
+    kernel.now_ns += 1;
+    let walk = kernel.walk(&mut ledger, false);
+    assert_eq!((walk.open, walk.only_in_kernel), (2, 1));
+    kernel.open.clear();
+    kernel.now_ns += 1;
+    let walk = kernel.walk(&mut ledger, false);
+    assert_eq!((walk.open, walk.only_in_ledger), (0, 2));
+}
+
+#[test]
+fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
+    let limits = Limits {
+        grace_ns: GRACE_NS,
+        idle_ns: u64::MAX,
+    };
+    let mut levels = Levels::default();
+    levels.set(Kind::OutlivedRequest, Level::Allow);
+    let mut ledger = Ledger::new(limits, levels);
+    let mut kernel = Kernel {
+        now_ns: 1,
+        ..Kernel::default()
+    };
+    ledger.apply(&kernel.create());
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap());
+    for n in 0..DEADLINES_MAX as u64 + 10 {
+        ledger.apply(&kernel.end(stream(n + 1)).unwrap());
+    }
+    assert_eq!(ledger.due.len(), DEADLINES_MAX);
+    kernel.now_ns += GRACE_NS + 2;
+    assert!(ledger.take_overdue(kernel.now_ns));
+    kernel.walk(&mut ledger, false);
+    assert!(ledger.findings().is_empty());
+}
