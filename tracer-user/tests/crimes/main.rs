@@ -10,6 +10,7 @@
 )]
 
 mod case;
+mod commands;
 mod deeds;
 
 use libtest_mimic::{Arguments, Trial};
@@ -23,14 +24,12 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Cases measure times against each other's load.
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
-    let trials = case::all()
+    let skipped = case::must_skip();
+    let cases = case::all()
         .into_iter()
-        .map(|case| {
-            let skipped = case::must_skip();
-            Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped)
-        })
-        .collect();
-    if case::must_skip() {
+        .map(|case| Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped));
+    let trials = cases.chain(commands::trials(skipped)).collect();
+    if skipped {
         eprintln!("skipped: these cases load eBPF programs and need root (sudo -E)");
     }
     libtest_mimic::run(&arguments, trials).exit();

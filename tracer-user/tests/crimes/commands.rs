@@ -1,0 +1,110 @@
+//! What the command does besides judging.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::{Failed, Trial};
+
+pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
+    let privileged =
+        |name, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(skipped);
+    vec![
+        privileged("doctor_passes", doctor_passes),
+        privileged(
+            "counts_are_served_while_it_runs",
+            counts_are_served_while_it_runs,
+        ),
+        privileged("nothing_is_left_behind", nothing_is_left_behind),
+        Trial::test("usage_errors_end_with_2", usage_errors_end_with_2),
+    ]
+}
+
+fn tracer() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tracer"))
+}
+
+fn doctor_passes() -> Result<(), Failed> {
+    let output = tracer().arg("doctor").output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() || text.contains("missing") || !text.contains("self-test") {
+        return Err(text.into());
+    }
+    Ok(())
+}
+
+fn counts_are_served_while_it_runs() -> Result<(), Failed> {
+    let mut audit = tracer()
+        .args(["run", "--listen", "127.0.0.1:0", "--", "sleep", "30"])
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = audit.stderr.take().ok_or("no pipe")?;
+    let mut lines = BufReader::new(stderr).lines();
+    let line = lines.next().ok_or("it said nothing")??;
+    let address = line
+        .strip_prefix("metrics    http://")
+        .and_then(|rest| rest.strip_suffix("/metrics"))
+        .ok_or_else(|| format!("no address in {line:?}"))?
+        .to_owned();
+    let mut socket = TcpStream::connect(&address)?;
+    write!(
+        socket,
+        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    let pid = rustix::process::Pid::from_child(&audit);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    let status = audit.wait()?;
+    for counter in [
+        "watertight_audit_sockets 0",
+        "watertight_audit_sockets_created_total 0",
+        "watertight_audit_records_lost_total 0",
+    ] {
+        if !answer.contains(counter) {
+            return Err(format!("no {counter:?} in {answer}").into());
+        }
+    }
+    if !status.success() {
+        return Err(format!("SIGTERM ended it with {status}").into());
+    }
+    Ok(())
+}
+
+fn nothing_is_left_behind() -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("report.json");
+    tracer()
+        .args(["run", "--json"])
+        .arg(&json)
+        .args(["--", "true"])
+        .output()?;
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&json)?)?;
+    let cgroup = report["target"]["cgroup"].as_str().ok_or("no cgroup")?;
+    if Path::new(cgroup).exists() {
+        return Err(format!("{cgroup} is still there").into());
+    }
+    let files: Vec<_> = std::fs::read_dir(directory.path())?.collect();
+    if files.len() != 1 {
+        return Err(format!("files beside the report: {files:?}").into());
+    }
+    Ok(())
+}
+
+fn usage_errors_end_with_2() -> Result<(), Failed> {
+    let wrong: [&[&str]; 5] = [
+        &["run"],
+        &["run", "--", "no-such-command"],
+        &["run", "--grace", "soon", "--", "true"],
+        &["run", "--deny", "leak", "--", "true"],
+        &["run", "--json", "/no/such/folder/report.json", "--", "true"],
+    ];
+    for arguments in wrong {
+        let output = tracer().args(arguments).output()?;
+        if output.status.code() != Some(2) || output.stderr.is_empty() {
+            return Err(format!("{arguments:?} ended with {output:?}").into());
+        }
+    }
+    Ok(())
+}
