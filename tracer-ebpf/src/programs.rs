@@ -7,8 +7,8 @@ mod lifetime;
 mod tcp;
 mod witness;
 
-use aya_ebpf::macros::{cgroup_sock, cgroup_sockopt, sock_ops};
-use aya_ebpf::programs::{SockContext, SockOpsContext, SockoptContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext, SockoptContext};
 
 /// Lets the system call go on.
 const ALLOW: i32 = 1;
@@ -32,6 +32,21 @@ fn sock_create(ctx: SockContext) -> i32 {
 #[cgroup_sock(sock_release)]
 fn sock_release(ctx: SockContext) -> i32 {
     lifetime::released(&ctx);
+    ALLOW
+}
+
+/// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_GETPEERNAME)`, from `inet_getname`: by
+/// `getpeername(2)`, and by `accept(2)` of a program that asks for the address. There is no hook for accept itself.
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    lifetime::asked(&ctx);
+    ALLOW
+}
+
+/// The same from `inet6_getname`.
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    lifetime::asked(&ctx);
     ALLOW
 }
 

@@ -55,6 +55,9 @@ record! {
         pub cookie: u64,
         /// When it was created, or when the handshake of a listener's child ended.
         pub born_ns: u64,
+        /// When a file descriptor of it was first seen: its birth, or for a listener's child the first of an accept that asks
+        /// for the address, an annotation, a sighting and the release.
+        pub held_ns: u64,
         /// When it was bound to its present owner.
         pub bound_ns: u64,
         /// When TCP entered CLOSE_WAIT.
@@ -91,7 +94,7 @@ record! {
         pub remote: [u8; 16],
         /// `task_struct.comm` of the opener's first thread.
         pub comm: [u8; 16],
-    } is 152 bytes
+    } is 160 bytes
 }
 
 record! {
@@ -101,7 +104,7 @@ record! {
         pub facts: Facts,
         /// The present owner's label, `facts.label_len` bytes of UTF-8.
         pub label: [u8; LABEL_MAX],
-    } is 216 bytes
+    } is 224 bytes
 }
 
 record! {
@@ -164,7 +167,7 @@ record! {
         pub event: Event,
         /// The socket.
         pub facts: Facts,
-    } is 224 bytes
+    } is 232 bytes
 }
 
 record! {
@@ -174,7 +177,7 @@ record! {
         pub event: Event,
         /// The socket with its label.
         pub socket: Socket,
-    } is 288 bytes
+    } is 296 bytes
 }
 
 /// Bit of [`Sighting::flags`]: the kernel's counters of this TCP socket could be read.

@@ -104,8 +104,12 @@ pub(crate) fn mark(socket: *mut Socket, bits: u32) -> u32 {
 #[inline(always)]
 pub(crate) fn held(socket: *mut Socket) {
     let before = mark(socket, fact::HELD);
-    if before & (fact::CHILD | fact::HELD) == fact::CHILD {
-        count(Counter::Accepted);
+    if before & fact::HELD == 0 {
+        // SAFETY: `socket` comes from `get`; only whoever set the bit comes here.
+        unsafe { (*socket).facts.held_ns = now_ns() };
+        if before & fact::CHILD != 0 {
+            count(Counter::Accepted);
+        }
     }
 }
 
@@ -196,11 +200,12 @@ pub(crate) fn is_late(facts: &Facts, ends: &Ends, flags: u32, now_ns: u64) -> bo
     if pooled(facts) {
         return false;
     }
-    let stuck = |since_ns: u64| since_ns != 0 && overstayed(since_ns, now_ns);
+    // What happened in a listener's backlog is nobody's fault until there is a descriptor.
+    let stuck = |since_ns: u64| since_ns != 0 && overstayed(since_ns.max(facts.held_ns), now_ns);
     let unowned = facts.protocol == IPPROTO_TCP
         && facts.bound_ns == 0
         && flags & ANNOTATES != 0
-        && overstayed(facts.born_ns, now_ns);
+        && overstayed(facts.held_ns, now_ns);
     outlived(facts, ends, now_ns) || stuck(facts.peer_done_ns) || stuck(facts.dead_ns) || unowned
 }
 

@@ -456,6 +456,9 @@ impl Ledger {
                 finding.unsent = Some(sighting.unsent);
             }
             self.convict(finding);
+        } else if facts.held_ns >= self.walk_began_ns {
+            // Its descriptor was not known before this walk: its time begins now.
+            self.due(facts.held_ns, Due::Socket(facts.id));
         }
     }
 

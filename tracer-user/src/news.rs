@@ -155,20 +155,20 @@ mod tests {
             decode(&bytes),
             Err(DecodeError::Length {
                 length: 72,
-                wanted: 224
+                wanted: 232
             })
         );
     }
 
     #[test]
     fn a_sight_is_whole_or_not_there() {
-        let mut bytes = [0; 64 + 216];
+        let mut bytes = [0; 64 + 224];
         assert!(next_sight(&bytes[..63]).is_none());
         let (sight, rest) = next_sight(&bytes[..70]).unwrap();
         assert!(sight.socket.is_none());
         assert_eq!(rest.len(), 6);
         bytes[8..12].copy_from_slice(&KNOWN.to_ne_bytes());
-        assert!(next_sight(&bytes[..279]).is_none());
+        assert!(next_sight(&bytes[..287]).is_none());
         let (sight, rest) = next_sight(&bytes).unwrap();
         assert!(sight.socket.is_some());
         assert!(rest.is_empty());

@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockopt, Iter, ProgramError, SockOps};
+use aya::programs::{
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError, SockOps,
+};
 use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
@@ -99,8 +101,8 @@ pub struct Probes {
     ends: HashMap<MapData, [u64; 2], u64>,
 }
 
-/// The names of the programs that are attached to the cgroup.
-pub const HOOKS: [&str; 4] = ["setsockopt", "sock_ops", "sock_release", "sock_create"];
+/// The programs that see an accept, by its asking for the address.
+const ASKED: [&str; 2] = ["getpeername4", "getpeername6"];
 
 impl Probes {
     /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds.
@@ -142,6 +144,11 @@ impl Probes {
         program::<SockOps>(&mut self.ebpf, "sock_ops")?
             .attach(cgroup, mode)
             .map_err(attached("sock_ops"))?;
+        for name in ASKED {
+            program::<CgroupSockAddr>(&mut self.ebpf, name)?
+                .attach(cgroup, mode)
+                .map_err(attached(name))?;
+        }
         // Last, in this order: what is created after this line is released under the tracer's eyes.
         program::<CgroupSock>(&mut self.ebpf, "sock_release")?
             .attach(cgroup, mode)
@@ -243,6 +250,11 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     program::<CgroupSockopt>(ebpf, "setsockopt")?
         .load()
         .map_err(loaded("setsockopt"))?;
+    for name in ASKED {
+        program::<CgroupSockAddr>(ebpf, name)?
+            .load()
+            .map_err(loaded(name))?;
+    }
     let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
     program::<Iter>(ebpf, "witness")?
         .load("task_file", &btf)

@@ -1,8 +1,10 @@
 //! `sock_create` and `sock_release`: the life of a socket's file descriptor.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
-use aya_ebpf::programs::SockContext;
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::record::{self, Counter, Socket, fact};
 
@@ -19,7 +21,7 @@ pub(super) fn created(ctx: &SockContext) {
         );
         return;
     };
-    mark(socket, fact::HELD);
+    held(socket);
     // SAFETY: `socket` comes from the storage; nobody else knows a socket that is being created.
     let facts = unsafe { &mut (*socket).facts };
     facts.opener = kernel::tgid();
@@ -27,6 +29,17 @@ pub(super) fn created(ctx: &SockContext) {
     let mut event = emit::event(record::CREATED, facts.born_ns);
     event.tgid = facts.opener;
     emit::about(event, facts);
+}
+
+/// Somebody asks whom a socket is connected to: accept does, for a program that wants the address, and so a listener's child
+/// has got its descriptor.
+#[inline(always)]
+pub(super) fn asked(ctx: &SockAddrContext) {
+    // SAFETY: the context is valid; `sk` is never null here.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    if let Some(socket) = storage::lookup(sk.cast::<c_void>()) {
+        held(socket);
+    }
 }
 
 #[inline(always)]

@@ -121,4 +121,4 @@ fn write<T>(seq: *mut c_void, record: *const T) {
     unsafe { bpf_seq_write(seq.cast(), record.cast::<c_void>(), size_of::<T>() as u32) };
 }
 
-const _: () = assert!(size_of::<Socket>() == 216);
+const _: () = assert!(size_of::<Socket>() == 224);

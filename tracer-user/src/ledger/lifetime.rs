@@ -109,10 +109,11 @@ impl Evidence<'_> {
         match kind {
             Kind::OutlivedRequest => self.ended(self.ends.own_ns),
             Kind::SessionRemnant => self.ended(self.ends.session_ns),
-            Kind::PeerClosed => happened(facts.peer_done_ns),
-            Kind::DeadSocket => happened(facts.dead_ns),
+            // What happened in a listener's backlog is nobody's fault until there is a descriptor.
+            Kind::PeerClosed => happened(facts.peer_done_ns).map(|at_ns| at_ns.max(facts.held_ns)),
+            Kind::DeadSocket => happened(facts.dead_ns).map(|at_ns| at_ns.max(facts.held_ns)),
             Kind::Unowned => (is_tcp(facts) && facts.bound_ns == 0 && self.flags & ANNOTATES != 0)
-                .then_some(facts.born_ns),
+                .then_some(facts.held_ns),
             Kind::Idle => self.moved_ns.filter(|_| facts.flags & fact::LISTENER == 0),
             Kind::OpenAtExit => (self.flags & BY_EXIT != 0).then_some(self.at_ns),
         }
@@ -215,6 +216,7 @@ pub(crate) mod tests {
             id,
             cookie: id + 1000,
             born_ns: 100,
+            held_ns: 100,
             bound_ns: 0,
             peer_done_ns: 0,
             dead_ns: 0,
@@ -312,6 +314,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_happened_in_the_backlog_counts_from_the_accept() {
+        let mut facts = facts(1);
+        facts.peer_done_ns = 120;
+        facts.dead_ns = 130;
+        facts.held_ns = 500;
+        assert_eq!(offence(&facts, NO_ENDS, 0, 510), None);
+        assert_eq!(
+            offence(&facts, NO_ENDS, 0, 511),
+            Some((Kind::PeerClosed, 500))
+        );
+    }
+
+    #[test]
     fn only_a_process_that_annotates_owes_an_owner() {
         let mut facts = facts(1);
         assert_eq!(offence(&facts, NO_ENDS, 0, 999), None);
@@ -357,6 +372,7 @@ pub(crate) mod tests {
             let [born, bound, peer, dead, own, session] = times;
             let mut facts = facts(1);
             facts.born_ns = born;
+            facts.held_ns = born;
             facts.bound_ns = bound;
             facts.peer_done_ns = peer;
             facts.dead_ns = dead;

@@ -76,6 +76,7 @@ impl Kernel {
         self.next_id += 1;
         let mut facts = facts(self.next_id);
         facts.born_ns = self.now_ns;
+        facts.held_ns = self.now_ns;
         self.open.insert(facts.id, facts);
         News::Created(SocketEvent {
             event: event(record::CREATED, self.now_ns),

@@ -106,6 +106,8 @@ pub(crate) fn all() -> Vec<Case> {
         guilty("end_told_by_another_process", OUTLIVED),
         guilty("annotated_unix_socket", OUTLIVED),
         innocent("never_connected"),
+        innocent("accepted_late"),
+        innocent("never_accepted"),
         innocent("udp"),
         innocent("ipv6"),
         Case {

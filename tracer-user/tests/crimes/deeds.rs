@@ -42,6 +42,8 @@ pub(crate) fn commit(name: &str) {
         "hold_descriptor_0" => thread::sleep(TOO_LONG),
         "annotated_unix_socket" => annotated_unix_socket(),
         "never_connected" => never_connected(),
+        "accepted_late" => accepted_late(),
+        "never_accepted" => never_accepted(),
         "udp" => udp(),
         "ipv6" => ipv6(),
         "malformed_annotations" => malformed_annotations(),
@@ -295,6 +297,22 @@ fn never_connected() {
     let socket = socket();
     thread::sleep(TOO_LONG);
     drop(socket);
+}
+
+fn accepted_late() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    thread::sleep(TOO_LONG);
+    // In the backlog it was in CLOSE_WAIT all the time, but nobody had a descriptor to release.
+    drop(listener.accept().unwrap());
+}
+
+fn never_accepted() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    for _ in 0..5 {
+        drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    }
+    thread::sleep(TOO_LONG);
 }
 
 fn udp() {
