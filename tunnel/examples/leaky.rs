@@ -101,7 +101,7 @@ async fn main() -> anyhow::Result<()> {
         carrier: front.mark(),
         forgotten: Mutex::default(),
     });
-    scope.spawn(serve_front(Arc::clone(&proxy), front, scope.handle()));
+    scope.spawn_interruptible(serve_front(Arc::clone(&proxy), front, scope.handle()));
     for forward in args.forwards {
         let (listen, target) = forward
             .split_once('=')
@@ -109,7 +109,7 @@ async fn main() -> anyhow::Result<()> {
         let target = Target::tcp(target, None)?;
         let listener = Listener::listen(listen.parse()?, "forward").await?;
         println!("listening forward={}", listener.address());
-        scope.spawn(serve_forward(
+        scope.spawn_interruptible(serve_forward(
             Arc::clone(&proxy),
             listener,
             target,
@@ -119,7 +119,7 @@ async fn main() -> anyhow::Result<()> {
     if let Some(address) = args.metrics {
         let listener = Listener::listen(address, "metrics").await?;
         println!("listening metrics={}", listener.address());
-        scope.spawn(admin::serve(metrics, listener, scope.handle()));
+        scope.spawn_interruptible(admin::serve(metrics, listener, scope.handle()));
     }
     tokio::select! {
         _ = terminate.recv() => {}

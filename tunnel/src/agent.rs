@@ -109,6 +109,21 @@ impl Agent {
         let _ = session.wait_for(Option::is_some).await;
     }
 
+    /// Waits until the agent is not connected.
+    pub async fn disconnected(&self) {
+        let mut session = self.shared.session.subscribe();
+        // The sender lives as long as `self`.
+        let _ = session.wait_for(Option::is_none).await;
+    }
+
+    /// Waits until the agent serves no stream.
+    pub async fn quiet(&self) {
+        let session = self.shared.session.borrow().clone();
+        if let Some(session) = session {
+            session.quiet().await;
+        }
+    }
+
     /// Takes no new streams, waits until `deadline` for those that are open, resets the rest and ends the link.
     pub async fn drain(self, deadline: Duration) {
         let session = self.shared.session.borrow().clone();

@@ -298,7 +298,24 @@ impl Mux {
         self.queue_control(id);
     }
 
-    /// Takes up to `max` bytes that arrived; `None` after the peer's finish. They still count against the peer's credit until
+    /// Abandons both halves behind what was written: the reset goes out when the last queued byte has. What the peer
+    /// sends in the meantime is of no use any more.
+    pub fn abort(&mut self, id: StreamId, reason: Reason) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let waits = stream.phase == Phase::Open
+            && matches!(stream.send.phase, SendPhase::Open | SendPhase::Finishing)
+            && !stream.send.queue.is_empty();
+        if waits {
+            stream.send.phase = SendPhase::Aborting(reason);
+        } else {
+            self.reset(id, reason);
+        }
+    }
+
+    /// Takes up to `max` bytes that arrived; `None` after the peer's finish. After a reset because the peer's socket broke
+    /// ([`Reason::Aborted`]) what arrived before it comes first, after any other reset it is gone. Bytes still count against the peer's credit until
     /// [`Self::consume`].
     ///
     /// # Errors
@@ -364,6 +381,7 @@ impl Mux {
         self.reset(id, Reason::Cancelled);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.released = true;
+            stream.receive.queue.clear();
         }
         self.forget_if_gone(id);
     }
@@ -454,7 +472,10 @@ impl Mux {
         }
         stream.receive.window.release(&mut self.budget);
         self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
-        stream.receive.queue.clear();
+        // What a peer sent before its socket broke may still be passed on.
+        if !matches!(ending, Ending::Reset(Reason::Aborted, By::Peer)) {
+            stream.receive.queue.clear();
+        }
         if let Ending::Reset(..) = ending {
             stream.due.delivered = false;
         }

@@ -50,6 +50,11 @@ impl Scope {
         self.handle.spawn(task);
     }
 
+    /// Spawns a task that is dropped as soon as the scope is asked to stop.
+    pub fn spawn_interruptible(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn_interruptible(task);
+    }
+
     /// Returns the token that tells tasks to stop.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
@@ -59,7 +64,7 @@ impl Scope {
     /// Returns the number of tasks that have not returned.
     #[must_use]
     pub fn tasks(&self) -> usize {
-        self.handle.tasks.len()
+        self.handle.tasks()
     }
 
     /// Waits until no task is left, without asking any to stop; no task can be spawned afterwards.
@@ -98,6 +103,20 @@ impl Handle {
         #[expect(clippy::let_underscore_future, reason = "the scope joins the task")]
         let _ = self.tasks.spawn(async move {
             abort.run_until_cancelled_owned(task).await;
+        });
+    }
+
+    /// Returns the number of tasks that have not returned.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Spawns a task that is dropped as soon as the scope is asked to stop.
+    pub fn spawn_interruptible(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.spawn(async move {
+            cancel.run_until_cancelled_owned(task).await;
         });
     }
 

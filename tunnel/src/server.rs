@@ -144,25 +144,14 @@ impl Server {
                 config,
             }),
         };
-        let shared = || Arc::clone(&server.shared);
-        server.listening.spawn(front::serve(
-            shared(),
-            front,
-            server.visitors.handle(),
-            server.links.handle(),
-        ));
+        let (listening, shared) = (&server.listening, || Arc::clone(&server.shared));
+        let (visitors, links) = (server.visitors.handle(), server.links.handle());
+        listening.spawn_interruptible(front::serve(shared(), front, visitors, links));
         for (listener, forward) in forwards {
-            server.listening.spawn(forward::serve(
-                shared(),
-                listener,
-                forward,
-                server.visitors.handle(),
-            ));
+            listening.spawn_interruptible(forward::serve(shared(), listener, forward));
         }
         if let Some(listener) = admin {
-            server
-                .listening
-                .spawn(admin::serve(metrics, listener, server.listening.handle()));
+            listening.spawn_interruptible(admin::serve(metrics, listener, listening.handle()));
         }
         Ok(server)
     }
@@ -191,10 +180,16 @@ impl Server {
         &self.shared.metrics
     }
 
+    /// Whether an agent of this name is connected.
+    #[must_use]
+    pub fn has_agent(&self, name: &str) -> bool {
+        self.shared.registry.find(name).is_some()
+    }
+
     /// Returns the number of tasks that serve visitors and agents, for those who watch that it comes back to zero.
     #[must_use]
     pub fn tasks(&self) -> usize {
-        self.visitors.tasks() + self.links.tasks()
+        self.visitors.tasks() + self.links.tasks() + self.shared.registry.tasks()
     }
 
     /// Takes no connections and no streams any more, waits until `deadline` for those that are there, resets the rest and ends

@@ -329,6 +329,9 @@ impl Shared {
                 Event::SessionOver(error) => self.session_over(state, error),
             }
         }
+        if state.mux.streams() == 0 {
+            wake(&mut state.quiet);
+        }
     }
 
     fn stream_ended(&self, state: &mut State, stream: StreamId, ending: Ending) {
@@ -376,8 +379,5 @@ impl Shared {
         state.mux.release(stream);
         self.settle(&mut state);
         state.slots.remove(&stream);
-        if state.mux.streams() == 0 {
-            wake(&mut state.quiet);
-        }
     }
 }

@@ -3,11 +3,15 @@
 //! An end in one direction is carried on (half-close) and the other direction goes on. A reset of either side resets the
 //! other. The socket is watched for a reset even while nothing may be read from it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::mux::{By, Ending, ReadError, Reason, WriteError};
 use crate::session::{ReceiveStream, SendStream, Stream};
@@ -33,10 +37,12 @@ impl Default for Config {
 
 /// Why a splice stopped.
 enum Broken {
-    /// The stream is over; the core knows how.
+    /// The stream is over.
     Stream,
-    /// The socket was reset.
-    Socket,
+    /// The socket gives nothing any more.
+    Read,
+    /// The socket takes nothing any more; it may still have something to give.
+    Write,
     /// Half-closed and silent for too long.
     Silent,
 }
@@ -59,11 +65,15 @@ impl From<Ending> for Broken {
     }
 }
 
+/// How long what was sent before a break may take to be passed on.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 struct Progress {
     moved: AtomicU64,
     half: Notify,
     read: Notify,
+    broken: AtomicBool,
 }
 
 impl Progress {
@@ -87,52 +97,57 @@ impl Progress {
 }
 
 /// Carries bytes both ways until both directions are finished or one breaks, releases the socket, and returns how the
-/// stream ended. The socket is released as soon as nothing is left for it to do, and always after the END if the stream
-/// ended first.
+/// stream ended. The socket is released as soon as nothing is left for it to do.
 pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
     let watch = stream.watch();
     let (send, receive) = stream.split();
     let progress = Progress::default();
-    let result = {
-        let both = async {
-            tokio::try_join!(
-                carry_in(&socket, send, config.piece, &progress),
-                carry_out(&socket, receive, config.piece, &progress),
-            )
-            .map(|_| ())
-        };
+    let finished = {
+        let mut inward = pin!(carry_in(&socket, send, config.piece, &progress).fuse());
+        let mut outward = pin!(carry_out(&socket, receive, config.piece, &progress).fuse());
         let reset_after_end = async {
             progress.read.notified().await;
             socket.hung_up().await;
         };
-        tokio::select! {
+        let result = tokio::select! {
             biased;
-            result = both => result,
             ending = watch.ended() => match ending {
                 Ending::Finished => Ok(()),
                 Ending::Reset(..) => Err(Broken::Stream),
             },
-            () = reset_after_end => Err(Broken::Socket),
+            result = async { tokio::try_join!(inward.as_mut(), outward.as_mut()) } => result.map(|_| ()),
+            () = reset_after_end => Err(Broken::Read),
             () = progress.silent(config.linger) => Err(Broken::Silent),
+        };
+        // One direction broke; what the other still holds was sent before that.
+        match result {
+            Ok(()) => {}
+            Err(Broken::Stream) => {
+                let aborted = watch.ended().await == Ending::Reset(Reason::Aborted, By::Peer);
+                if aborted && !outward.is_terminated() {
+                    let _ = timeout(LAST_WORDS, outward).await;
+                }
+            }
+            Err(Broken::Read) => watch.abort(Reason::Aborted),
+            Err(Broken::Write) => {
+                if !inward.is_terminated() {
+                    let _ = timeout(LAST_WORDS, inward).await;
+                }
+                watch.abort(Reason::Aborted);
+            }
+            Err(Broken::Silent) => watch.reset(Reason::TimedOut),
         }
+        result.is_ok()
     };
-    match result {
-        Ok(()) => {}
-        Err(Broken::Stream) => {}
-        Err(Broken::Socket) => watch.reset(Reason::Aborted),
-        Err(Broken::Silent) => watch.reset(Reason::TimedOut),
-    }
-    if result.is_ok() {
-        drop(socket);
-        return watch.ended().await;
-    }
-    let ending = watch.ended().await;
-    match ending {
-        Ending::Finished | Ending::Reset(Reason::Done, _) => {}
-        Ending::Reset(_, By::Us | By::Peer) => socket.reset_on_release(),
+    let ending = watch.ended().now_or_never();
+    if !finished && !matches!(ending, Some(Ending::Reset(Reason::Done, _))) {
+        socket.reset_on_release();
     }
     drop(socket);
-    ending
+    if !finished && timeout(LAST_WORDS, watch.ended()).await.is_err() {
+        watch.reset(Reason::Aborted);
+    }
+    watch.ended().await
 }
 
 /// From the socket into the stream.
@@ -148,13 +163,17 @@ async fn carry_in(
             biased;
             capacity = send.capacity() => capacity?,
             // Nothing may be read, so a read cannot tell.
-            () = socket.hung_up() => return Err(Broken::Socket),
+            () = socket.hung_up() => return Err(Broken::Read),
         };
         let data = socket
             .read(&mut buffer, capacity.min(piece))
             .await
-            .map_err(|_| Broken::Socket)?;
+            .map_err(|_| Broken::Read)?;
         if data.is_empty() {
+            // A write that failed took the error that a read would have told.
+            if progress.broken.load(Ordering::Relaxed) {
+                return Err(Broken::Read);
+            }
             send.finish()?;
             progress.half.notify_one();
             progress.read.notify_one();
@@ -175,13 +194,16 @@ async fn carry_out(
     while let Some(data) = receive.read(piece).await? {
         let mut rest = data.as_ref();
         while !rest.is_empty() {
-            let written = socket.write(rest).await.map_err(|_| Broken::Socket)?;
+            let written = socket.write(rest).await.map_err(|_| {
+                progress.broken.store(true, Ordering::Relaxed);
+                Broken::Write
+            })?;
             rest = rest.get(written..).unwrap_or_default();
             progress.moved(written);
         }
         receive.consume(data.len());
     }
-    socket.finish().map_err(|_| Broken::Socket)?;
+    socket.finish().map_err(|_| Broken::Write)?;
     receive.deliver();
     progress.half.notify_one();
     Ok(())

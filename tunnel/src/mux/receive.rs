@@ -154,7 +154,13 @@ impl Mux {
                 }
             }
             (Phase::Opening, _)
-            | (Phase::Open, SendPhase::Open | SendPhase::Finishing | SendPhase::Delivered) => {
+            | (
+                Phase::Open,
+                SendPhase::Open
+                | SendPhase::Finishing
+                | SendPhase::Aborting(_)
+                | SendPhase::Delivered,
+            ) => {
                 self.reset(id, Reason::Protocol);
             }
         }

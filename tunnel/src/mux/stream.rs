@@ -30,6 +30,8 @@ pub enum SendPhase {
     Open,
     /// Finished by its user; queued bytes go out first.
     Finishing,
+    /// Abandoned by its user; queued bytes go out first, then a reset.
+    Aborting(Reason),
     /// The finish is sent.
     Finished,
     /// The peer has delivered everything.
@@ -170,8 +172,11 @@ impl Stream {
 
     /// Whether the data queue should know the stream.
     pub(super) fn has_data(&self) -> bool {
-        self.phase == Phase::Open
-            && (!self.send.queue.is_empty() || self.send.phase == SendPhase::Finishing)
+        let last = matches!(
+            self.send.phase,
+            SendPhase::Finishing | SendPhase::Aborting(_)
+        );
+        self.phase == Phase::Open && (last || !self.send.queue.is_empty())
     }
 
     /// Takes the next control frame, in the order in which the peer must see them.
@@ -205,8 +210,8 @@ impl Stream {
         !self.due.is_empty()
     }
 
-    /// Takes the next data frame of at most `max` bytes, or the finish behind the last one. The second value is the
-    /// number of bytes that left the queue.
+    /// Takes the next data frame of at most `max` bytes, or the finish or reset behind the last one. The second value is
+    /// the number of bytes that left the queue.
     pub(super) fn next_data(&mut self, stream: StreamId, max: usize) -> Option<(Frame, usize)> {
         if self.phase != Phase::Open {
             return None;
@@ -215,10 +220,13 @@ impl Stream {
             let length = data.len();
             return Some((Frame::Data { stream, data }, length));
         }
-        if self.send.phase == SendPhase::Finishing {
-            self.send.phase = SendPhase::Finished;
-            return Some((Frame::Finish { stream }, 0));
+        match self.send.phase {
+            SendPhase::Finishing => {
+                self.send.phase = SendPhase::Finished;
+                Some((Frame::Finish { stream }, 0))
+            }
+            SendPhase::Aborting(reason) => Some((Frame::Reset { stream, reason }, 0)),
+            SendPhase::Open | SendPhase::Finished | SendPhase::Delivered => None,
         }
-        None
     }
 }

@@ -1,5 +1,6 @@
 //! What goes out, and in which order.
 
+use super::error::{By, Ending};
 use super::frame::{Frame, StreamId};
 use super::stream::{Phase, Stream};
 use super::{Event, Mux};
@@ -54,6 +55,10 @@ impl Mux {
                 continue;
             };
             self.send_buffered = self.send_buffered.saturating_sub(sent);
+            if let Frame::Reset { reason, .. } = frame {
+                self.end_stream(id, Ending::Reset(reason, By::Us));
+                self.forget_if_gone(id);
+            }
             self.queue_data(id);
             self.wake_writer(id);
             self.wake_starved();

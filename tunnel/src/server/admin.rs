@@ -23,32 +23,19 @@ const CONNECTIONS_MAX: usize = 32;
 /// How long a scraper may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Serves `GET /metrics` until the scope ends.
+/// Serves `GET /metrics`; connections are tasks of `scope`.
 pub async fn serve(metrics: Arc<Metrics>, listener: Listener, scope: scope::Handle) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let cancelled = scope.cancelled().clone();
     loop {
-        let accepted = async {
-            let permit = Arc::clone(&connections).acquire_owned().await.ok()?;
-            Some((permit, listener.accept().await))
-        };
-        let accepted = tokio::select! {
-            biased;
-            () = cancelled.cancelled() => return,
-            accepted = accepted => accepted,
-        };
-        let Some((permit, socket)) = accepted else {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
             return;
         };
+        let socket = listener.accept().await;
         socket.bind(Role::Control, NOBODY, "metrics");
         let metrics = Arc::clone(&metrics);
-        let cancelled = cancelled.clone();
-        scope.spawn(async move {
+        scope.spawn_interruptible(async move {
             let _permit = permit;
-            tokio::select! {
-                () = cancelled.cancelled() => {}
-                () = serve_scraper(metrics, socket) => {}
-            }
+            serve_scraper(metrics, socket).await;
         });
     }
 }

@@ -1,14 +1,13 @@
 //! One request of the HTTP front and the stream that serves it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::sync::CancellationToken;
 
-use super::visitor::Visitor;
+use super::visitor::Serving;
 use crate::mux::Reason;
 use crate::session::Watch;
 
@@ -16,28 +15,19 @@ use crate::session::Watch;
 /// task that carries the request is told to stop, and the visitor's connection returns to its pool, in this order.
 pub(super) struct Exchange {
     watch: Watch,
-    visitor: Arc<Visitor>,
     carrier: CancellationToken,
     reason: Reason,
+    _serving: Serving,
 }
 
 impl Exchange {
-    pub(super) const fn new(
-        watch: Watch,
-        visitor: Arc<Visitor>,
-        carrier: CancellationToken,
-    ) -> Self {
+    pub(super) const fn new(watch: Watch, serving: Serving, carrier: CancellationToken) -> Self {
         Self {
             watch,
-            visitor,
             carrier,
             reason: Reason::Cancelled,
+            _serving: serving,
         }
-    }
-
-    /// Waits until the stream is over.
-    pub(super) async fn ended(&self) {
-        self.watch.ended().await;
     }
 }
 
@@ -45,7 +35,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.watch.reset(self.reason);
         self.carrier.cancel();
-        self.visitor.rests();
     }
 }
 

@@ -9,7 +9,6 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Shared, handshake};
 use crate::mux::Reason;
-use crate::scope;
 use crate::socket::{Listener, NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
@@ -75,28 +74,14 @@ impl FromStr for Forward {
     }
 }
 
-pub(super) async fn serve(
-    shared: Arc<Shared>,
-    listener: Listener,
-    forward: Forward,
-    visitors: scope::Handle,
-) {
+pub(super) async fn serve(shared: Arc<Shared>, listener: Listener, forward: Forward) {
     let forward = Arc::new(forward);
-    let cancelled = visitors.cancelled().clone();
-    let accept = async {
-        loop {
-            let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
-                return;
-            };
-            let socket = listener.accept().await;
-            take_visitor(&shared, &forward, socket, permit);
-        }
-    };
-    tokio::select! {
-        biased;
-        () = cancelled.cancelled() => {}
-        () = shared.draining.cancelled() => {}
-        () = accept => {}
+    loop {
+        let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
+            return;
+        };
+        let socket = listener.accept().await;
+        take_visitor(&shared, &forward, socket, permit);
     }
 }
 

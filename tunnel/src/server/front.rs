@@ -17,7 +17,7 @@ use super::exchange::{Exchange, ExchangeBody};
 use super::handshake::{self, Accepted, SESSION_HEADER};
 use super::ingress::serve_agent;
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
-use super::visitor::{Visitor, VisitorIo};
+use super::visitor::{Serving, VisitorIo};
 use crate::chance;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::mux::{OpenError, Reason};
@@ -33,28 +33,16 @@ pub(super) async fn serve(
     visitors: scope::Handle,
     links: scope::Handle,
 ) {
-    let accept = async {
-        loop {
-            let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
-                return;
-            };
-            let socket = listener.accept().await;
-            let (shared, links) = (Arc::clone(&shared), links.clone());
-            let cancelled = visitors.cancelled().clone();
-            visitors.spawn(async move {
-                let _permit = permit;
-                tokio::select! {
-                    () = cancelled.cancelled() => {}
-                    () = serve_connection(shared, socket, links) => {}
-                }
-            });
-        }
-    };
-    tokio::select! {
-        biased;
-        () = visitors.cancelled().cancelled() => {}
-        () = shared.draining.cancelled() => {}
-        () = accept => {}
+    loop {
+        let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
+            return;
+        };
+        let socket = listener.accept().await;
+        let (shared, links) = (Arc::clone(&shared), links.clone());
+        visitors.spawn_interruptible(async move {
+            let _permit = permit;
+            serve_connection(shared, socket, links).await;
+        });
     }
 }
 
@@ -65,8 +53,9 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
     let draining = shared.draining.clone();
     let header_timeout = shared.config.header_timeout;
     let service = service_fn(move |request| {
-        let (shared, visitor, links) = (Arc::clone(&shared), Arc::clone(&visitor), links.clone());
-        async move { Ok::<_, Infallible>(respond(shared, visitor, links, request).await) }
+        let (shared, links) = (Arc::clone(&shared), links.clone());
+        let serving = visitor.begins();
+        async move { Ok::<_, Infallible>(respond(shared, serving, links, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -98,7 +87,7 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
 
 async fn respond(
     shared: Arc<Shared>,
-    visitor: Arc<Visitor>,
+    serving: Serving,
     links: scope::Handle,
     request: Request<Incoming>,
 ) -> Response<FrontBody> {
@@ -116,10 +105,11 @@ async fn respond(
         Ok(address) => address,
         Err((status, why)) => return say(status, why),
     };
-    match exchange(&shared, &visitor, &address, request).await {
+    let peer = serving.visitor().peer();
+    match exchange(&shared, serving, &address, request).await {
         Ok(response) => response,
         Err((status, why)) => {
-            tracing::info!(visitor = %visitor.peer(), agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
+            tracing::info!(visitor = %peer, agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
             say(status, &why)
         }
     }
@@ -182,7 +172,7 @@ fn connect(
 
 async fn exchange(
     shared: &Arc<Shared>,
-    visitor: &Arc<Visitor>,
+    serving: Serving,
     address: &Address,
     request: Request<Incoming>,
 ) -> Result<Response<FrontBody>, Failure> {
@@ -198,9 +188,11 @@ async fn exchange(
         let status = StatusCode::SERVICE_UNAVAILABLE;
         (status, format!("agent {agent} takes no stream: {error}"))
     })?;
-    visitor.serves(opening.owner(), &format!("{agent}/{target}"));
+    serving
+        .visitor()
+        .serves(opening.owner(), &format!("{agent}/{target}"));
     let carrier = CancellationToken::new();
-    let exchange = Exchange::new(opening.watch(), Arc::clone(visitor), carrier.clone());
+    let exchange = Exchange::new(opening.watch(), serving, carrier.clone());
     let stream = opening.accepted().await.map_err(|error| {
         let failure = open_failure(agent, target, error);
         shared.metrics.open_failed(reason_of(error).name());
@@ -221,14 +213,7 @@ async fn exchange(
     });
     let response =
         tokio::time::timeout(shared.config.response_timeout, sender.send_request(request));
-    let response = tokio::select! {
-        biased;
-        response = response => response,
-        () = exchange.ended() => {
-            return Err((StatusCode::BAD_GATEWAY, format!("{target} ended the connection before its response")));
-        }
-    };
-    match response {
+    match response.await {
         Ok(Ok(response)) => Ok(finish_response(response, exchange)),
         Ok(Err(error)) => Err((
             StatusCode::BAD_GATEWAY,

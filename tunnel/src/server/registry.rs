@@ -70,6 +70,11 @@ impl Registry {
         agents.len() < self.sessions_max || agents.contains_key(name)
     }
 
+    /// Returns the number of tasks that all sessions own.
+    pub(super) fn tasks(&self) -> usize {
+        self.lock().values().map(|entry| entry.scope.tasks()).sum()
+    }
+
     /// Returns all sessions.
     pub(super) fn sessions(&self) -> Vec<Session> {
         self.lock()

@@ -28,15 +28,22 @@ impl Visitor {
         self.peer
     }
 
+    /// A request has begun. Its end is the end of what is returned.
+    pub(super) fn begins(self: &Arc<Self>) -> Serving {
+        self.serving.store(true, Ordering::Release);
+        Serving {
+            visitor: Arc::clone(self),
+        }
+    }
+
     /// The connection serves a stream from now on.
     pub(super) fn serves(&self, owner: Owner, destination: &str) {
-        self.serving.store(true, Ordering::Release);
         let label = format!("visitor {} -> {destination}", self.peer);
         self.mark.bind(Role::Stream, owner, &label);
     }
 
     /// The connection is between requests.
-    pub(super) fn rests(&self) {
+    fn rests(&self) {
         self.mark
             .bind(Role::Pool, NOBODY, &format!("visitor {}", self.peer));
         self.serving.store(false, Ordering::Release);
@@ -48,6 +55,24 @@ impl Visitor {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+/// A request that is being served. When it goes, the connection returns to its pool.
+pub(super) struct Serving {
+    visitor: Arc<Visitor>,
+}
+
+impl Serving {
+    /// Returns the connection that is served.
+    pub(super) const fn visitor(&self) -> &Arc<Visitor> {
+        &self.visitor
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.visitor.rests();
     }
 }
 

@@ -236,6 +236,13 @@ impl Watch {
     pub fn reset(&self, reason: Reason) {
         self.held.reset(reason);
     }
+
+    /// Abandons both halves behind what was written.
+    pub fn abort(&self, reason: Reason) {
+        self.held
+            .shared
+            .with(|mux, _| mux.abort(self.held.id, reason));
+    }
 }
 
 /// The half that carries bytes to the peer.

@@ -85,7 +85,7 @@ async fn connect(args: AgentArgs, signals: &mut Signals) -> anyhow::Result<()> {
     if let Some(address) = listen {
         let listener = Listener::listen(address, "metrics").await?;
         announce("metrics", listener.address())?;
-        admin.spawn(admin::serve(metrics.clone(), listener, admin.handle()));
+        admin.spawn_interruptible(admin::serve(metrics.clone(), listener, admin.handle()));
     }
     let agent = Agent::start(config, Some(metrics));
     signals.next().await;

@@ -1,0 +1,16 @@
+//! The whole path with real sockets: visitor, server, link, agent, target.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests are the world outside of the tunnel, and a test that cannot go on has failed"
+)]
+
+mod forward;
+mod front;
+mod link;
+mod process;
+mod rig;
+mod session;

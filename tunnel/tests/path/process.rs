@@ -1,0 +1,303 @@
+//! The binary: its lines, its exit status, its signals and its descriptors.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+struct Process {
+    child: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tunnel"));
+    command
+        .args(arguments)
+        .env("TUNNEL_TOKEN", "secret")
+        .env_remove("RUST_LOG");
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+impl Process {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments)
+            .env("TUNNEL_LOG", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn listening(&mut self, kind: &str) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        let prefix = format!("listening {kind}=");
+        line.trim()
+            .strip_prefix(&prefix)
+            .unwrap_or_else(|| panic!("{line:?}"))
+            .to_owned()
+    }
+
+    fn signal(&self) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn sockets(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count()
+    }
+
+    fn status(&mut self) -> i32 {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn get(front: &str, path: &str) -> String {
+    let mut visitor = TcpStream::connect(front).unwrap();
+    write!(
+        visitor,
+        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    visitor.read_to_string(&mut reply).unwrap();
+    reply
+}
+
+#[test]
+fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let forward = format!("127.0.0.1:0=web/tcp/{address}");
+    let mut server = Process::start(&[
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--forward",
+        &forward,
+        "--metrics",
+        "127.0.0.1:0",
+        "--drain",
+        "15s",
+    ]);
+    let front = server.listening("front");
+    let forward = server.listening("forward");
+    let metrics = server.listening("metrics");
+    let url = format!("ws://{front}/connect");
+    let mut agent = Process::start(&[
+        "agent", "--server", &url, "--name", "web", "--allow", &address,
+    ]);
+    until("the agent's coming", || {
+        get(&metrics, "/metrics").contains("watertight_sessions 1")
+    });
+    let baseline = (server.sockets(), agent.sockets());
+
+    std::thread::spawn(move || {
+        for stream in target.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut byte = [0];
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n")
+                    && stream.read(&mut byte).is_ok_and(|read| read > 0)
+                {
+                    head.push(byte[0]);
+                }
+                let _ = stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
+                );
+            });
+        }
+    });
+    for _ in 0..20 {
+        assert!(get(&front, &format!("/client/web/http/{address}/")).ends_with("ok"));
+        assert!(get(&forward, "/").ends_with("ok"));
+    }
+    // A scraper's connection may have been part of the baseline.
+    until("the descriptors' baseline", || {
+        server.sockets() <= baseline.0 && agent.sockets() <= baseline.1
+    });
+    let text = get(&metrics, "/metrics");
+    let labels = format!("{{addr=\"{address}\",clientkey=\"web\",proto=\"tcp\"}} 40");
+    for name in ["add", "remove"] {
+        assert!(
+            text.contains(&format!("session_server_total_{name}_connections{labels}")),
+            "{text}"
+        );
+    }
+
+    let mut open = TcpStream::connect(&forward).unwrap();
+    open.write_all(b"GET").unwrap();
+    until("the stream", || {
+        get(&metrics, "/metrics").contains("watertight_streams 1")
+    });
+    server.signal();
+    until("the end of listening", || {
+        TcpStream::connect(&forward).is_err()
+    });
+    open.write_all(b" / HTTP/1.1\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    open.read_to_string(&mut reply).unwrap();
+    assert!(reply.ends_with("ok"));
+    drop(open);
+    assert_eq!(server.status(), 0);
+    agent.signal();
+    assert_eq!(agent.status(), 0);
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let forward = format!("127.0.0.1:0=web/tcp/{address}");
+    let mut server = Process::start(&[
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--forward",
+        &forward,
+        "--drain",
+        "1h",
+    ]);
+    let front = server.listening("front");
+    let forward = server.listening("forward");
+    let url = format!("ws://{front}/connect");
+    let _agent = Process::start(&[
+        "agent", "--server", &url, "--name", "web", "--allow", &address,
+    ]);
+    let mut held = None;
+    until("the agent's coming", || {
+        let mut visitor = TcpStream::connect(&forward).unwrap();
+        visitor
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        let waits = matches!(visitor.read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+        held = waits.then_some(visitor);
+        waits
+    });
+    server.signal();
+    until("the end of listening", || {
+        TcpStream::connect(&forward).is_err()
+    });
+    server.signal();
+    assert_eq!(server.status(), 1);
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_named() {
+    let server = ["server", "--listen", "127.0.0.1:0"];
+    for (output, word) in [
+        (
+            run(command(&server).env_remove("TUNNEL_TOKEN")),
+            "--token-file",
+        ),
+        (
+            run(command(&server).env("TUNNEL_TOKEN", " ")),
+            "TUNNEL_TOKEN is empty",
+        ),
+        (
+            run(command(&server).args(["--token-file", "/nonexistent"])),
+            "/nonexistent",
+        ),
+        (
+            run(command(&server).args(["--forward", "127.0.0.1:0=web"])),
+            "AGENT/tcp/HOST:PORT",
+        ),
+        (run(command(&server).args(["--drain", "soon"])), "--drain"),
+        (
+            run(&mut command(&[
+                "agent",
+                "--server",
+                "wss://a/connect",
+                "--name",
+                "web",
+            ])),
+            "TLS",
+        ),
+        (
+            run(&mut command(&[
+                "agent",
+                "--server",
+                "ws://a/connect",
+                "--name",
+                "a b",
+            ])),
+            "a name has",
+        ),
+        (
+            run(&mut command(&[
+                "agent",
+                "--server",
+                "ws://a/connect",
+                "--name",
+                "a",
+                "--allow",
+                "10.0.0.0/40:1",
+            ])),
+            "10.0.0.0/40:1",
+        ),
+    ] {
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && text.contains(word),
+            "{word}: {text}"
+        );
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&mut command(&["server", "--listen", &address]));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains(&format!("cannot listen on {address}"))
+    );
+}
+
+#[test]
+fn help_teaches() {
+    let output = run(&mut command(&["--help"]));
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("tunnel agent --server ws://127.0.0.1:8123/connect"),
+        "{text}"
+    );
+}
