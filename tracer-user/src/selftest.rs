@@ -57,6 +57,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<Counters, SelfTestErr
     let checks = [
         ("sock_create", of(Counter::Created) >= 2),
         ("sock_ops", of(Counter::Connected) >= 1 && peer_done),
+        ("getpeername4", accept_seen),
         (
             "setsockopt",
             of(Counter::Tagged) == 1 && of(Counter::Ended) == 1,

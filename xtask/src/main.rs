@@ -1,5 +1,6 @@
-//! Every chore of the workspace: `cargo xtask run | test | ebpf | check`.
+//! Every chore of the workspace: `cargo xtask run | test | ebpf | check | bench`.
 
+mod bench;
 mod check;
 mod demo;
 mod ebpf;
@@ -30,6 +31,10 @@ enum Chore {
     Ebpf(ebpf::Args),
     /// Runs the checks that need no kernel: formatting, lints, and that the cores stand alone.
     Check,
+    /// Measures, as ratios to doing without, interleaved in one run.
+    Bench(bench::Args),
+    #[command(hide = true, name = "__connections")]
+    Connections(bench::LoadArgs),
     #[command(hide = true, name = "__upstream")]
     Upstream,
     #[command(hide = true, name = "__load")]
@@ -44,6 +49,8 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
         Chore::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Chore::Bench(args) => bench::run(&args),
+        Chore::Connections(args) => bench::load(&args).map(|()| ExitCode::SUCCESS),
         Chore::Upstream => demo::upstream::serve().map(|()| ExitCode::SUCCESS),
         Chore::Load(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
         Chore::Scenario(args) => demo::scenario::run(&args).map(|()| ExitCode::SUCCESS),
