@@ -201,6 +201,7 @@ async fn serve_front(proxy: Arc<Proxy>, listener: Listener, scope: scope::Handle
         scope.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
+                .half_close(true)
                 .serve_connection(TokioIo::new(socket), service);
             tokio::select! {
                 _ = connection => {}

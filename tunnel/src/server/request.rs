@@ -69,15 +69,9 @@ pub(super) fn rewrite(
     parts.version = Version::HTTP_11;
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
-    let host = match address.target.port() {
-        80 => address
-            .target
-            .authority()
-            .trim_end_matches(":80")
-            .to_owned(),
-        _ => address.target.authority(),
-    };
-    let host = HeaderValue::from_str(&host).map_err(|_| bad("the host is malformed"))?;
+    let authority = address.target.authority();
+    let host = authority.strip_suffix(":80").unwrap_or(&authority);
+    let host = HeaderValue::from_str(host).map_err(|_| bad("the host is malformed"))?;
     parts.headers.insert(header::HOST, host);
     parts
         .headers

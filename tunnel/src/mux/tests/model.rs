@@ -17,6 +17,7 @@ enum Step {
     Read(bool, usize, usize),
     Finish(bool, usize),
     Reset(bool, usize),
+    Abort(bool, usize),
     Release(bool, usize),
     Exchange(usize),
     Wait(u64),
@@ -32,6 +33,7 @@ fn steps() -> impl Strategy<Value = Step> {
         8 => (any::<bool>(), stream(), 1..4000_usize).prop_map(|(s, i, n)| Step::Read(s, i, n)),
         3 => (any::<bool>(), stream()).prop_map(|(s, i)| Step::Finish(s, i)),
         1 => (any::<bool>(), stream()).prop_map(|(s, i)| Step::Reset(s, i)),
+        1 => (any::<bool>(), stream()).prop_map(|(s, i)| Step::Abort(s, i)),
         1 => (any::<bool>(), stream()).prop_map(|(s, i)| Step::Release(s, i)),
         6 => (0..8_usize).prop_map(Step::Exchange),
         2 => (0..400_u64).prop_map(Step::Wait),
@@ -169,6 +171,15 @@ impl Model {
                     side(pair, server).reset(stream, Reason::Aborted);
                 }
             }
+            Step::Abort(server, index) => {
+                if let Some(stream) = self.pick(index) {
+                    side(pair, server).abort(stream, Reason::Aborted);
+                    self.directions
+                        .entry((server, stream))
+                        .or_default()
+                        .finished = true;
+                }
+            }
             Step::Release(server, index) => {
                 if let Some(stream) = self.pick(index) {
                     side(pair, server).release(stream);
@@ -231,7 +242,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, max_shrink_iters: 4096, ..ProptestConfig::default() })]
 
     #[test]
     fn streams_keep_their_promises(steps in prop::collection::vec(steps(), 0..200), delay in 0..60_u64) {

@@ -351,3 +351,48 @@ fn what_an_acceptor_did_before_it_accepted_happens_afterwards() {
     ));
     assert!(news(&mut mux).contains(&Event::Writable { stream }));
 }
+
+#[test]
+fn an_abort_follows_what_was_written_and_the_peer_reads_it_first() {
+    let mut mux = open_agent(Config::default(), 100);
+    let (stream, reason) = (id(1), Reason::Aborted);
+    mux.write(stream, bytes(5)).unwrap();
+    mux.abort(stream, reason);
+    assert_eq!(mux.ending(stream), None);
+    assert_eq!(mux.write(stream, bytes(1)), Err(WriteError::Finished));
+    let frames = sent(&mut mux);
+    let data = bytes(5);
+    assert_eq!(
+        frames,
+        [
+            Frame::Data { stream, data },
+            Frame::Reset { stream, reason }
+        ]
+    );
+    assert_eq!(mux.ending(stream), Some(Ending::Reset(reason, By::Us)));
+
+    let mut peer = server(Config::default());
+    peer.open(T0, bytes(1)).unwrap();
+    peer.handle_frame(T0, Frame::Accept { stream, window: 9 })
+        .unwrap();
+    for frame in frames {
+        peer.handle_frame(T0, frame).unwrap();
+    }
+    let ending = Ending::Reset(reason, By::Peer);
+    assert_eq!(peer.ending(stream), Some(ending));
+    assert_eq!(peer.read(stream, 100), Ok(Some(bytes(5))));
+    assert_eq!(peer.read(stream, 100), Err(ReadError::Over(ending)));
+    peer.release(stream);
+    sent(&mut peer);
+    assert_eq!((peer.streams(), peer.budget.used()), (0, 0));
+}
+
+#[test]
+fn an_abort_with_nothing_queued_is_a_reset() {
+    let mut mux = open_agent(Config::default(), 100);
+    mux.abort(id(1), Reason::Aborted);
+    assert_eq!(
+        mux.ending(id(1)),
+        Some(Ending::Reset(Reason::Aborted, By::Us))
+    );
+}
