@@ -1,4 +1,8 @@
-//! The ring: news for user space. A lost record costs a timestamp, never the verdict.
+//! The rings: news for user space. A lost record costs a timestamp, never the verdict.
+//!
+//! Violations have a ring of their own, so that no flood of ordinary news can drown the evidence.
+
+use core::ptr;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::btf_maps::RingBuf;
@@ -6,13 +10,37 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::record::{
-    BoundEvent, Counter, Ends, Event, Facts, RING_BYTES, Socket, SocketEvent,
+    BoundEvent, CASES_BYTES, Counter, Ends, Event, Facts, RING_BYTES, Socket, SocketEvent,
 };
 
 use crate::storage::count;
 
 #[btf_map]
 static EVENTS: RingBuf<BoundEvent, { RING_BYTES as usize }> = RingBuf::new();
+
+#[btf_map]
+static CASES: RingBuf<BoundEvent, { CASES_BYTES as usize }> = RingBuf::new();
+
+/// Set before load: the bytes in `EVENTS` from which on its reader is woken.
+#[unsafe(no_mangle)]
+static WAKE_UP_BYTES: u64 = RING_BYTES as u64 / 2;
+
+/// Where a record goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// The ring for everything that happens.
+    Events,
+    /// The ring for violations.
+    Cases,
+}
+
+impl To {
+    /// Returns where a record of a socket goes that was released, or bound anew, too late or in time.
+    #[inline(always)]
+    pub(crate) fn of(late: bool) -> Self {
+        if late { Self::Cases } else { Self::Events }
+    }
+}
 
 /// A wake-up costs ten times the record, so user space drains on a timer and is woken only when the ring is half full.
 #[inline(always)]
@@ -24,17 +52,22 @@ fn wake_up() -> u32 {
             BPF_RB_AVAIL_DATA.into(),
         )
     };
-    if waiting > u64::from(RING_BYTES / 2) {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    if waiting > unsafe { ptr::read_volatile(&raw const WAKE_UP_BYTES) } {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP
     }
 }
 
-/// Puts a record into the ring.
+/// Puts a record into a ring.
 #[inline(always)]
-fn put<T: 'static>(fill: impl FnOnce(*mut T)) {
-    match EVENTS.reserve_untyped::<T>(0) {
+fn put<T: 'static>(to: To, fill: impl FnOnce(*mut T)) {
+    let entry = match to {
+        To::Events => EVENTS.reserve_untyped::<T>(0),
+        To::Cases => CASES.reserve_untyped::<T>(0),
+    };
+    match entry {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
             entry.submit(wake_up().into());
@@ -47,7 +80,7 @@ fn put<T: 'static>(fill: impl FnOnce(*mut T)) {
 /// An event about no socket.
 #[inline(always)]
 pub(crate) fn bare(event: Event) {
-    put::<Event>(|to| {
+    put::<Event>(To::Events, |to| {
         // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
         unsafe { to.write(event) }
     });
@@ -55,8 +88,8 @@ pub(crate) fn bare(event: Event) {
 
 /// An event about a socket.
 #[inline(always)]
-pub(crate) fn about(event: Event, facts: &Facts) {
-    put::<SocketEvent>(|to| {
+pub(crate) fn about(to: To, event: Event, facts: &Facts) {
+    put::<SocketEvent>(to, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             (&raw mut (*to).event).write(event);
@@ -67,8 +100,8 @@ pub(crate) fn about(event: Event, facts: &Facts) {
 
 /// A BIND, with the label.
 #[inline(always)]
-pub(crate) fn bound(event: Event, socket: &Socket) {
-    put::<BoundEvent>(|to| {
+pub(crate) fn bound(to: To, event: Event, socket: &Socket) {
+    put::<BoundEvent>(to, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             (&raw mut (*to).event).write(event);

@@ -263,8 +263,10 @@ impl Counter {
 pub const ANNOTATORS_MAX: u32 = 1 << 16;
 /// How many ENDs the kernel remembers at once. User space forgets the oldest before it is full.
 pub const ENDS_MAX: u32 = 1 << 19;
-/// The ring's size in bytes.
+/// The size in bytes of the ring for everything that happens, unless user space sets another.
 pub const RING_BYTES: u32 = 4 << 20;
+/// The size in bytes of the ring for violations, which a flood of the other must not drown: about 4,000 of them.
+pub const CASES_BYTES: u32 = 1 << 20;
 
 /// Where the fields of kernel structs are that the programs read, in bytes, from this kernel's BTF.
 ///

@@ -48,6 +48,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What each finding does to the verdict.
     pub levels: Levels,
+    /// The ring's size in bytes, a power of two and of pages.
+    pub ring_bytes: u32,
 }
 
 /// An audit under way in a cgroup of its own.
@@ -75,7 +77,7 @@ impl Audit {
     /// When any of it cannot be had here.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let cgroup = Cgroup::create("watertight")?;
-        let mut probes = Probes::load(settings.limits.grace_ns)?;
+        let mut probes = Probes::load(settings.limits.grace_ns, settings.ring_bytes)?;
         let faults = probes.faults()?;
         probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
         let baseline = selftest::run(&mut probes, &cgroup)?;
@@ -131,7 +133,7 @@ impl Audit {
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
         let now_ns = clock::now_ns();
-        self.walk_wanted |= self.ledger.take_overdue(now_ns);
+        self.walk_wanted |= self.ledger.take_overdue(now_ns) || self.is_lossy();
         if now_ns >= self.next_idle_walk_ns {
             self.walk_wanted = true;
             self.next_idle_walk_ns = now_ns.saturating_add(self.limits.idle_ns / 4);
@@ -146,6 +148,12 @@ impl Audit {
             self.next_walk_ns = now_ns.saturating_add(pause_ns);
         }
         more
+    }
+
+    /// Whether records were lost since the last walk, so that the ledger must be set right.
+    fn is_lossy(&self) -> bool {
+        let lost = self.probes.count(Counter::RingFailures);
+        lost.is_ok_and(|lost| lost > self.lost_before)
     }
 
     fn fail(&mut self, error: &ProbeError) {
@@ -177,7 +185,7 @@ impl Audit {
         witness::read(file, &targets, &mut self.ledger, clock::now_ns)
             .map_err(ProbeError::Witness)?;
         self.drain_all();
-        let lost = self.probes.counters()?.of(Counter::RingFailures);
+        let lost = self.probes.count(Counter::RingFailures)?;
         let lossy = lost > self.lost_before;
         self.lost_before = lost;
         self.proceedings.resyncs += u64::from(lossy);

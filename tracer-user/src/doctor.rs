@@ -7,6 +7,8 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use caps::{CapSet, Capability};
 
+use tracer_abi::record::RING_BYTES;
+
 use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
 use crate::ledger::lifetime::Limits;
@@ -180,6 +182,7 @@ fn trial() -> Check {
             idle_ns: u64::MAX,
         },
         levels: Levels::default(),
+        ring_bytes: RING_BYTES,
     };
     match Audit::start(&settings) {
         Ok(_) => Check::good(

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracer_abi::record::RING_BYTES;
 use tracer_user::audit::{self, Audit};
 use tracer_user::ledger::lifetime::Limits;
 use tracer_user::metrics::Endpoint;
@@ -78,6 +79,10 @@ struct RunArgs {
     /// Leaves findings of this kind out.
     #[arg(long, value_name = "KIND")]
     allow: Vec<Kind>,
+    /// The size of the ring that records wait in, in KiB: a power of two, 4 at least. A full ring costs timestamps, never the
+    /// verdict.
+    #[arg(long = "ring", value_name = "KIB", default_value_t = RING_BYTES >> 10, value_parser = parse_ring)]
+    ring_kib: u32,
     /// The command to run and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -160,6 +165,7 @@ fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
             idle_ns: nanoseconds(args.idle),
         },
         levels,
+        ring_bytes: args.ring_kib << 10,
     };
     let mut audit = match Audit::start(&settings) {
         Ok(audit) => audit,
@@ -175,6 +181,14 @@ fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
             ExitCode::from(USAGE)
         }
     }
+}
+
+fn parse_ring(text: &str) -> Result<u32, String> {
+    let kib: u32 = text.parse().map_err(|_| "not a number of KiB".to_owned())?;
+    if !kib.is_power_of_two() || !(4..=1 << 20).contains(&kib) {
+        return Err("must be a power of two from 4 to 1048576".to_owned());
+    }
+    Ok(kib)
 }
 
 /// Looks for mistakes before anything is loaded.

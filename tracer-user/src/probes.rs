@@ -12,8 +12,8 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{Counter, Offsets};
-use zerocopy::IntoBytes;
+use tracer_abi::record::{Counter, Event, Offsets};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
 use crate::counters::Counters;
@@ -97,6 +97,9 @@ impl ProbeError {
 pub struct Probes {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
+    cases: RingBuf<MapData>,
+    /// A violation that was taken off its ring and is not due yet.
+    next_case: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
     ends: HashMap<MapData, [u64; 2], u64>,
 }
@@ -105,23 +108,28 @@ pub struct Probes {
 const ASKED: [&str; 2] = ["getpeername4", "getpeername6"];
 
 impl Probes {
-    /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds.
+    /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds and a ring of `ring_bytes`, a
+    /// power of two and of pages.
     ///
     /// # Errors
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a map or a program.
-    pub fn load(grace_ns: u64) -> Result<Self, ProbeError> {
+    pub fn load(grace_ns: u64, ring_bytes: u32) -> Result<Self, ProbeError> {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
+            .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
+            .map_max_entries("EVENTS", ring_bytes)
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
         load_programs(&mut ebpf)?;
         Ok(Self {
             ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
+            cases: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
+            next_case: None,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
                 .map_err(map("COUNTERS"))?,
             ends: HashMap::try_from(take(&mut ebpf, "ENDS")?).map_err(map("ENDS"))?,
@@ -159,14 +167,29 @@ impl Probes {
         Ok(())
     }
 
-    /// Gives each record in the ring to `take`, oldest first, until the ring is empty or `limit` were given. Returns how
-    /// many were.
+    /// Gives each record in the two rings to `take`, in the order of their times, until both are empty or `limit` were
+    /// given. Returns how many were.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
         while taken < limit
             && let Some(record) = self.ring.next()
         {
+            // After the record was met: what its own process did before is in the other ring by now.
+            while let Some(case) = self.next_case.take().or_else(|| owned(&mut self.cases)) {
+                if happened_at(&case) > happened_at(&record) {
+                    self.next_case = Some(case);
+                    break;
+                }
+                take(&case);
+                taken += 1;
+            }
             take(&record);
+            taken += 1;
+        }
+        while taken < limit
+            && let Some(case) = self.next_case.take().or_else(|| owned(&mut self.cases))
+        {
+            take(&case);
             taken += 1;
         }
         taken
@@ -186,10 +209,23 @@ impl Probes {
     pub fn counters(&self) -> Result<Counters, ProbeError> {
         let mut counters = Counters::default();
         for slot in 0..Counter::COUNT {
-            let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
-            counters.set(slot, per_cpu.iter().sum());
+            counters.set(slot, self.slot(slot)?);
         }
         Ok(counters)
+    }
+
+    /// Reads one counter.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn count(&self, counter: Counter) -> Result<u64, ProbeError> {
+        self.slot(counter as u32)
+    }
+
+    fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
+        let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
+        Ok(per_cpu.iter().sum())
     }
 
     /// Lets the kernel forget that these owners ended.
@@ -234,6 +270,14 @@ impl Faults {
     pub fn flush(&mut self) {
         self.0.flush();
     }
+}
+
+fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {
+    ring.next().map(|record| record.to_vec())
+}
+
+fn happened_at(record: &[u8]) -> u64 {
+    Event::read_from_prefix(record).map_or(0, |(event, _)| event.at_ns)
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {

@@ -10,8 +10,9 @@ use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATE
 use tracer_abi::record::{self, AF_INET, AF_INET6, Counter, Socket, fact};
 
 use super::{ALLOW, REFUSE};
+use crate::emit::{self, To};
+use crate::kernel;
 use crate::storage::{self, annotates, count, held, mark, new_id, now_ns};
-use crate::{emit, kernel};
 
 /// In `bpf_sockopt.optlen`: the call is done, the kernel's own handler is not to see it.
 const HANDLED: i32 = -1;
@@ -102,10 +103,12 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
     let known = unsafe { &mut *socket };
     let facts = &mut known.facts;
+    let mut late = false;
     if facts.bound_ns != 0 {
         event.former = facts.owner;
         event.ends = storage::ends(facts);
-        if storage::outlived(facts, &event.ends, now_ns) {
+        late = storage::outlived(facts, &event.ends, now_ns);
+        if late {
             count(Counter::Late);
         }
     }
@@ -118,7 +121,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     facts.label_len = label_len;
     facts.bound_ns = now_ns;
     known.label = label;
-    emit::bound(event, known);
+    emit::bound(To::of(late), event, known);
     Some(())
 }
 

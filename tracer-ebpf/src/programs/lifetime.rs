@@ -8,8 +8,9 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::record::{self, Counter, Socket, fact};
 
+use crate::emit::{self, To};
+use crate::kernel;
 use crate::storage::{self, count, held, is_late, mark, new_id, now_ns};
-use crate::{emit, kernel};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
@@ -28,7 +29,7 @@ pub(super) fn created(ctx: &SockContext) {
     facts.comm = kernel::comm();
     let mut event = emit::event(record::CREATED, facts.born_ns);
     event.tgid = facts.opener;
-    emit::about(event, facts);
+    emit::about(To::Events, event, facts);
 }
 
 /// Somebody asks whom a socket is connected to: accept does, for a program that wants the address, and so a listener's child
@@ -71,7 +72,7 @@ pub(super) fn released(ctx: &SockContext) {
     if late || event.flags & record::BY_EXIT != 0 {
         event.comm = kernel::comm();
     }
-    emit::about(event, facts);
+    emit::about(To::of(late), event, facts);
 }
 
 /// A socket that is met for the first time as it goes: an accepted one that no other hook saw, as MPTCP makes them.

@@ -13,7 +13,7 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, Socket, fact};
 
-use crate::emit;
+use crate::emit::{self, To};
 use crate::storage::{self, count, mark, new_id, now_ns};
 
 /// `TCP_*` (net/tcp_states.h).
@@ -93,7 +93,11 @@ fn arrived(ctx: &SockOpsContext) {
     facts.family = ctx.family() as u16;
     facts.protocol = IPPROTO_TCP;
     tuple(ctx, facts);
-    emit::about(emit::event(record::ARRIVED, facts.born_ns), facts);
+    emit::about(
+        To::Events,
+        emit::event(record::ARRIVED, facts.born_ns),
+        facts,
+    );
 }
 
 #[inline(always)]
@@ -133,7 +137,7 @@ fn moved(ctx: &SockOpsContext) {
         facts.bytes_received = ptr::read_volatile(&raw const (*ctx.ops).bytes_received);
         facts.bytes_acked = ptr::read_volatile(&raw const (*ctx.ops).bytes_acked);
     }
-    emit::about(emit::event(kind, now_ns), facts);
+    emit::about(To::Events, emit::event(kind, now_ns), facts);
 }
 
 /// Copies the tuple: at release it may be gone.

@@ -80,7 +80,12 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
     let counts = report.ledger.counts();
     writeln!(
         text,
-        "requests   {} streams bound, {} ended; {} sockets never annotated",
+        "requests   {}{} streams bound, {} ended; {} sockets never annotated",
+        if of(Counter::RingFailures) > 0 {
+            "at least "
+        } else {
+            ""
+        },
         counts.streams_bound,
         counts.streams_ended,
         proceedings.counters.unowned(),
