@@ -244,6 +244,15 @@ impl Mark {
         }
     }
 
+    /// Makes the release of the socket a reset (RST) instead of an orderly end.
+    pub fn reset_on_release(&self) {
+        if let Some(io) = self.io.upgrade()
+            && let Err(error) = SockRef::from(&io).set_linger(Some(Duration::ZERO))
+        {
+            tracing::debug!(%error, "SO_LINGER refused");
+        }
+    }
+
     /// Tells the kernel that `owner`'s request is over by protocol. The socket only carries the call.
     pub fn end(&self, owner: Owner, ending: Ending) {
         let Some(io) = self.io.upgrade() else {

@@ -66,7 +66,7 @@ impl From<Ending> for Broken {
 }
 
 /// How long what was sent before a break may take to be passed on.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Progress {

@@ -1,18 +1,22 @@
 //! One request of the HTTP front and the stream that serves it.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::visitor::Serving;
+use super::visitor::{Serving, Visitor};
 use crate::mux::Reason;
 use crate::session::Watch;
+use crate::splice::LAST_WORDS;
 
-/// A request that is being served. When it goes, the request is over: the stream is reset (its END is told in that call), the
-/// task that carries the request is told to stop, and the visitor's connection returns to its pool, in this order.
+/// A request that is being served. When it goes, the request is over: the task that carries it is told to stop, the
+/// stream is reset (its END is told in that call), and the visitor's connection returns to its pool, in this order.
 pub(super) struct Exchange {
     watch: Watch,
     carrier: CancellationToken,
@@ -33,9 +37,46 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.watch.reset(self.reason);
+        // The carrier first: it takes the end of the stream for a broken exchange.
         self.carrier.cancel();
+        self.watch.reset(self.reason);
     }
+}
+
+/// Drives the connection to the target, and watches its stream for as long as the exchange lasts: a visitor that does
+/// not read keeps hyper from seeing that the stream is over.
+pub(super) async fn carry(
+    connection: impl Future<Output = hyper::Result<()>>,
+    stream: Watch,
+    visitor: &Visitor,
+) {
+    let mut connection = pin!(connection.fuse());
+    let mut complete = false;
+    loop {
+        tokio::select! {
+            biased;
+            _ = stream.ended() => break,
+            result = connection.as_mut(), if !connection.is_terminated() => complete = is_whole(result),
+        }
+    }
+    // What arrived before the end is passed on, as far as the visitor takes it.
+    if !connection.is_terminated() {
+        let last = timeout(LAST_WORDS, connection.as_mut()).await;
+        complete = last.is_ok_and(is_whole);
+    }
+    if complete {
+        visitor.pooled();
+    } else {
+        sleep(LAST_WORDS).await;
+        visitor.cut();
+    }
+}
+
+fn is_whole(result: hyper::Result<()>) -> bool {
+    if let Err(error) = &result {
+        tracing::debug!(%error, "the exchange with the target broke");
+    }
+    result.is_ok()
 }
 
 /// A response's body, with the exchange that it comes from.

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::exchange::{Exchange, ExchangeBody};
+use super::exchange::{Exchange, ExchangeBody, carry};
 use super::handshake::{self, Accepted, SESSION_HEADER};
 use super::ingress::serve_agent;
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
@@ -50,6 +50,7 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
     let hung_up = socket.hung_up();
     let (io, visitor) = VisitorIo::new(socket, shared.config.visitor_linger);
     let peer = visitor.peer();
+    let must_end = visitor.must_end().clone();
     let draining = shared.draining.clone();
     let header_timeout = shared.config.header_timeout;
     let service = service_fn(move |request| {
@@ -77,6 +78,7 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
             }
             // hyper does not read while a body is held up, so it would not see a reset.
             () = hung_up.as_mut() => return,
+            () = must_end.cancelled() => return,
             () = draining.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
@@ -192,6 +194,7 @@ async fn exchange(
         .visitor()
         .serves(opening.owner(), &format!("{agent}/{target}"));
     let carrier = CancellationToken::new();
+    let (opened, visitor) = (opening.watch(), Arc::clone(serving.visitor()));
     let exchange = Exchange::new(opening.watch(), serving, carrier.clone());
     let stream = opening.accepted().await.map_err(|error| {
         let failure = open_failure(agent, target, error);
@@ -207,9 +210,8 @@ async fn exchange(
             )
         })?;
     entry.scope.spawn(async move {
-        if let Some(Err(error)) = carrier.run_until_cancelled_owned(connection).await {
-            tracing::debug!(%error, "the exchange with the target broke");
-        }
+        let carry = carry(connection, opened, &visitor);
+        carrier.run_until_cancelled_owned(carry).await;
     });
     let response =
         tokio::time::timeout(shared.config.response_timeout, sender.send_request(request));

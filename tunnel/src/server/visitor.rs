@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::socket::{Mark, NOBODY, Owner, Role, Socket};
 
@@ -19,6 +20,7 @@ pub(super) struct Visitor {
     mark: Mark,
     peer: SocketAddr,
     serving: AtomicBool,
+    cut: CancellationToken,
     io: Mutex<Option<Waker>>,
 }
 
@@ -42,10 +44,26 @@ impl Visitor {
         self.mark.bind(Role::Stream, owner, &label);
     }
 
-    /// The connection is between requests.
-    fn rests(&self) {
+    /// The connection serves no stream: what is left of a response is on its way.
+    pub(super) fn pooled(&self) {
         self.mark
             .bind(Role::Pool, NOBODY, &format!("visitor {}", self.peer));
+    }
+
+    /// The response cannot be completed: the connection must end, however little the visitor reads.
+    pub(super) fn cut(&self) {
+        self.mark.reset_on_release();
+        self.cut.cancel();
+    }
+
+    /// Returns the token that is cancelled when the connection must end.
+    pub(super) const fn must_end(&self) -> &CancellationToken {
+        &self.cut
+    }
+
+    /// The connection is between requests.
+    fn rests(&self) {
+        self.pooled();
         self.serving.store(false, Ordering::Release);
         let waker = self
             .io
@@ -92,6 +110,7 @@ impl VisitorIo {
             mark: socket.mark(),
             peer: socket.peer(),
             serving: AtomicBool::new(false),
+            cut: CancellationToken::new(),
             io: Mutex::default(),
         });
         visitor.rests();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::rig::{LONG, PROMPT, Rig, drain, reset, within};
+use crate::rig::{LONG, PROMPT, Rig, drain, reset, until, within};
 
 /// A visitor's connection to the front.
 struct Client {
@@ -356,4 +356,36 @@ async fn a_target_that_dies_in_its_response_cuts_the_visitor_off() {
             .is_err()
     );
     rig.at_rest().await;
+}
+
+/// hyper waits for such a visitor and would not see that there is nothing to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_that_does_not_read_is_cut_off_when_its_stream_is_over() {
+    for agent_dies in [true, false] {
+        let rig = Rig::start().await;
+        let mut client = Client::connect(&rig).await;
+        let path = path(&rig, "");
+        client
+            .send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .await;
+        let (_, mut io) = request(&rig).await;
+        io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+            .await
+            .unwrap();
+        client.head().await;
+        crate::rig::fill(io.get_mut()).await;
+        let Rig { server, agent, .. } = rig;
+        if agent_dies {
+            drop(agent);
+            until("the end of everything", || server.tasks() == 0).await;
+        } else {
+            reset(io.into_inner());
+            until("the end of the stream", || server.tasks() <= 2).await;
+        }
+        assert!(
+            within(PROMPT, "the reset", drain(client.io.get_mut()))
+                .await
+                .is_err()
+        );
+    }
 }

@@ -173,11 +173,13 @@ impl Model {
             }
             Step::Abort(server, index) => {
                 if let Some(stream) = self.pick(index) {
-                    side(pair, server).abort(stream, Reason::Aborted);
+                    let mux = side(pair, server);
+                    let open = mux.is_open(stream);
+                    mux.abort(stream, Reason::Aborted);
                     self.directions
                         .entry((server, stream))
                         .or_default()
-                        .finished = true;
+                        .finished |= open;
                 }
             }
             Step::Release(server, index) => {
