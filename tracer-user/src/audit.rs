@@ -80,7 +80,8 @@ impl Audit {
         let mut probes = Probes::load(settings.limits.grace_ns, settings.ring_bytes)?;
         let faults = probes.faults()?;
         probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
-        let baseline = selftest::run(&mut probes, &cgroup)?;
+        selftest::run(&mut probes, &cgroup)?;
+        let baseline = probes.counters()?;
         let start_ns = clock::now_ns();
         Ok(Self {
             probes,
@@ -156,8 +157,8 @@ impl Audit {
         lost.is_ok_and(|lost| lost > self.lost_before)
     }
 
-    fn fail(&mut self, error: &ProbeError) {
-        let failure = error.to_string();
+    fn fail(&mut self, what: &dyn std::fmt::Display) {
+        let failure = what.to_string();
         if !self.proceedings.failures.contains(&failure) {
             self.proceedings.failures.push(failure);
         }
@@ -229,11 +230,15 @@ impl Audit {
         Ok(())
     }
 
-    /// Ends the audit: takes the last look and returns what was seen. The processes may go on afterwards.
+    /// Ends the audit: takes the last look, has the hooks prove once more that they see, and returns what was seen. The
+    /// processes may go on afterwards.
     pub fn conclude(&mut self, target: Target) -> Proceedings {
         self.proceedings.target = target;
         self.proceedings.kernel = kernel_release();
         self.last_look();
+        if let Err(error) = selftest::run(&mut self.probes, &self.cgroup) {
+            self.fail(&format!("the self-test failed at the end: {error}"));
+        }
         self.proceedings.window = Window {
             start_ns: self.start_ns,
             grace_ns: self.limits.grace_ns,

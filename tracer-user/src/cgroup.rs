@@ -98,6 +98,7 @@ impl Cgroup {
         let text = fs::read_to_string(own).map_err(failed("cannot read", own))?;
         let below = membership(&text).ok_or(CgroupError::NoMembership)?;
         let parent = mount()?.join(below);
+        sweep(&parent, name);
         let path = parent.join(format!("{name}-{}", std::process::id()));
         fs::create_dir(&path).map_err(failed("cannot make the cgroup", &path))?;
         Ok(Self { path, parent })
@@ -199,6 +200,21 @@ impl Drop for Cgroup {
 pub fn enter(path: &Path) -> Result<(), CgroupError> {
     let processes = path.join("cgroup.procs");
     fs::write(&processes, "0").map_err(failed("cannot enter the cgroup by", &processes))
+}
+
+/// Clears up after audits that were killed: cgroups named for a process that is gone. Processes that live in one are let go on.
+fn sweep(parent: &Path, name: &str) {
+    for path in children(parent) {
+        let owner = path
+            .file_name()
+            .and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('-'))
+            .and_then(|pid| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // What cannot be written or removed is left as it is: it is in nobody's way.
+            let _ = fs::write(path.join("cgroup.freeze"), "0");
+            let _ = remove_tree(&path);
+        }
+    }
 }
 
 fn collect(path: &Path, processes: &mut HashSet<u32>) {
