@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::visitor::{Serving, Visitor};
@@ -59,16 +59,18 @@ pub(super) async fn carry(
             result = connection.as_mut(), if !connection.is_terminated() => complete = is_whole(result),
         }
     }
-    // What arrived before the end is passed on, as far as the visitor takes it.
-    if !connection.is_terminated() {
-        let last = timeout(LAST_WORDS, connection.as_mut()).await;
-        complete = last.is_ok_and(is_whole);
-    }
-    if complete {
-        visitor.pooled();
-    } else {
-        sleep(LAST_WORDS).await;
-        visitor.cut();
+    // What arrived before the end is passed on, and a failure is told, as far as the visitor takes it.
+    let last_words = async {
+        if !connection.is_terminated() {
+            complete = is_whole(connection.as_mut().await);
+        }
+        if !complete {
+            std::future::pending().await
+        }
+    };
+    match timeout(LAST_WORDS, last_words).await {
+        Ok(()) => visitor.pooled(),
+        Err(_) => visitor.cut(),
     }
 }
 
