@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
-use tracer_abi::record::Offsets;
+use tracer_abi::record::{Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
 
 /// `PF_EXITING` (linux/sched.h).
 const PF_EXITING: u32 = 0x4;
@@ -16,6 +16,12 @@ static OFFSETS: Offsets = Offsets {
     task_tgid: 0,
     task_comm: 0,
     task_group_leader: 0,
+    task_thread_pid: 0,
+    pid_level: 0,
+    pid_numbers: 0,
+    upid_ns: 0,
+    upid_size: 0,
+    pid_namespace_inum: 0,
     socket_sk: 0,
     sock_family: 0,
     sock_state: 0,
@@ -32,6 +38,10 @@ static OFFSETS: Offsets = Offsets {
 /// Set before load: the grace in nanoseconds.
 #[unsafe(no_mangle)]
 static GRACE_NS: u64 = 0;
+
+/// Set before load: the inode number of the tracer's PID namespace.
+#[unsafe(no_mangle)]
+static PID_NS_INUM: u32 = PID_NS_INIT_INUM;
 
 /// Returns the grace in nanoseconds.
 #[inline(always)]
@@ -69,10 +79,40 @@ fn current() -> *const c_void {
     unsafe { bpf_get_current_task() as *const c_void }
 }
 
-/// Returns the current process (tgid). `bpf_get_current_pid_tgid` is not offered to every program type that needs it.
+/// Returns the current process. `bpf_get_current_pid_tgid` is not offered to every program type that needs it, and knows
+/// the initial PID namespace only.
 #[inline(always)]
 pub(crate) fn tgid() -> u32 {
-    read::<u32>(current(), offset!(task_tgid)).unwrap_or(0)
+    tgid_of(current())
+}
+
+/// Returns a task's process by its number in the tracer's PID namespace (`task_tgid_nr_ns`); 0 when it has none there.
+#[inline(always)]
+pub(crate) fn tgid_of(task: *const c_void) -> u32 {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    let wanted = unsafe { ptr::read_volatile(&raw const PID_NS_INUM) };
+    if wanted == PID_NS_INIT_INUM {
+        return read::<u32>(task, offset!(task_tgid)).unwrap_or(0);
+    }
+    number_in(task, wanted).unwrap_or(0)
+}
+
+#[inline(always)]
+fn number_in(task: *const c_void, wanted: u32) -> Option<u32> {
+    let leader = read::<*const c_void>(task, offset!(task_group_leader))?;
+    let pid = read::<*const c_void>(leader, offset!(task_thread_pid))?;
+    let level = read::<u32>(pid, offset!(pid_level))?;
+    for n in 0..=PID_NS_LEVELS {
+        if n > level {
+            break;
+        }
+        let number = offset!(pid_numbers) + n as usize * offset!(upid_size);
+        let namespace = read::<*const c_void>(pid, number + offset!(upid_ns))?;
+        if read::<u32>(namespace, offset!(pid_namespace_inum))? == wanted {
+            return read::<u32>(pid, number);
+        }
+    }
+    None
 }
 
 /// Returns `comm` of the current process: that of its first thread, as threads have names of their own.

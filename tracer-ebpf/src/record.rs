@@ -147,7 +147,7 @@ record! {
         pub flags: u32,
         /// When it happened.
         pub at_ns: u64,
-        /// The process (tgid) in whose context it happened; meaningless for ARRIVED, PEER_DONE and DIED.
+        /// The process in whose context it happened, by its number in the tracer's PID namespace; meaningless for ARRIVED, PEER_DONE and DIED.
         pub tgid: u32,
         /// ENDED: the reason given.
         pub detail: u32,
@@ -189,7 +189,7 @@ record! {
     /// One open file descriptor of a socket, as the witness (`iter/task_file`) met it. A [`Socket`] follows when
     /// [`KNOWN`] is set.
     pub struct Sighting {
-        /// The process (tgid) that holds it, in the initial PID namespace.
+        /// The process (tgid) that holds it, by its number in the tracer's PID namespace; 0 when it has none there.
         pub tgid: u32,
         /// The file descriptor's number.
         pub fd: u32,
@@ -259,6 +259,10 @@ impl Counter {
     pub const COUNT: u32 = Self::AnnotatorFailures as u32 + 1;
 }
 
+/// The inode number of the initial PID namespace (`PID_NS_INIT_INO`, linux/nsfs.h).
+pub const PID_NS_INIT_INUM: u32 = 0xefff_fffc;
+/// How deep PID namespaces are nested at most (`MAX_PID_NS_LEVEL`, linux/pid_namespace.h).
+pub const PID_NS_LEVELS: u32 = 32;
 /// How many annotating processes the kernel remembers.
 pub const ANNOTATORS_MAX: u32 = 1 << 16;
 /// How many ENDs the kernel remembers at once. User space forgets the oldest before it is full.
@@ -291,6 +295,18 @@ pub struct Offsets {
     pub task_comm: u32,
     /// `task_struct.group_leader`
     pub task_group_leader: u32,
+    /// `task_struct.thread_pid`
+    pub task_thread_pid: u32,
+    /// `pid.level`
+    pub pid_level: u32,
+    /// `pid.numbers`
+    pub pid_numbers: u32,
+    /// `upid.ns`
+    pub upid_ns: u32,
+    /// The size of `struct upid`.
+    pub upid_size: u32,
+    /// `pid_namespace.ns.inum`
+    pub pid_namespace_inum: u32,
     /// `socket.sk`
     pub socket_sk: u32,
     /// `sock.__sk_common.skc_family`

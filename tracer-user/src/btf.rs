@@ -91,6 +91,19 @@ impl<'a> Btf<'a> {
         Ok(bits / 8)
     }
 
+    /// Returns the size of the struct `name` in bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the struct does not exist.
+    pub fn size_of(&self, name: &str) -> Result<u32, BtfError> {
+        let at = self
+            .structs(name)
+            .next()
+            .ok_or_else(|| BtfError::NoStruct(name.to_owned()))?;
+        u32_at(self.types, at.saturating_add(8))
+    }
+
     fn structs(&self, name: &str) -> impl Iterator<Item = usize> {
         self.starts.iter().copied().filter(move |start| {
             self.info(*start)
@@ -261,6 +274,7 @@ mod tests {
             assert_eq!(btf.offset_of("inner", "a"), Ok(0));
             assert_eq!(btf.offset_of("inner", "c"), Ok(4));
             assert_eq!(btf.offset_of("outer", "in.b"), Ok(8));
+            assert_eq!(btf.size_of("outer"), Ok(16));
         }
     }
 

@@ -218,6 +218,7 @@ fn fix_for_probes(error: &ProbeError) -> String {
             "this kernel's structs are not as expected: report it with the kernel's release"
                 .to_owned()
         }
+        ProbeError::NoNamespace(_) => "mount /proc".to_owned(),
         ProbeError::Missing(_) => "build again from a clean checkout".to_owned(),
         ProbeError::Object(_)
         | ProbeError::Program { .. }

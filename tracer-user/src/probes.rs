@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{
@@ -32,6 +33,9 @@ pub enum ProbeError {
     /// A field that the programs read is not in this kernel.
     #[error(transparent)]
     Offset(#[from] BtfError),
+    /// `/proc/self/ns/pid` cannot be read.
+    #[error("/proc/self/ns/pid cannot be read: {0}")]
+    NoNamespace(#[source] io::Error),
     /// The object or its maps were refused.
     #[error("the eBPF maps could not be made: {}", chain(.0))]
     Object(#[source] Box<EbpfError>),
@@ -118,9 +122,11 @@ impl Probes {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
+        let namespace = pid_namespace().map_err(ProbeError::NoNamespace)?;
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
+            .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
             .map_max_entries("EVENTS", ring_bytes)
             .load(OBJECT)
@@ -272,6 +278,12 @@ impl Faults {
     }
 }
 
+/// Returns the inode number of this process's PID namespace.
+fn pid_namespace() -> io::Result<u32> {
+    let inode = std::fs::metadata("/proc/self/ns/pid")?.ino();
+    u32::try_from(inode).map_err(io::Error::other)
+}
+
 fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {
     ring.next().map(|record| record.to_vec())
 }
@@ -340,6 +352,12 @@ fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_tgid: btf.offset_of("task_struct", "tgid")?,
         task_comm: btf.offset_of("task_struct", "comm")?,
         task_group_leader: btf.offset_of("task_struct", "group_leader")?,
+        task_thread_pid: btf.offset_of("task_struct", "thread_pid")?,
+        pid_level: btf.offset_of("pid", "level")?,
+        pid_numbers: btf.offset_of("pid", "numbers")?,
+        upid_ns: btf.offset_of("upid", "ns")?,
+        upid_size: btf.size_of("upid")?,
+        pid_namespace_inum: btf.offset_of("pid_namespace", "ns.inum")?,
         socket_sk: btf.offset_of("socket", "sk")?,
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,

@@ -8,7 +8,7 @@ use tracer_abi::record::{
     AF_INET, AF_INET6, Ends, Facts, IPPROTO_TCP, KNOWN, Sighting, Socket, TCP_READ,
 };
 
-use crate::kernel::{offset, read};
+use crate::kernel::{self, offset, read};
 use crate::storage::{self, held};
 
 /// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c).
@@ -56,7 +56,7 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
 fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     let known = storage::lookup(sk);
     let mut sighting = Sighting {
-        tgid: read::<u32>(task, offset!(task_tgid)).unwrap_or(0),
+        tgid: kernel::tgid_of(task),
         fd,
         flags: 0,
         state: u32::from(read::<u8>(sk, offset!(sock_state)).unwrap_or(0)),
