@@ -13,9 +13,12 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketType};
 use tracer_abi::annotation::{self, Heard, Owner, Role};
 
+#[path = "corners.rs"]
+mod corners;
+
 /// Grace of the cases, and a time that is surely longer.
 const GRACE: Duration = Duration::from_millis(300);
-const TOO_LONG: Duration = Duration::from_millis(900);
+pub(super) const TOO_LONG: Duration = Duration::from_millis(900);
 
 /// Does the deed of this name.
 pub(crate) fn commit(name: &str) {
@@ -42,6 +45,20 @@ pub(crate) fn commit(name: &str) {
         "hold_descriptor_0" => thread::sleep(TOO_LONG),
         "annotated_unix_socket" => annotated_unix_socket(),
         "never_connected" => never_connected(),
+        "two_owners_kept" => two_owners_kept(),
+        "whole_session_kept" => whole_session_kept(),
+        "udp_kept_after_end" => udp_kept_after_end(),
+        "ended_twice" => ended_twice(),
+        "replaced_by_dup2" => replaced_by_dup2(),
+        "half_closed_and_finished" => half_closed_and_finished(),
+        "accepted_without_asking_and_kept" => accepted_without_asking_and_kept(),
+        "inherited_by_exec" => inherited_by_exec(),
+        "hold_inherited" => thread::sleep(TOO_LONG),
+        "killed" => killed(),
+        "open_and_wait" => open_and_wait(),
+        "idle" => idle(),
+        "busy" => busy(),
+        "hostile_label" => hostile_label(),
         "accepted_late" => accepted_late(),
         "never_accepted" => never_accepted(),
         "udp" => udp(),
@@ -53,35 +70,35 @@ pub(crate) fn commit(name: &str) {
         "own_status" => std::process::exit(7),
         "many_connections" => many_connections(false),
         "many_connections_one_leaked" => many_connections(true),
-        name => panic!("no deed is called {name:?}"),
+        name => corners::commit(name),
     }
 }
 
-fn owner(stream: u64) -> Owner {
+pub(super) fn owner(stream: u64) -> Owner {
     Owner {
         session: 77,
         stream,
     }
 }
 
-fn bind(socket: &impl AsFd, stream: u64) {
+pub(super) fn bind(socket: &impl AsFd, stream: u64) {
     let heard = annotation::bind(socket, Role::Stream, owner(stream), "a crime").unwrap();
     assert_eq!(heard, Heard::Yes);
 }
 
-fn end(socket: &impl AsFd, stream: u64) {
+pub(super) fn end(socket: &impl AsFd, stream: u64) {
     assert_eq!(
         annotation::end(socket, owner(stream), 1).unwrap(),
         Heard::Yes
     );
 }
 
-fn confess(socket: &impl AsRawFd) {
+pub(super) fn confess(socket: &impl AsRawFd) {
     println!("guilty {} {}", std::process::id(), socket.as_raw_fd());
 }
 
 /// Both ends of a connection, the accepted one bound to the pool so that only the dialed one matters.
-fn connection() -> (TcpStream, TcpStream) {
+pub(super) fn connection() -> (TcpStream, TcpStream) {
     let listener = listener();
     let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (accepted, _) = listener.accept().unwrap();
@@ -104,7 +121,7 @@ fn listener() -> TcpListener {
     listener
 }
 
-fn again(deed: &str) -> Command {
+pub(super) fn again(deed: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([crate::case::COMMIT, deed]);
     command
@@ -297,6 +314,140 @@ fn never_connected() {
     let socket = socket();
     thread::sleep(TOO_LONG);
     drop(socket);
+}
+
+fn two_owners_kept() {
+    let (a, _x) = connection();
+    let (b, _y) = connection();
+    for (socket, stream) in [(&a, 1), (&b, 2)] {
+        bind(socket, stream);
+        end(socket, stream);
+        confess(socket);
+    }
+    thread::sleep(TOO_LONG);
+}
+
+fn whole_session_kept() {
+    let sockets: Vec<_> = (1..=3)
+        .map(|stream| {
+            let (dialed, accepted) = connection();
+            bind(&dialed, stream);
+            confess(&dialed);
+            (dialed, accepted)
+        })
+        .collect();
+    end(&sockets[0].0, 0);
+    thread::sleep(TOO_LONG);
+}
+
+fn udp_kept_after_end() {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    bind(&socket, 1);
+    end(&socket, 1);
+    confess(&socket);
+    thread::sleep(TOO_LONG);
+}
+
+fn ended_twice() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    end(&accepted, 1);
+}
+
+fn replaced_by_dup2() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    end(&dialed, 1);
+    let mut dialed = OwnedFd::from(dialed);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    // The descriptor stays, the socket goes.
+    rustix::io::dup2(&null, &mut dialed).unwrap();
+    thread::sleep(TOO_LONG);
+}
+
+fn half_closed_and_finished() {
+    let (mut dialed, mut accepted) = connection();
+    bind(&dialed, 1);
+    dialed.write_all(b"question").unwrap();
+    dialed.shutdown(Shutdown::Write).unwrap();
+    let mut question = Vec::new();
+    accepted.read_to_end(&mut question).unwrap();
+    accepted.write_all(&question).unwrap();
+    drop(accepted);
+    dialed.read_to_end(&mut Vec::new()).unwrap();
+    end(&dialed, 1);
+}
+
+fn accepted_without_asking_and_kept() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    // With no address asked for, the first sight of it is the witness's.
+    let accepted = rustix::net::accept(&listener).unwrap();
+    confess(&accepted);
+    thread::sleep(2 * TOO_LONG);
+}
+
+fn inherited_by_exec() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    rustix::io::fcntl_setfd(&dialed, rustix::io::FdFlags::empty()).unwrap();
+    let mut child = again("hold_inherited").spawn().unwrap();
+    println!("guilty {} {}", child.id(), dialed.as_raw_fd());
+    end(&dialed, 1);
+    drop((dialed, accepted));
+    child.wait().unwrap();
+}
+
+fn killed() {
+    let mut child = again("open_and_wait")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut [0; 1])
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    thread::sleep(TOO_LONG);
+}
+
+fn open_and_wait() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    println!("open");
+    thread::sleep(Duration::from_secs(60));
+}
+
+fn idle() {
+    let (dialed, accepted) = connection();
+    confess(&dialed);
+    confess(&accepted);
+    annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
+    thread::sleep(2 * TOO_LONG);
+}
+
+fn busy() {
+    let (mut dialed, mut accepted) = connection();
+    annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
+    for _ in 0..18 {
+        dialed.write_all(b"x").unwrap();
+        accepted.read_exact(&mut [0; 1]).unwrap();
+        accepted.write_all(b"y").unwrap();
+        dialed.read_exact(&mut [0; 1]).unwrap();
+        thread::sleep(TOO_LONG / 9);
+    }
+}
+
+fn hostile_label() {
+    let (dialed, _accepted) = connection();
+    annotation::bind(&dialed, Role::Stream, owner(1), "\u{1b}]52;c;evil\u{7}").unwrap();
+    end(&dialed, 1);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
 }
 
 fn accepted_late() {

@@ -1,0 +1,199 @@
+//! The corners: MPTCP, reconnects, descriptors that are passed on, io_uring.
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::thread;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketType, ipproto,
+};
+use tracer_abi::annotation::{self, Owner, Role};
+
+use super::{TOO_LONG, again, bind, confess, connection, end, owner};
+
+pub(super) fn commit(name: &str) {
+    match name {
+        "mptcp" => mptcp(),
+        "mptcp_kept" => mptcp_kept(),
+        "mptcp_listener_with_plain_clients" => mptcp_listener_with_plain_clients(),
+        "connected_again" => connected_again(),
+        "passed_and_kept" => passed_and_kept(),
+        "receive_and_hold" => receive_and_hold(),
+        "passed_in_flight" => passed_in_flight(),
+        "io_uring_kept" => io_uring(true),
+        "io_uring_released" => io_uring(false),
+        name => panic!("no deed is called {name:?}"),
+    }
+}
+
+fn mptcp_socket() -> OwnedFd {
+    rustix::net::socket(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        Some(ipproto::MPTCP),
+    )
+    .unwrap()
+}
+
+/// An MPTCP listener, as Go makes them by default, and its address.
+fn mptcp_listener() -> (TcpListener, SocketAddr) {
+    let socket = mptcp_socket();
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    rustix::net::listen(&socket, 16).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Both ends of an MPTCP connection. The accepted one has its listener's cookie.
+fn mptcp_connection() -> (TcpStream, TcpStream) {
+    let (listener, address) = mptcp_listener();
+    annotation::bind(
+        &listener,
+        Role::Listener,
+        Owner {
+            session: 0,
+            stream: 1,
+        },
+        "",
+    )
+    .unwrap();
+    let dialed = mptcp_socket();
+    rustix::net::connect(&dialed, &address).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    (TcpStream::from(dialed), accepted)
+}
+
+fn mptcp() {
+    let (mut dialed, mut accepted) = mptcp_connection();
+    bind(&dialed, 1);
+    bind(&accepted, 2);
+    dialed.write_all(b"hello").unwrap();
+    accepted.read_exact(&mut [0; 5]).unwrap();
+    end(&dialed, 1);
+    end(&accepted, 2);
+}
+
+fn mptcp_kept() {
+    let (dialed, accepted) = mptcp_connection();
+    bind(&dialed, 1);
+    bind(&accepted, 2);
+    end(&accepted, 2);
+    confess(&accepted);
+    thread::sleep(TOO_LONG);
+}
+
+fn mptcp_listener_with_plain_clients() {
+    let (listener, address) = mptcp_listener();
+    for _ in 0..5 {
+        let mut dialed = TcpStream::connect(address).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        dialed.write_all(b"x").unwrap();
+        accepted.read_exact(&mut [0; 1]).unwrap();
+    }
+}
+
+/// One socket, three connections: each is dead for the tracer's eyes until the next begins.
+fn connected_again() {
+    let listener = super::listener();
+    let address = listener.local_addr().unwrap();
+    let socket = super::socket();
+    bind(&socket, 1);
+    for _ in 0..3 {
+        rustix::net::connect(&socket, &address).unwrap();
+        drop(listener.accept().unwrap());
+        rustix::net::connect_unspec(&socket).unwrap();
+    }
+    rustix::net::connect(&socket, &address).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
+    thread::sleep(TOO_LONG);
+    end(&socket, 1);
+}
+
+fn pass(over: &UnixStream, socket: &impl AsFd) {
+    let descriptors = [socket.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    rustix::net::sendmsg(
+        over,
+        &[IoSlice::new(b"x")],
+        &mut ancillary,
+        SendFlags::empty(),
+    )
+    .unwrap();
+}
+
+fn passed_in_flight() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    let (here, _there) = UnixStream::pair().unwrap();
+    pass(&here, &dialed);
+    drop(dialed);
+    thread::sleep(std::time::Duration::from_secs(60));
+}
+
+fn passed_and_kept() {
+    let (dialed, accepted) = connection();
+    bind(&dialed, 1);
+    let (here, there) = UnixStream::pair().unwrap();
+    let mut child = again("receive_and_hold")
+        .stdin(Stdio::from(OwnedFd::from(there)))
+        .spawn()
+        .unwrap();
+    pass(&here, &dialed);
+    end(&dialed, 1);
+    drop((dialed, accepted));
+    child.wait().unwrap();
+}
+
+fn receive_and_hold() {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let stdin = std::io::stdin();
+    rustix::net::recvmsg(
+        &stdin,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::empty(),
+    )
+    .unwrap();
+    let received: Vec<OwnedFd> = ancillary
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    println!("guilty {} {}", std::process::id(), received[0].as_raw_fd());
+    thread::sleep(TOO_LONG);
+}
+
+/// A socket that lives in io_uring's own table and never has a descriptor.
+fn io_uring(keep: bool) {
+    use io_uring::{IoUring, opcode, types};
+    let mut ring = IoUring::new(8).unwrap();
+    ring.submitter().register_files_sparse(4).unwrap();
+    let open = opcode::Socket::new(2, 1, 0)
+        .file_index(Some(
+            types::DestinationSlot::try_from_slot_target(0).unwrap(),
+        ))
+        .build();
+    #[expect(unsafe_code, reason = "entries of io_uring are given by address")]
+    // SAFETY: the entry names no memory.
+    unsafe { ring.submission().push(&open) }.unwrap();
+    ring.submit_and_wait(1).unwrap();
+    assert_eq!(ring.completion().next().unwrap().result(), 0);
+    if keep {
+        thread::sleep(std::time::Duration::from_secs(60));
+    }
+    ring.submitter().unregister_files().unwrap();
+}
