@@ -222,5 +222,18 @@ impl Server {
     }
 }
 
+/// The reason that is counted for a visitor whose agent is not connected.
+const NO_AGENT: &str = "no agent";
+
+fn reason_of(error: mux::OpenError) -> Reason {
+    match error {
+        mux::OpenError::Refused(reason) => reason,
+        mux::OpenError::Busy => Reason::Busy,
+        mux::OpenError::Draining => Reason::Draining,
+        mux::OpenError::SessionOver => Reason::SessionOver,
+        mux::OpenError::TargetTooLong => Reason::Protocol,
+    }
+}
+
 /// How long tasks may take to let go after everything they wait for has ended.
 const TEARDOWN: Duration = Duration::from_secs(2);

@@ -35,7 +35,7 @@ async fn dial_any(target: &Target, owner: Owner, policy: &Policy) -> Result<Sock
     let mut failure = Reason::Unresolved;
     for address in addresses {
         if !policy.allows(target, address) {
-            tracing::info!(%target, %address, "the policy does not allow this target; --allow would");
+            tracing::debug!(%target, %address, "the policy does not allow this target; --allow would");
             failure = Reason::Denied;
             continue;
         }

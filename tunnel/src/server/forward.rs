@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Shared, handshake};
-use crate::mux::Reason;
+use super::{NO_AGENT, Shared, handshake, reason_of};
 use crate::socket::{Listener, NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
@@ -93,19 +92,20 @@ fn take_visitor(
     permit: OwnedSemaphorePermit,
 ) {
     let peer = socket.peer();
-    let refuse = |socket: Socket, why: &str| {
-        tracing::info!(visitor = %peer, agent = forward.agent, why, "visitor refused");
+    let refuse = |socket: Socket, reason: &str, why: &str| {
+        shared.metrics.open_failed(reason);
+        tracing::debug!(visitor = %peer, agent = forward.agent, why, "visitor refused");
         socket.bind(Role::Control, NOBODY, "visitor without an agent");
         socket.reset_on_release();
     };
     let Some(entry) = shared.registry.find(&forward.agent) else {
-        refuse(socket, "the agent is not connected");
+        refuse(socket, NO_AGENT, "the agent is not connected");
         return;
     };
     let opening = match entry.session.open(&forward.target) {
         Ok(opening) => opening,
         Err(error) => {
-            refuse(socket, &error.to_string());
+            refuse(socket, reason_of(error).name(), &error.to_string());
             return;
         }
     };
@@ -127,14 +127,8 @@ fn take_visitor(
                 tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
             }
             Err(error) => {
-                shared.metrics.open_failed(match error {
-                    crate::mux::OpenError::Refused(reason) => reason.name(),
-                    crate::mux::OpenError::Busy
-                    | crate::mux::OpenError::Draining
-                    | crate::mux::OpenError::SessionOver
-                    | crate::mux::OpenError::TargetTooLong => Reason::Aborted.name(),
-                });
-                tracing::info!(visitor = %peer, agent = forward.agent, target = %forward.target, %error, "visitor refused");
+                shared.metrics.open_failed(reason_of(error).name());
+                tracing::debug!(visitor = %peer, agent = forward.agent, target = %forward.target, %error, "visitor refused");
                 socket.reset_on_release();
             }
         }

@@ -12,12 +12,12 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::exchange::{Exchange, ExchangeBody, carry};
 use super::handshake::{self, Accepted, SESSION_HEADER};
 use super::ingress::serve_agent;
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
 use super::visitor::{Serving, VisitorIo};
+use super::{NO_AGENT, Shared, reason_of};
 use crate::chance;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::mux::{OpenError, Reason};
@@ -111,7 +111,7 @@ async fn respond(
     match exchange(&shared, serving, &address, request).await {
         Ok(response) => response,
         Err((status, why)) => {
-            tracing::info!(visitor = %peer, agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
+            tracing::debug!(visitor = %peer, agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
             say(status, &why)
         }
     }
@@ -181,12 +181,14 @@ async fn exchange(
     let Address { agent, target, .. } = address;
     let request = rewrite(request, address)?;
     let Some(entry) = shared.registry.find(agent) else {
+        shared.metrics.open_failed(NO_AGENT);
         return Err((
             StatusCode::SERVICE_UNAVAILABLE,
             format!("agent {agent} is not connected"),
         ));
     };
     let opening = entry.session.open(target).map_err(|error| {
+        shared.metrics.open_failed(reason_of(error).name());
         let status = StatusCode::SERVICE_UNAVAILABLE;
         (status, format!("agent {agent} takes no stream: {error}"))
     })?;
@@ -232,16 +234,6 @@ fn finish_response(mut response: Response<Incoming>, exchange: Exchange) -> Resp
     strip_hop_by_hop(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     response.map(|body| Either::Left(ExchangeBody::new(body, exchange)))
-}
-
-fn reason_of(error: OpenError) -> Reason {
-    match error {
-        OpenError::Refused(reason) => reason,
-        OpenError::Busy => Reason::Busy,
-        OpenError::Draining => Reason::Draining,
-        OpenError::SessionOver => Reason::SessionOver,
-        OpenError::TargetTooLong => Reason::Protocol,
-    }
 }
 
 fn open_failure(agent: &str, target: &Target, error: OpenError) -> Failure {
