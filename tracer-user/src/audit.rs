@@ -1,5 +1,6 @@
 //! One audit: the programs, the ledger and the witness, driven by whoever calls. Owns everything that must be undone.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -192,7 +193,9 @@ impl Audit {
         self.proceedings.resyncs += u64::from(lossy);
         self.proceedings.scans += 1;
         let walk = self.ledger.finish_walk(lossy);
-        self.ledger.name_holders(comm);
+        let mut names = HashMap::new();
+        self.ledger
+            .name_holders(|pid| names.entry(pid).or_insert_with(|| comm(pid)).clone());
         Ok(walk)
     }
 

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::fs::File;
+use std::io::BufWriter;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -201,7 +203,7 @@ fn check(args: &RunArgs) -> Result<()> {
         );
     }
     if let Some(path) = &args.json {
-        write_beside(path, "")
+        write_beside(path, |_| Ok(()))
             .with_context(|| format!("cannot write the report {}", path.display()))?;
         std::fs::remove_file(beside(path)).ok();
     }
@@ -234,8 +236,7 @@ async fn audited(audit: &mut Audit, args: RunArgs) -> Result<ExitCode> {
     let report = Report::new(&proceedings, audit.ledger());
     anstream::eprint!("{}", text::render(&report));
     if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&json::render(&report))?;
-        write_beside(path, &json)
+        write_beside(path, |file| json::write(&report, file))
             .and_then(|()| Ok(std::fs::rename(beside(path), path)?))
             .with_context(|| format!("cannot write the report {}", path.display()))?;
     }
@@ -256,10 +257,15 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_beside(path: &Path, text: &str) -> Result<()> {
-    let mut file = std::fs::File::create(beside(path))?;
-    std::io::Write::write_all(&mut file, text.as_bytes())?;
-    file.sync_all()?;
+fn write_beside(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let mut file = BufWriter::new(File::create(beside(path))?);
+    write(&mut file)?;
+    file.into_inner()
+        .map_err(std::io::IntoInnerError::into_error)?
+        .sync_all()?;
     Ok(())
 }
 

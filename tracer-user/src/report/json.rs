@@ -1,145 +1,319 @@
 //! The JSON report, schema "watertight.audit/1": a contract that programs rely on.
+//!
+//! Counts are exact and what could not be known is null. Numbers of 64 bits that are names (cookie, session, stream) are
+//! strings, since JSON readers lose bits of large numbers. The report is written as it is walked: 100,000 findings are
+//! never in memory twice.
 
-use serde_json::{Value, json};
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde::ser::{SerializeSeq, Serializer};
+use tracer_abi::annotation::Role;
 use tracer_abi::record::Counter;
 
 use super::{PEERS_LISTED, Report};
 use crate::ledger::lifetime::tcp_state_name;
-use crate::verdict::{Finding, Level};
+use crate::verdict::{Finding, Level, Tuple};
 
 /// The schema's name.
 pub const SCHEMA: &str = "watertight.audit/1";
 
-/// Returns the report. Counts are exact and what could not be known is null. Numbers of 64 bits that are names (cookie,
-/// session, stream) are strings, since JSON readers lose bits of large numbers.
-#[must_use]
-pub fn render(report: &Report<'_>) -> Value {
-    let proceedings = report.proceedings;
-    let counters = &proceedings.counters;
-    let of = |counter| counters.of(counter);
-    let lost = of(Counter::RingFailures);
-    let told = |count: u64| (lost == 0).then_some(count);
-    let counts = report.ledger.counts();
-    let outlive = report.ledger.outlive();
-    let any = !outlive.is_empty();
-    let walk = proceedings.walk.as_ref();
-    let quantile = |q| any.then(|| outlive.value_at_quantile(q));
-    json!({
-        "schema": SCHEMA,
-        "verdict": report.verdict.name(),
-        "reasons": report.reasons,
-        "window": {
-            "start_ns": proceedings.window.start_ns,
-            "end_ns": proceedings.window.end_ns,
-            "grace_ms": proceedings.window.grace_ns / 1_000_000,
-        },
-        "target": {
-            "cgroup": proceedings.target.cgroup,
-            "command": proceedings.target.command,
-            "exit_status": proceedings.target.exit_status,
-        },
-        "kernel": { "release": proceedings.kernel },
-        "completeness": {
-            "events": of(Counter::Events),
-            "lost_events": lost,
-            "resyncs": proceedings.resyncs,
-            "baseline_sockets": of(Counter::Adopted),
-            "malformed_annotations": of(Counter::Refused),
-        },
-        "sockets": {
-            "created": of(Counter::Created),
-            "connected": of(Counter::Connected),
-            "accepted": of(Counter::Accepted),
-            "released": of(Counter::Released),
-            "open": walk.map(|walk| walk.open),
-            "unowned": counters.unowned(),
-        },
-        "owners": {
-            "listeners": told(counts.listeners),
-            "links": told(counts.links),
-            "streams_bound": told(counts.streams_bound),
-            "streams_ended": told(counts.streams_ended),
-        },
-        "outlive_ns": {
-            "count": told(outlive.len()),
-            "p50": quantile(0.5),
-            "p99": quantile(0.99),
-            "max": any.then(|| outlive.max()),
-        },
-        "witness": {
-            "scans": proceedings.scans,
-            "agrees": report.agrees(),
-            "only_in_ledger": walk.map(|walk| walk.only_in_ledger),
-            "only_in_kernel": walk.map(|walk| walk.only_in_kernel),
-        },
-        "findings_by_level": {
-            "deny": report.ledger.standing(Level::Deny),
-            "warn": report.ledger.standing(Level::Warn),
-        },
-        "peers": peers(report, lost == 0),
-        "findings": report
-            .findings
-            .iter()
-            .map(|found| finding(found, report.ledger.levels().of(found.kind), proceedings.window.end_ns))
-            .collect::<Vec<_>>(),
-    })
+/// Writes the report.
+///
+/// # Errors
+///
+/// When `to` cannot be written.
+pub fn write(report: &Report<'_>, to: impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(to, &Document::of(report)).map_err(io::Error::from)
 }
 
-fn peers(report: &Report<'_>, whole: bool) -> Vec<Value> {
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    verdict: &'static str,
+    reasons: &'a [String],
+    window: Window,
+    target: Target<'a>,
+    kernel: Kernel<'a>,
+    completeness: Completeness,
+    sockets: Sockets,
+    owners: Owners,
+    outlive_ns: Outlive,
+    witness: Witness,
+    findings_by_level: ByLevel,
+    peers: Vec<Peer<'a>>,
+    #[serde(serialize_with = "findings")]
+    findings: &'a Report<'a>,
+}
+
+#[derive(Serialize)]
+struct Window {
+    start_ns: u64,
+    end_ns: u64,
+    grace_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    cgroup: &'a str,
+    command: &'a [String],
+    exit_status: Option<i32>,
+}
+
+#[derive(Serialize)]
+struct Kernel<'a> {
+    release: &'a str,
+}
+
+#[derive(Serialize)]
+struct Completeness {
+    events: u64,
+    lost_events: u64,
+    resyncs: u64,
+    baseline_sockets: u64,
+    malformed_annotations: u64,
+}
+
+#[derive(Serialize)]
+struct Sockets {
+    created: u64,
+    connected: u64,
+    accepted: u64,
+    released: u64,
+    open: Option<u64>,
+    unowned: u64,
+}
+
+#[derive(Serialize)]
+struct Owners {
+    listeners: Option<u64>,
+    links: Option<u64>,
+    streams_bound: Option<u64>,
+    streams_ended: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Outlive {
+    count: Option<u64>,
+    p50: Option<u64>,
+    p99: Option<u64>,
+    max: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Witness {
+    scans: u64,
+    agrees: bool,
+    only_in_ledger: Option<u64>,
+    only_in_kernel: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ByLevel {
+    deny: u64,
+    warn: u64,
+}
+
+#[derive(Serialize)]
+struct Peer<'a> {
+    address: &'a str,
+    opened: Option<u64>,
+    released: Option<u64>,
+    open: u64,
+    oldest_ms: Option<u64>,
+}
+
+impl<'a> Document<'a> {
+    fn of(report: &'a Report<'a>) -> Self {
+        let proceedings = report.proceedings;
+        let of = |counter| proceedings.counters.of(counter);
+        let walk = proceedings.walk.as_ref();
+        let counts = report.ledger.counts();
+        // What only records tell is unknown when some were lost.
+        let told = |count: u64| (of(Counter::RingFailures) == 0).then_some(count);
+        let outlive = report.ledger.outlive();
+        let measured = |value: u64| (!outlive.is_empty()).then_some(value);
+        Self {
+            schema: SCHEMA,
+            verdict: report.verdict.name(),
+            reasons: &report.reasons,
+            window: Window {
+                start_ns: proceedings.window.start_ns,
+                end_ns: proceedings.window.end_ns,
+                grace_ms: proceedings.window.grace_ns / 1_000_000,
+            },
+            target: Target {
+                cgroup: &proceedings.target.cgroup,
+                command: &proceedings.target.command,
+                exit_status: proceedings.target.exit_status,
+            },
+            kernel: Kernel {
+                release: &proceedings.kernel,
+            },
+            completeness: Completeness {
+                events: of(Counter::Events),
+                lost_events: of(Counter::RingFailures),
+                resyncs: proceedings.resyncs,
+                baseline_sockets: of(Counter::Adopted),
+                malformed_annotations: of(Counter::Refused),
+            },
+            sockets: Sockets {
+                created: of(Counter::Created),
+                connected: of(Counter::Connected),
+                accepted: of(Counter::Accepted),
+                released: of(Counter::Released),
+                open: walk.map(|walk| walk.open),
+                unowned: proceedings.counters.unowned(),
+            },
+            owners: Owners {
+                listeners: told(counts.listeners),
+                links: told(counts.links),
+                streams_bound: told(counts.streams_bound),
+                streams_ended: told(counts.streams_ended),
+            },
+            outlive_ns: Outlive {
+                count: told(outlive.len()),
+                p50: measured(outlive.value_at_quantile(0.5)),
+                p99: measured(outlive.value_at_quantile(0.99)),
+                max: measured(outlive.max()),
+            },
+            witness: Witness {
+                scans: proceedings.scans,
+                agrees: report.agrees(),
+                only_in_ledger: walk.map(|walk| walk.only_in_ledger),
+                only_in_kernel: walk.map(|walk| walk.only_in_kernel),
+            },
+            findings_by_level: ByLevel {
+                deny: report.ledger.standing(Level::Deny),
+                warn: report.ledger.standing(Level::Warn),
+            },
+            peers: peers(report, &told),
+            findings: report,
+        }
+    }
+}
+
+fn peers<'a>(report: &'a Report<'a>, told: &impl Fn(u64) -> Option<u64>) -> Vec<Peer<'a>> {
     let end_ns = report.proceedings.window.end_ns;
     report
         .ledger
         .peers()
         .top(PEERS_LISTED)
         .into_iter()
-        .map(|(address, peer)| {
-            json!({
-                "address": address,
-                "opened": whole.then_some(peer.released + peer.open),
-                "released": whole.then_some(peer.released),
-                "open": peer.open,
-                "oldest_ms": peer.oldest_ns.map(|oldest_ns| end_ns.saturating_sub(oldest_ns) / 1_000_000),
-            })
+        .map(|(address, peer)| Peer {
+            address,
+            opened: told(peer.released + peer.open),
+            released: told(peer.released),
+            open: peer.open,
+            oldest_ms: peer
+                .oldest_ns
+                .map(|oldest_ns| end_ns.saturating_sub(oldest_ns) / 1_000_000),
         })
         .collect()
 }
 
-fn finding(found: &Finding, level: Level, end_ns: u64) -> Value {
-    let until_ns = found.released_ns.unwrap_or(end_ns);
-    json!({
-        "kind": found.kind.name(),
-        "level": level.name(),
-        "cookie": found.cookie.map(|cookie| cookie.to_string()),
-        "tuple": found.tuple.map(|tuple| json!({
-            "local": tuple.local.to_string(),
-            "remote": tuple.remote.to_string(),
-        })),
-        "tcp_state": found.tcp_state.map(tcp_state_name),
-        "owner": found.owner.as_ref().map(|note| json!({
-            "session": note.owner.session.to_string(),
-            "stream": note.owner.stream.to_string(),
-            "role": note.role.map(tracer_abi::annotation::Role::name),
-            "label": note.label,
-        })),
-        "holders": found.holders.iter().map(|holder| json!({
-            "pid": holder.pid,
-            "comm": holder.comm,
-            "fd": holder.fd,
-        })).collect::<Vec<_>>(),
-        "opened_by": process(found.opener.as_ref()),
-        "released_by": process(found.releaser.as_ref()),
-        "opened_ns": found.opened_ns,
-        "ended_ns": found.ended_ns,
-        "since_ns": found.since_ns,
-        "released_ns": found.released_ns,
-        "age_ms": until_ns.saturating_sub(found.opened_ns) / 1_000_000,
-        "bytes_in": found.bytes_in,
-        "bytes_out": found.bytes_out,
-        "unread_bytes": found.unread,
-        "unsent_bytes": found.unsent,
-    })
+#[derive(Serialize)]
+struct Found<'a> {
+    kind: &'static str,
+    level: &'static str,
+    cookie: Option<String>,
+    tuple: Option<Ends>,
+    tcp_state: Option<&'static str>,
+    owner: Option<Owner<'a>>,
+    holders: Vec<Holder<'a>>,
+    opened_by: Option<Process<'a>>,
+    released_by: Option<Process<'a>>,
+    opened_ns: u64,
+    ended_ns: Option<u64>,
+    since_ns: u64,
+    released_ns: Option<u64>,
+    age_ms: u64,
+    bytes_in: Option<u64>,
+    bytes_out: Option<u64>,
+    unread_bytes: Option<u32>,
+    unsent_bytes: Option<u32>,
 }
 
-fn process(process: Option<&(u32, String)>) -> Option<Value> {
-    process.map(|(pid, comm)| json!({ "pid": pid, "comm": comm }))
+#[derive(Serialize)]
+struct Ends {
+    local: String,
+    remote: String,
+}
+
+#[derive(Serialize)]
+struct Owner<'a> {
+    session: String,
+    stream: String,
+    role: Option<&'static str>,
+    label: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Holder<'a> {
+    pid: u32,
+    comm: Option<&'a str>,
+    fd: u32,
+}
+
+#[derive(Serialize)]
+struct Process<'a> {
+    pid: u32,
+    comm: &'a str,
+}
+
+impl<'a> Found<'a> {
+    fn of(found: &'a Finding, level: Level, end_ns: u64) -> Self {
+        let process = |process: &'a Option<(u32, String)>| {
+            process
+                .as_ref()
+                .map(|(pid, comm)| Process { pid: *pid, comm })
+        };
+        let until_ns = found.released_ns.unwrap_or(end_ns);
+        Self {
+            kind: found.kind.name(),
+            level: level.name(),
+            cookie: found.cookie.map(|cookie| cookie.to_string()),
+            tuple: found.tuple.map(|Tuple { local, remote }| Ends {
+                local: local.to_string(),
+                remote: remote.to_string(),
+            }),
+            tcp_state: found.tcp_state.map(tcp_state_name),
+            owner: found.owner.as_ref().map(|note| Owner {
+                session: note.owner.session.to_string(),
+                stream: note.owner.stream.to_string(),
+                role: note.role.map(Role::name),
+                label: note.label.as_deref(),
+            }),
+            holders: found
+                .holders
+                .iter()
+                .map(|holder| Holder {
+                    pid: holder.pid,
+                    comm: holder.comm.as_deref(),
+                    fd: holder.fd,
+                })
+                .collect(),
+            opened_by: process(&found.opener),
+            released_by: process(&found.releaser),
+            opened_ns: found.opened_ns,
+            ended_ns: found.ended_ns,
+            since_ns: found.since_ns,
+            released_ns: found.released_ns,
+            age_ms: until_ns.saturating_sub(found.opened_ns) / 1_000_000,
+            bytes_in: found.bytes_in,
+            bytes_out: found.bytes_out,
+            unread_bytes: found.unread,
+            unsent_bytes: found.unsent,
+        }
+    }
+}
+
+fn findings<S: Serializer>(report: &Report<'_>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(report.findings.len()))?;
+    let end_ns = report.proceedings.window.end_ns;
+    for found in &report.findings {
+        let level = report.ledger.levels().of(found.kind);
+        list.serialize_element(&Found::of(found, level, end_ns))?;
+    }
+    list.end()
 }
