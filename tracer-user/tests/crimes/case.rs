@@ -30,6 +30,8 @@ pub(crate) struct Case {
     /// How many processes hold each socket found; the program names them on its standard output.
     holders: Holders,
     options: &'static [&'static str],
+    /// Programs that must be installed: unmodified ones, which annotate nothing.
+    needs: &'static [&'static str],
     /// Counters, ledger and witness tell the same story.
     agrees: bool,
     /// The tracer is stopped (SIGSTOP) for a while in the middle.
@@ -53,6 +55,7 @@ const BASE: Case = Case {
     denied: &[],
     holders: Holders::Nobody,
     options: &["--grace", "300ms"],
+    needs: &[],
     agrees: true,
     reader_stops: false,
     more: |_| Ok(()),
@@ -168,6 +171,30 @@ pub(crate) fn all() -> Vec<Case> {
             },
             ..guilty("hostile_label", OUTLIVED)
         },
+        Case {
+            needs: &["curl"],
+            ..innocent("foreign_curl")
+        },
+        Case {
+            needs: &["nginx"],
+            ..innocent("foreign_nginx")
+        },
+        Case {
+            needs: &["python3"],
+            ..innocent("foreign_python")
+        },
+        Case {
+            needs: &["python3"],
+            ..guilty("foreign_python_leaking", &[("peer-closed", 3)])
+        },
+        Case {
+            needs: &["go"],
+            ..innocent("foreign_go")
+        },
+        Case {
+            needs: &["go"],
+            ..guilty("foreign_go_leaking", &[("peer-closed", 3)])
+        },
         innocent("accepted_late"),
         innocent("never_accepted"),
         innocent("udp"),
@@ -281,12 +308,26 @@ fn many_in_the_kernel(report: &Value) -> Result<(), String> {
     expect(&report["sockets"]["connected"], &20_000.into(), "connected")
 }
 
-/// Whether privileges are missing and may be: in CI a case that cannot run fails instead.
+/// Whether a case that cannot run fails instead of being skipped, as in CI.
+fn is_strict() -> bool {
+    std::env::var_os("WATERTIGHT_TEST_STRICT").is_some()
+}
+
+/// Whether privileges are missing and may be.
 pub(crate) fn must_skip() -> bool {
-    !rustix::process::geteuid().is_root() && std::env::var_os("WATERTIGHT_TEST_STRICT").is_none()
+    !rustix::process::geteuid().is_root() && !is_strict()
 }
 
 impl Case {
+    /// Whether the case is skipped: without privileges, or without a program that it needs.
+    pub(crate) fn is_skipped(&self) -> bool {
+        let missing = self.needs.iter().find(|program| !is_installed(program));
+        if let Some(program) = missing {
+            eprintln!("{}: {program} is not installed", self.name);
+        }
+        must_skip() || (missing.is_some() && !is_strict())
+    }
+
     pub(crate) fn judge(&self) -> Result<(), Failed> {
         let directory = tempfile::tempdir()?;
         let json = directory.path().join("report.json");
@@ -354,6 +395,11 @@ impl Case {
             Holders::Nobody => expect(&holders(report), &Vec::new(), "holders"),
         }
     }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 fn denied(report: &Value) -> BTreeMap<&str, usize> {

@@ -25,9 +25,10 @@ fn main() {
     // Cases measure times against each other's load.
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
     let skipped = case::must_skip();
-    let cases = case::all()
-        .into_iter()
-        .map(|case| Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped));
+    let cases = case::all().into_iter().map(|case| {
+        let skipped = case.is_skipped();
+        Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped)
+    });
     let trials = cases.chain(commands::trials(skipped)).collect();
     if skipped {
         eprintln!("skipped: these cases load eBPF programs and need root (sudo -E)");
