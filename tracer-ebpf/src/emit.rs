@@ -10,7 +10,8 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::record::{
-    BoundEvent, CASES_BYTES, Counter, Ends, Event, Facts, RING_BYTES, Socket, SocketEvent,
+    BoundEvent, BriefEvent, CASES_BYTES, Counter, Ends, Event, Facts, RING_BYTES, Socket,
+    SocketEvent,
 };
 
 use crate::storage::count;
@@ -83,6 +84,18 @@ pub(crate) fn bare(event: Event) {
     put::<Event>(To::Events, |to| {
         // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
         unsafe { to.write(event) }
+    });
+}
+
+/// An event with the few facts of a socket.
+#[inline(always)]
+pub(crate) fn brief(event: Event, facts: &Facts) {
+    put::<BriefEvent>(To::Events, |to| {
+        // SAFETY: as in `bare`.
+        unsafe {
+            (&raw mut (*to).event).write(event);
+            (&raw mut (*to).brief).write(facts.into());
+        }
     });
 }
 

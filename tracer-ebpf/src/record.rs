@@ -66,9 +66,9 @@ record! {
         pub dead_ns: u64,
         /// The present owner; meaningful when `bound_ns` is not 0.
         pub owner: Owner,
-        /// `tcp_sock.bytes_received` at the last state change; a FIN counts as a byte.
+        /// `tcp_sock.bytes_received` as TCP entered `state`; a FIN counts as a byte.
         pub bytes_received: u64,
-        /// `tcp_sock.bytes_acked` at the last state change; a SYN and a FIN count as a byte each.
+        /// `tcp_sock.bytes_acked` as TCP entered `state`; a SYN and a FIN count as a byte each.
         pub bytes_acked: u64,
         /// The process (tgid) that created it; 0 for a listener's child until a process is seen with it.
         pub opener: u32,
@@ -84,7 +84,7 @@ record! {
         pub local_port: u16,
         /// Remote port in host order.
         pub remote_port: u16,
-        /// `TCP_*` (net/tcp_states.h) at the last state change; 0 while unknown.
+        /// CLOSE_WAIT or CLOSE (net/tcp_states.h), whichever TCP entered last; 0 before.
         pub state: u16,
         /// Bytes of `label` in use.
         pub label_len: u32,
@@ -117,17 +117,17 @@ record! {
     } is 16 bytes
 }
 
-/// [`Event::kind`]: `socket(2)` made a socket. Carries [`Facts`].
+/// [`Event::kind`]: `socket(2)` made a socket. Carries a [`Brief`].
 pub const CREATED: u32 = 1;
-/// [`Event::kind`]: a handshake gave a listener a child; nobody has accepted it yet. Carries [`Facts`].
+/// [`Event::kind`]: a handshake gave a listener a child; nobody has accepted it yet. Carries a [`Brief`].
 pub const ARRIVED: u32 = 2;
 /// [`Event::kind`]: a BIND. `former` and `ends` tell of the owner before it. Carries [`Socket`].
 pub const BOUND: u32 = 3;
 /// [`Event::kind`]: the first END of `former`. Carries nothing more.
 pub const ENDED: u32 = 4;
-/// [`Event::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. Carries [`Facts`].
+/// [`Event::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. Carries a [`Brief`].
 pub const PEER_DONE: u32 = 5;
-/// [`Event::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries [`Facts`].
+/// [`Event::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries a [`Brief`].
 pub const DIED: u32 = 6;
 /// [`Event::kind`]: the last file descriptor is gone. `ends` tells of the present owner. Carries [`Facts`].
 pub const RELEASED: u32 = 7;
@@ -158,6 +158,45 @@ record! {
         /// `task_struct.comm` of the process's first thread, where it was asked for.
         pub comm: [u8; 16],
     } is 72 bytes
+}
+
+record! {
+    /// The few facts that tell a socket apart: most records need no more, and they are most of what the ring carries.
+    pub struct Brief {
+        /// [`Facts::id`].
+        pub id: u64,
+        /// [`Facts::born_ns`].
+        pub born_ns: u64,
+        /// [`Facts::flags`].
+        pub flags: u32,
+        /// [`Facts::family`].
+        pub family: u16,
+        /// [`Facts::protocol`].
+        pub protocol: u16,
+    } is 24 bytes
+}
+
+impl From<&Facts> for Brief {
+    #[inline(always)]
+    fn from(facts: &Facts) -> Self {
+        Self {
+            id: facts.id,
+            born_ns: facts.born_ns,
+            flags: facts.flags,
+            family: facts.family,
+            protocol: facts.protocol,
+        }
+    }
+}
+
+record! {
+    /// An event with the few facts of its socket.
+    pub struct BriefEvent {
+        /// The head.
+        pub event: Event,
+        /// The socket.
+        pub brief: Brief,
+    } is 96 bytes
 }
 
 record! {

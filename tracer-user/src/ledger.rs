@@ -13,8 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    AF_INET, AF_INET6, ANNOTATES, BoundEvent, Ends, Event, Facts, Sighting, Socket, SocketEvent,
-    fact,
+    AF_INET, AF_INET6, ANNOTATES, BoundEvent, Brief, BriefEvent, Ends, Event, Facts, IPPROTO_TCP,
+    Sighting, Socket, SocketEvent, fact,
 };
 
 use crate::news::{News, Sight, comm_text, label_text};
@@ -52,14 +52,14 @@ struct Lifetime {
 }
 
 impl Lifetime {
-    fn new(facts: &Facts) -> Self {
+    fn new(brief: &Brief) -> Self {
         Self {
-            born_ns: facts.born_ns,
+            born_ns: brief.born_ns,
             bound: None,
             label: None,
-            held: facts.flags & fact::HELD != 0,
+            held: brief.flags & fact::HELD != 0,
             dead: false,
-            unhooked: facts.family != AF_INET && facts.family != AF_INET6,
+            unhooked: brief.family != AF_INET && brief.family != AF_INET6,
             unannounced: false,
             walk: 0,
             moved: None,
@@ -172,29 +172,29 @@ impl Ledger {
             News::Created(of) | News::Arrived(of) => self.recv_born(of),
             News::Bound(of) => self.recv_bound(of),
             News::Ended(event) => self.recv_ended(event),
-            News::PeerDone(of) => self.due(of.event.at_ns, Due::Socket(of.facts.id)),
+            News::PeerDone(of) => self.due(of.event.at_ns, Due::Socket(of.brief.id)),
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
         }
     }
 
-    fn recv_born(&mut self, of: &SocketEvent) {
-        let facts = &of.facts;
+    fn recv_born(&mut self, of: &BriefEvent) {
+        let brief = &of.brief;
         let known = self
             .lifetimes
-            .entry(facts.id)
-            .or_insert_with(|| Lifetime::new(facts));
+            .entry(brief.id)
+            .or_insert_with(|| Lifetime::new(brief));
         known.unannounced = false;
-        if is_tcp(facts) && known.bound.is_none() && self.annotated {
-            self.due(of.event.at_ns, Due::Unbound(facts.id));
+        if brief.protocol == IPPROTO_TCP && known.bound.is_none() && self.annotated {
+            self.due(of.event.at_ns, Due::Unbound(brief.id));
         }
     }
 
-    fn recv_died(&mut self, of: &SocketEvent) {
-        if let Some(known) = self.lifetimes.get_mut(&of.facts.id) {
+    fn recv_died(&mut self, of: &BriefEvent) {
+        if let Some(known) = self.lifetimes.get_mut(&of.brief.id) {
             known.dead = true;
         }
-        self.due(of.event.at_ns, Due::Socket(of.facts.id));
+        self.due(of.event.at_ns, Due::Socket(of.brief.id));
     }
 
     fn recv_bound(&mut self, of: &BoundEvent) {
@@ -263,7 +263,7 @@ impl Ledger {
         let known = self
             .lifetimes
             .entry(facts.id)
-            .or_insert_with(|| Lifetime::new(facts));
+            .or_insert_with(|| Lifetime::new(&facts.into()));
         known.held = true;
         let present = (facts.owner, facts.role, facts.bound_ns);
         if known.bound == Some(present) {
@@ -472,7 +472,7 @@ impl Ledger {
         let known = self
             .lifetimes
             .entry(facts.id)
-            .or_insert_with(|| Lifetime::new(facts));
+            .or_insert_with(|| Lifetime::new(&facts.into()));
         known.unannounced |= unknown;
         known.held = true;
         if known.walk == self.walk {

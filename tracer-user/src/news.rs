@@ -2,24 +2,26 @@
 //! error of that record alone.
 
 use thiserror::Error;
-use tracer_abi::record::{self, BoundEvent, Event, KNOWN, Sighting, Socket, SocketEvent};
+use tracer_abi::record::{
+    self, BoundEvent, BriefEvent, Event, KNOWN, Sighting, Socket, SocketEvent,
+};
 use zerocopy::FromBytes;
 
 /// One record of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// `socket(2)` made a socket.
-    Created(SocketEvent),
+    Created(BriefEvent),
     /// A listener got a child that nobody has accepted yet.
-    Arrived(SocketEvent),
+    Arrived(BriefEvent),
     /// A socket was bound to an owner.
     Bound(BoundEvent),
     /// An owner ended, for the first time.
     Ended(Event),
     /// TCP entered CLOSE_WAIT.
-    PeerDone(SocketEvent),
+    PeerDone(BriefEvent),
     /// TCP fell to CLOSE.
-    Died(SocketEvent),
+    Died(BriefEvent),
     /// The last file descriptor is gone.
     Released(SocketEvent),
 }

@@ -48,12 +48,15 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<(), SelfTestError> {
         return Err(SelfTestError::Errand("it ended with an error".to_owned()));
     }
     let counters = settled(probes, &before)?;
-    let (mut bound, mut peer_done) = (false, false);
+    let (mut bound, mut peer_done) = (None, false);
     probes.drain(usize::MAX, |record| match news::decode(record) {
-        Ok(News::Bound(of)) => bound |= of.socket.facts.owner == REHEARSED,
-        Ok(News::PeerDone(of)) => peer_done |= of.facts.owner == REHEARSED,
+        Ok(News::Bound(of)) if of.socket.facts.owner == REHEARSED => {
+            bound = Some(of.socket.facts.id);
+        }
+        Ok(News::PeerDone(of)) => peer_done |= Some(of.brief.id) == bound,
         Ok(
             News::Created(_)
+            | News::Bound(_)
             | News::Arrived(_)
             | News::Ended(_)
             | News::Died(_)
@@ -72,7 +75,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<(), SelfTestError> {
         ),
         ("sock_release", of(Counter::Released) >= 3),
         ("iter/task_file", witnessed),
-        ("the ring", bound),
+        ("the ring", bound.is_some()),
     ];
     probes.forget(&[REHEARSED]);
     let blind: Vec<&'static str> = checks

@@ -29,7 +29,7 @@ pub(super) fn created(ctx: &SockContext) {
     facts.comm = kernel::comm();
     let mut event = emit::event(record::CREATED, facts.born_ns);
     event.tgid = facts.opener;
-    emit::about(To::Events, event, facts);
+    emit::brief(event, facts);
 }
 
 /// Somebody asks whom a socket is connected to: accept does, for a program that wants the address, and so a listener's child

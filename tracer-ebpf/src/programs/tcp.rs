@@ -13,7 +13,7 @@ use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::warn;
 use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, Socket, fact};
 
-use crate::emit::{self, To};
+use crate::emit;
 use crate::storage::{self, count, mark, new_id, now_ns};
 
 /// `TCP_*` (net/tcp_states.h).
@@ -69,7 +69,11 @@ fn connected(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     count(Counter::Connected);
     // SAFETY: `socket` comes from the storage.
-    tuple(ctx, unsafe { &mut (*socket).facts });
+    let facts = unsafe { &mut (*socket).facts };
+    // A socket that was dialed before the tracer came has no tuple yet.
+    if facts.remote_port == 0 {
+        tuple(ctx, facts);
+    }
 }
 
 #[inline(always)]
@@ -93,11 +97,7 @@ fn arrived(ctx: &SockOpsContext) {
     facts.family = ctx.family() as u16;
     facts.protocol = IPPROTO_TCP;
     tuple(ctx, facts);
-    emit::about(
-        To::Events,
-        emit::event(record::ARRIVED, facts.born_ns),
-        facts,
-    );
+    emit::brief(emit::event(record::ARRIVED, facts.born_ns), facts);
 }
 
 #[inline(always)]
@@ -109,35 +109,34 @@ fn listening(ctx: &SockOpsContext) {
     tuple(ctx, unsafe { &mut (*socket).facts });
 }
 
-/// A TCP state change. After the release it is the kernel's own business, such as TIME_WAIT.
+/// A TCP state change. Most are of no interest, and after the release all of them are the kernel's own business.
 #[inline(always)]
 fn moved(ctx: &SockOpsContext) {
+    let state = ctx.arg(1);
+    if state != TCP_CLOSE_WAIT && state != TCP_CLOSE {
+        return;
+    }
     let Some(socket) = known(ctx) else { return };
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &mut (*socket).facts };
     if facts.flags & fact::RELEASED != 0 {
         return;
     }
-    let state = ctx.arg(1);
     facts.state = state as u16;
     let now_ns = now_ns();
-    let kind = match state {
-        TCP_CLOSE_WAIT => {
-            facts.peer_done_ns = now_ns;
-            record::PEER_DONE
-        }
-        TCP_CLOSE => {
-            facts.dead_ns = now_ns;
-            record::DIED
-        }
-        _ => return,
+    let kind = if state == TCP_CLOSE_WAIT {
+        facts.peer_done_ns = now_ns;
+        record::PEER_DONE
+    } else {
+        facts.dead_ns = now_ns;
+        record::DIED
     };
     // SAFETY: the context is valid; these two are single eight-byte loads, as the verifier wants them.
     unsafe {
         facts.bytes_received = ptr::read_volatile(&raw const (*ctx.ops).bytes_received);
         facts.bytes_acked = ptr::read_volatile(&raw const (*ctx.ops).bytes_acked);
     }
-    emit::about(To::Events, emit::event(kind, now_ns), facts);
+    emit::brief(emit::event(kind, now_ns), facts);
 }
 
 /// Copies the tuple: at release it may be gone.

@@ -78,9 +78,9 @@ impl Kernel {
         facts.born_ns = self.now_ns;
         facts.held_ns = self.now_ns;
         self.open.insert(facts.id, facts);
-        News::Created(SocketEvent {
+        News::Created(BriefEvent {
             event: event(record::CREATED, self.now_ns),
-            facts,
+            brief: (&facts).into(),
         })
     }
 
@@ -299,9 +299,9 @@ fn a_child_in_a_backlog_is_not_open_and_goes_when_it_dies() {
     let mut ledger = ledger();
     let mut child = facts(1);
     child.flags = fact::CHILD;
-    let of = |kind, facts| SocketEvent {
+    let of = |kind, facts: Facts| BriefEvent {
         event: event(kind, 200),
-        facts,
+        brief: (&facts).into(),
     };
     ledger.apply(&News::Arrived(of(record::ARRIVED, child)));
     assert_eq!(ledger.open(), 0);
