@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::http::HeaderName;
 
 pub mod backoff;
 mod connect;
@@ -18,11 +19,12 @@ use policy::Policy;
 
 use crate::chance;
 use crate::clock::Clock;
+use crate::dialect::Dialect;
 use crate::link::{self, Link, LinkError};
 use crate::metrics::{Metrics, SessionMetrics};
-use crate::mux::{self, Reason, SessionError, Side};
+use crate::mux::{self, Reason, SessionError, Side, legacy};
 use crate::scope::{self, Scope};
-use crate::session::{Incoming, Session};
+use crate::session::{Core, Incoming, Session};
 use crate::socket::{Owner, Role, Socket};
 use crate::splice::{self, splice};
 use crate::target::Target;
@@ -45,8 +47,14 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// The first and the longest wait between attempts to connect.
     pub backoff: (Duration, Duration),
+    /// How the server talks.
+    pub dialect: Dialect,
+    /// The request header that carries the secret instead of `Authorization: Bearer`.
+    pub token_header: Option<HeaderName>,
     /// Bounds of the session.
     pub mux: mux::Config,
+    /// Bounds of the session in remotedialer's dialect.
+    pub legacy: legacy::Config,
     /// Bounds of the link.
     pub link: link::Config,
     /// Bounds of each splice.
@@ -65,7 +73,10 @@ impl Config {
             dial_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            dialect: Dialect::Native,
+            token_header: None,
             mux: mux::Config::default(),
+            legacy: legacy::Config::default(),
             link: link::Config::default(),
             splice: splice::Config::default(),
         }
@@ -206,14 +217,15 @@ async fn serve(
         None => SessionMetrics::default(),
     };
     let carrier = websocket.get_ref().mark();
-    let session = Session::new(
-        Side::Agent,
-        id,
-        shared.config.mux,
-        shared.clock,
-        carrier,
-        metrics,
-    );
+    let now = shared.clock.now();
+    let core = match shared.config.dialect {
+        Dialect::Native => Core::native(Side::Agent, shared.config.mux, now),
+        Dialect::Remotedialer => {
+            let key = format!("{}/{id}", shared.config.name);
+            Core::remotedialer(Side::Agent, &key, shared.config.legacy, now)
+        }
+    };
+    let session = Session::new(id, core, shared.clock, carrier, metrics);
     tracing::info!(session = id, server = %shared.config.server, agent = shared.config.name, "connected");
     let scope = Scope::new();
     scope.spawn(accept_streams(

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, SinkExt as _, Stream as _};
 use tokio::time::{Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
@@ -13,9 +13,9 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::clock::Clock;
-use crate::dialect::native::{self, DecodeError};
+use crate::dialect::{DecodeError, Dialect};
 use crate::mux::{SessionError, Time};
-use crate::session::{FramesError, Session};
+use crate::session::{MessageError, Session};
 use crate::socket::Socket;
 
 /// The bounds of a link. Whatever its peer does, a link holds about
@@ -26,6 +26,8 @@ pub struct Config {
     pub read_buffer: usize,
     /// The longest message that is taken, in bytes.
     pub message_max: usize,
+    /// The same for remotedialer's dialect, whose Go programs send in one message whatever their user writes at once.
+    pub remotedialer_message_max: usize,
     /// Frames are gathered into one message until it has this many bytes.
     pub batch: usize,
     /// Unsent bytes that the kernel holds; a ping waits behind them.
@@ -41,6 +43,7 @@ impl Default for Config {
         Self {
             read_buffer: 64 * 1024,
             message_max: 256 * 1024,
+            remotedialer_message_max: 16 * 1024 * 1024,
             batch: 64 * 1024,
             unsent: 128 * 1024,
             write_stall: Duration::from_secs(30),
@@ -52,13 +55,17 @@ impl Default for Config {
 impl Config {
     /// Returns the settings of the WebSocket.
     #[must_use]
-    pub fn websocket(&self) -> WebSocketConfig {
+    pub fn websocket(&self, dialect: Dialect) -> WebSocketConfig {
+        let message_max = match dialect {
+            Dialect::Native => self.message_max,
+            Dialect::Remotedialer => self.remotedialer_message_max,
+        };
         WebSocketConfig::default()
             .read_buffer_size(self.read_buffer)
             .write_buffer_size(0)
             .max_write_buffer_size(self.batch.saturating_mul(4).max(self.message_max))
-            .max_message_size(Some(self.message_max))
-            .max_frame_size(Some(self.message_max))
+            .max_message_size(Some(message_max))
+            .max_frame_size(Some(message_max))
     }
 }
 
@@ -159,18 +166,20 @@ impl Link {
             };
             match message {
                 Message::Binary(bytes) => {
-                    let frames = native::Decoder::new(bytes);
                     self.ending
                         .0
-                        .recv_frames(frames)
+                        .recv_message(bytes)
                         .map_err(|error| match error {
-                            FramesError::Session(error) => LinkError::Session(error),
-                            FramesError::Dialect(error) => LinkError::Dialect(error),
+                            MessageError::Session(error) => LinkError::Session(error),
+                            MessageError::Dialect(error) => LinkError::Dialect(error),
                         })?;
                 }
                 Message::Close(_) => return Err(LinkError::Gone),
-                // The WebSocket answers pings by itself; text has no meaning in this dialect.
-                Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                // The WebSocket answers pings by itself.
+                Message::Ping(_) => self.ending.0.recv_heartbeat(false),
+                Message::Pong(_) => self.ending.0.recv_heartbeat(true),
+                // Text has no meaning in either dialect.
+                Message::Text(_) | Message::Frame(_) => {}
             }
         }
         cx.waker().wake_by_ref();
@@ -187,16 +196,18 @@ impl Link {
                 }
                 self.flushing = None;
             }
-            let (batch, limit) = (&mut self.batch, self.config.batch);
-            batch.reserve(BATCH_MIN);
-            self.ending.0.send_frames(|frame| {
-                native::encode(&frame, batch);
-                batch.len() < limit
-            });
-            if self.batch.is_empty() {
-                return Ok(());
-            }
-            let message = Message::Binary(self.batch.split().freeze());
+            let message = if self.ending.0.send_ping() {
+                Message::Ping(Bytes::new())
+            } else {
+                self.batch.reserve(BATCH_MIN);
+                self.ending
+                    .0
+                    .send_message(self.config.batch, &mut self.batch);
+                if self.batch.is_empty() {
+                    return Ok(());
+                }
+                Message::Binary(self.batch.split().freeze())
+            };
             Pin::new(&mut self.websocket)
                 .start_send(message)
                 .map_err(Box::new)?;

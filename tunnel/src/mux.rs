@@ -15,6 +15,7 @@ pub mod buffer;
 mod config;
 pub mod error;
 pub mod frame;
+pub mod legacy;
 mod receive;
 pub mod schedule;
 pub mod stream;

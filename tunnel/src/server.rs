@@ -20,12 +20,13 @@ mod visitor;
 
 pub use forward::Forward;
 
+use handshake::Remotedialer;
 use registry::Registry;
 
 use crate::clock::Clock;
 use crate::link;
 use crate::metrics::Metrics;
-use crate::mux::{self, Reason};
+use crate::mux::{self, Reason, legacy};
 use crate::scope::Scope;
 use crate::socket::Listener;
 use crate::splice;
@@ -52,8 +53,12 @@ pub struct Config {
     pub response_timeout: Duration,
     /// How long a visitor of the HTTP front that finished its side may wait for the rest of the response without a byte.
     pub visitor_linger: Duration,
+    /// Whether and how clients of remotedialer's dialect are taken.
+    pub remotedialer: Option<Remotedialer>,
     /// Bounds of each session.
     pub mux: mux::Config,
+    /// Bounds of each session in remotedialer's dialect.
+    pub legacy: legacy::Config,
     /// Bounds of each link.
     pub link: link::Config,
     /// Bounds of each splice.
@@ -74,7 +79,9 @@ impl Config {
             header_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(60),
             visitor_linger: Duration::from_millis(500),
+            remotedialer: None,
             mux: mux::Config::default(),
+            legacy: legacy::Config::default(),
             link: link::Config::default(),
             splice: splice::Config::default(),
         }

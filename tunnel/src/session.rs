@@ -9,18 +9,19 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
+mod core;
 mod stream;
 
+pub use core::Core;
+pub(crate) use core::MessageError;
 pub use stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
 
 use crate::clock::Clock;
 use crate::metrics::{SessionMetrics, StreamMetrics};
-use crate::mux::{
-    By, Config, Ending, Event, Frame, Mux, OpenError, Reason, SessionError, Side, StreamId, Time,
-};
+use crate::mux::{By, Ending, Event, OpenError, Reason, SessionError, StreamId, Time};
 use crate::socket::{Mark, Owner};
 use crate::target::Target;
 
@@ -41,7 +42,7 @@ struct Shared {
 }
 
 struct State {
-    mux: Mux,
+    mux: Core,
     slots: HashMap<StreamId, Slot>,
     incoming: VecDeque<(StreamId, Bytes)>,
     link: Option<Waker>,
@@ -83,16 +84,9 @@ impl fmt::Debug for Session {
 impl Session {
     /// Creates a session. `carrier` is the link's socket: END annotations are told through it.
     #[must_use]
-    pub fn new(
-        side: Side,
-        id: u64,
-        config: Config,
-        clock: Clock,
-        carrier: Mark,
-        metrics: SessionMetrics,
-    ) -> Self {
+    pub fn new(id: u64, core: Core, clock: Clock, carrier: Mark, metrics: SessionMetrics) -> Self {
         let state = State {
-            mux: Mux::new(side, config, clock.now()),
+            mux: core,
             slots: HashMap::new(),
             incoming: VecDeque::new(),
             link: None,
@@ -205,43 +199,32 @@ impl Session {
         self.shared.lock().mux.streams()
     }
 
-    /// For the link: takes the frames of one message.
+    /// For the link: takes the bytes of one WebSocket message.
     ///
     /// # Errors
     ///
-    /// [`SessionError`] when the session is over; the link lets go.
-    pub(crate) fn recv_frames<E>(
-        &self,
-        frames: impl Iterator<Item = Result<Frame, E>>,
-    ) -> Result<(), FramesError<E>> {
+    /// [`MessageError`] when the session is over or must be; the link lets go.
+    pub(crate) fn recv_message(&self, bytes: Bytes) -> Result<(), MessageError> {
         let now = self.shared.clock.now();
-        let mut state = self.shared.lock();
-        let mut result = Ok(());
-        for frame in frames {
-            result = match frame {
-                Ok(frame) => state
-                    .mux
-                    .handle_frame(now, frame)
-                    .map_err(FramesError::Session),
-                Err(error) => Err(FramesError::Dialect(error)),
-            };
-            if result.is_err() {
-                break;
-            }
-        }
-        self.shared.settle(&mut state);
-        result
+        self.shared.with(|mux, _| mux.handle_message(now, bytes))
     }
 
-    /// For the link: takes frames to send while `take` wants more.
-    pub(crate) fn send_frames(&self, mut take: impl FnMut(Frame) -> bool) {
+    /// For the link: takes note of a WebSocket ping or pong.
+    pub(crate) fn recv_heartbeat(&self, pong: bool) {
+        let now = self.shared.clock.now();
+        self.shared.with(|mux, _| mux.handle_heartbeat(now, pong));
+    }
+
+    /// For the link: appends the next WebSocket message of about `batch` bytes to `out`; nothing when there is none.
+    pub(crate) fn send_message(&self, batch: usize, out: &mut BytesMut) {
         let mut state = self.shared.lock();
-        while let Some(frame) = state.mux.poll_transmit() {
-            if !take(frame) {
-                break;
-            }
-        }
+        state.mux.poll_message(batch, out);
         self.shared.pass_on(&mut state);
+    }
+
+    /// For the link: whether a WebSocket ping is to be sent now, before any message.
+    pub(crate) fn send_ping(&self) -> bool {
+        self.shared.lock().mux.poll_ping()
     }
 
     /// For the link: registers it to be woken when there is something to send, and returns its next deadline. A link that
@@ -272,20 +255,13 @@ impl Session {
     }
 }
 
-/// Why a message was not taken.
-#[derive(Debug)]
-pub(crate) enum FramesError<E> {
-    Session(SessionError),
-    Dialect(E),
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The core does not panic; if it did, its streams must still come to their end.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, command: impl FnOnce(&mut Mux, &mut HashMap<StreamId, Slot>) -> T) -> T {
+    fn with<T>(&self, command: impl FnOnce(&mut Core, &mut HashMap<StreamId, Slot>) -> T) -> T {
         let mut state = self.lock();
         let State { mux, slots, .. } = &mut *state;
         let result = command(mux, slots);

@@ -161,7 +161,15 @@ async fn carry_in(
     loop {
         let capacity = tokio::select! {
             biased;
-            capacity = send.capacity() => capacity?,
+            capacity = send.capacity() => match capacity {
+                Ok(capacity) => capacity,
+                // The peer takes nothing more, and what it sent is still to be delivered.
+                Err(WriteError::Finished) => {
+                    progress.half.notify_one();
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            },
             // Nothing may be read, so a read cannot tell.
             () = socket.hung_up() => return Err(Broken::Read),
         };
@@ -180,7 +188,14 @@ async fn carry_in(
             return Ok(());
         }
         progress.moved(data.len());
-        send.write(data).await?;
+        match send.write(data).await {
+            Ok(()) => {}
+            Err(WriteError::Finished) => {
+                progress.half.notify_one();
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -81,6 +81,10 @@ impl Token {
         self.digest.ct_eq(&candidate).into()
     }
 
+    pub(crate) fn secret(&self) -> &str {
+        &self.secret
+    }
+
     pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.secret)
     }

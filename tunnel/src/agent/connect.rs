@@ -6,10 +6,12 @@ use std::str::FromStr;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
 use super::Config;
-use crate::dialect::native;
+use crate::chance;
+use crate::dialect::{Dialect, native};
 use crate::server::handshake;
 use crate::socket::{self, NOBODY, Role, Socket};
 use crate::target::Target;
@@ -103,7 +105,7 @@ async fn shake_hands(
     socket: Socket,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
     let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
-    let websocket = Some(config.link.websocket());
+    let websocket = Some(config.link.websocket(config.dialect));
     let (websocket, response) =
         match tokio_tungstenite::client_async_with_config(request, socket, websocket).await {
             Ok(connected) => connected,
@@ -120,27 +122,40 @@ async fn shake_hands(
             }
             Err(error) => return Err(ConnectError::Handshake(Box::new(error))),
         };
-    let id = response
+    let named = response
         .headers()
         .get(handshake::SESSION_HEADER)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse().ok())
-        .filter(|id| *id != 0)
-        .ok_or(ConnectError::NoSession)?;
+        .filter(|id| *id != 0);
+    let id = match (named, config.dialect) {
+        (Some(id), _) => id,
+        // A Go server names no session; the annotations of this end are all there are.
+        (None, Dialect::Remotedialer) => chance::session_id(),
+        (None, Dialect::Native) => return Err(ConnectError::NoSession),
+    };
     Ok((websocket, id))
 }
 
 fn request(config: &Config) -> Result<Request<()>, WsError> {
     let mut request = config.server.uri.clone().into_client_request()?;
-    let mut header = |name: &'static str, value: &str| {
-        let value = HeaderValue::from_str(value)?;
-        request
-            .headers_mut()
-            .insert(HeaderName::from_static(name), value);
+    let mut header = |name: HeaderName, value: &str| {
+        let mut value = HeaderValue::from_str(value)?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(name, value);
         Ok::<_, WsError>(())
     };
-    header("sec-websocket-protocol", native::SUBPROTOCOL)?;
-    header(handshake::NAME_HEADER, &config.name)?;
-    header("authorization", &config.token.bearer())?;
+    match config.dialect {
+        Dialect::Native => header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?,
+        Dialect::Remotedialer => {}
+    }
+    header(
+        HeaderName::from_static(handshake::NAME_HEADER),
+        &config.name,
+    )?;
+    match &config.token_header {
+        Some(name) => header(name.clone(), config.token.secret())?,
+        None => header(AUTHORIZATION, &config.token.bearer())?,
+    }
     Ok(request)
 }

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::exchange::{Exchange, ExchangeBody, carry};
 use super::handshake::{self, Accepted, SESSION_HEADER};
-use super::ingress::serve_agent;
+use super::ingress::{Agent, serve_agent};
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
 use super::visitor::{Serving, VisitorIo};
 use super::{NO_AGENT, Shared, reason_of};
 use crate::chance;
+use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::mux::{OpenError, Reason};
 use crate::scope;
@@ -122,7 +123,13 @@ fn connect(
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let Accepted { name, accept_key } = match handshake::check(&request, &shared.config.token) {
+    let remotedialer = shared.config.remotedialer.as_ref();
+    let checked = handshake::check(&request, &shared.config.token, remotedialer);
+    let Accepted {
+        name,
+        dialect,
+        accept_key,
+    } = match checked {
         Ok(accepted) => accepted,
         Err(refused) => {
             tracing::warn!(
@@ -149,10 +156,12 @@ fn connect(
     headers.clear();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(
-        header::SEC_WEBSOCKET_PROTOCOL,
-        HeaderValue::from_static(SUBPROTOCOL),
-    );
+    if dialect == Dialect::Native {
+        headers.insert(
+            header::SEC_WEBSOCKET_PROTOCOL,
+            HeaderValue::from_static(SUBPROTOCOL),
+        );
+    }
     headers.insert(
         HeaderName::from_static(SESSION_HEADER),
         HeaderValue::from(id),
@@ -165,8 +174,7 @@ fn connect(
     links.spawn(serve_agent(
         Arc::clone(shared),
         upgrade,
-        name,
-        id,
+        Agent { name, dialect, id },
         links.clone(),
     ));
     response

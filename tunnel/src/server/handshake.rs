@@ -4,6 +4,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::token::Token;
 
@@ -26,10 +27,18 @@ pub fn is_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
+/// How clients of remotedialer's dialect are taken: they ask for no subprotocol.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remotedialer {
+    /// The request header whose whole value is the secret; without it `Authorization: Bearer` is read.
+    pub token_header: Option<HeaderName>,
+}
+
 /// A handshake that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
     pub(super) name: String,
+    pub(super) dialect: Dialect,
     pub(super) accept_key: String,
 }
 
@@ -42,8 +51,14 @@ pub(super) struct Refused {
 
 /// Checks a request for `/connect`. The secret is checked before anything that tells a stranger more than that
 /// the request is malformed.
-pub(super) fn check<B>(request: &Request<B>, token: &Token) -> Result<Accepted, Refused> {
+pub(super) fn check<B>(
+    request: &Request<B>,
+    token: &Token,
+    remotedialer: Option<&Remotedialer>,
+) -> Result<Accepted, Refused> {
     let headers = request.headers();
+    let remotedialer =
+        remotedialer.filter(|_| !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL));
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "an agent connects with GET");
     }
@@ -53,10 +68,12 @@ pub(super) fn check<B>(request: &Request<B>, token: &Token) -> Result<Accepted, 
             "browsers are not agents: an Origin header is refused",
         );
     }
-    let authorization = one(headers, &header::AUTHORIZATION)?;
-    let secret = authorization
-        .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
-        .unwrap_or_default();
+    let secret = match remotedialer.and_then(|accepted| accepted.token_header.as_ref()) {
+        Some(name) => one(headers, name)?.map(HeaderValue::as_bytes),
+        None => one(headers, &header::AUTHORIZATION)?
+            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")),
+    };
+    let secret = secret.unwrap_or_default();
     if !token.accepts(secret) {
         return refuse(StatusCode::UNAUTHORIZED, "the token is wrong or missing");
     }
@@ -69,10 +86,16 @@ pub(super) fn check<B>(request: &Request<B>, token: &Token) -> Result<Accepted, 
             "an agent asks for a WebSocket, version 13",
         );
     }
-    if !has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+    let dialect = match remotedialer {
+        Some(_) => Dialect::Remotedialer,
+        None => Dialect::Native,
+    };
+    if dialect == Dialect::Native
+        && !has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
+    {
         return refuse(
             StatusCode::BAD_REQUEST,
-            "this server speaks the subprotocol watertight.v1 only",
+            "this server speaks the subprotocol watertight.v1; --accept-remotedialer takes clients that ask for none",
         );
     }
     let key = one(headers, &header::SEC_WEBSOCKET_KEY)?;
@@ -82,6 +105,7 @@ pub(super) fn check<B>(request: &Request<B>, token: &Token) -> Result<Accepted, 
     match (key, name) {
         (Some(key), Some(name)) => Ok(Accepted {
             name: name.to_owned(),
+            dialect,
             accept_key: derive_accept_key(key.as_bytes()),
         }),
         (None, _) => refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"),
@@ -140,7 +164,7 @@ mod tests {
 
     fn status(change: impl FnOnce(&mut HeaderMap)) -> Option<u16> {
         let token = Token::new("secret", "test").unwrap();
-        check(&request(change), &token)
+        check(&request(change), &token, None)
             .err()
             .map(|refused| refused.status.as_u16())
     }
@@ -148,10 +172,39 @@ mod tests {
     #[test]
     fn a_good_handshake_is_accepted() {
         let token = Token::new("secret", "test").unwrap();
-        let accepted = check(&request(|_| {}), &token).unwrap();
+        let accepted = check(&request(|_| {}), &token, None).unwrap();
         assert_eq!(accepted.name, "web");
         // RFC 6455, section 1.3.
         assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_client_without_a_subprotocol_is_taken_only_when_that_is_wanted() {
+        let token = Token::new("secret", "test").unwrap();
+        let plain = || request(|headers| drop(headers.remove("sec-websocket-protocol")));
+        let status = |request: &Request<()>, wanted: Option<&Remotedialer>| {
+            check(request, &token, wanted)
+                .map(|accepted| accepted.dialect)
+                .map_err(|refused| refused.status.as_u16())
+        };
+        let bearer = Remotedialer::default();
+        assert_eq!(status(&plain(), None), Err(400));
+        assert_eq!(status(&plain(), Some(&bearer)), Ok(Dialect::Remotedialer));
+        assert_eq!(status(&request(|_| {}), Some(&bearer)), Ok(Dialect::Native));
+        let own = Remotedialer {
+            token_header: Some(HeaderName::from_static("x-api-tunnel-token")),
+        };
+        // The bearer token counts no longer, and a native agent still needs it.
+        assert_eq!(status(&plain(), Some(&own)), Err(401));
+        let mut with = plain();
+        let header = HeaderValue::from_static("secret");
+        with.headers_mut().insert("x-api-tunnel-token", header);
+        with.headers_mut().remove("authorization");
+        assert_eq!(status(&with, Some(&own)), Ok(Dialect::Remotedialer));
+        assert_eq!(status(&with, Some(&bearer)), Err(401));
+        let wrong = HeaderValue::from_static("Bearer secret");
+        with.headers_mut().insert("x-api-tunnel-token", wrong);
+        assert_eq!(status(&with, Some(&own)), Err(401));
     }
 
     #[test]

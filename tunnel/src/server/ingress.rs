@@ -10,20 +10,29 @@ use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 use super::registry::{Entry, Full};
 use super::visitor::VisitorIo;
 use super::{Shared, TEARDOWN};
+use crate::dialect::Dialect;
 use crate::link::Link;
 use crate::mux::{Reason, Side};
 use crate::scope::{self, Scope};
-use crate::session::Session;
+use crate::session::{Core, Session};
 use crate::socket::{Role, Socket};
+
+/// Who connected, and how it talks.
+pub(super) struct Agent {
+    pub(super) name: String,
+    pub(super) dialect: Dialect,
+    /// The identifier of its session.
+    pub(super) id: u64,
+}
 
 /// Serves one agent to the end of its session. The session owns every task that serves one of its streams.
 pub(super) async fn serve_agent(
     shared: Arc<Shared>,
     upgrade: OnUpgrade,
-    name: String,
-    id: u64,
+    agent: Agent,
     links: scope::Handle,
 ) {
+    let Agent { name, dialect, id } = agent;
     let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
@@ -38,20 +47,21 @@ pub(super) async fn serve_agent(
     };
     let peer = socket.peer();
     let metrics = shared.metrics.session_began(&name);
-    let session = Session::new(
-        Side::Server,
-        id,
-        shared.config.mux,
-        shared.clock,
-        socket.mark(),
-        metrics,
-    );
+    let now = shared.clock.now();
+    let core = match dialect {
+        Dialect::Native => Core::native(Side::Server, shared.config.mux, now),
+        Dialect::Remotedialer => {
+            let key = format!("{name}/{id}");
+            Core::remotedialer(Side::Server, &key, shared.config.legacy, now)
+        }
+    };
+    let session = Session::new(id, core, shared.clock, socket.mark(), metrics);
     socket.bind(
         Role::Link,
         session.owner(),
         &format!("link of {name} at {peer}"),
     );
-    let websocket_config = Some(shared.config.link.websocket());
+    let websocket_config = Some(shared.config.link.websocket(dialect));
     let websocket =
         WebSocketStream::from_partially_read(socket, early, WsRole::Server, websocket_config).await;
     let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
@@ -67,7 +77,7 @@ pub(super) async fn serve_agent(
         session.drain();
     }
     scope.spawn(refuse_opens(session.clone()));
-    tracing::info!(agent = name, session = id, peer = %peer, "agent connected");
+    tracing::info!(agent = name, session = id, peer = %peer, ?dialect, "agent connected");
     let mut run = std::pin::pin!(link.run());
     let error = tokio::select! {
         biased;

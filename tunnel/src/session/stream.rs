@@ -168,7 +168,8 @@ impl Incoming {
     /// The ending, when the opener gave up in the meantime.
     pub fn accept(self) -> Result<Stream, Ending> {
         let held = &self.stream.held;
-        held.shared.with(|mux, _| mux.accept(held.id))?;
+        let now = held.shared.clock.now();
+        held.shared.with(|mux, _| mux.accept(now, held.id))?;
         Ok(self.stream)
     }
 

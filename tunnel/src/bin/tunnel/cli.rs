@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hyper::header::HeaderName;
 use tunnel::agent::policy::{Policy, Rule};
 use tunnel::agent::{self, ServerUrl};
+use tunnel::dialect::Dialect;
+use tunnel::server::handshake::Remotedialer;
 use tunnel::server::{self, Forward, handshake};
 use tunnel::token::{Token, TokenError};
 
@@ -40,6 +43,14 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DialectArg {
+    /// This program's own.
+    Native,
+    /// That of rancher/remotedialer: no half-close, no acknowledged open.
+    Remotedialer,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +87,13 @@ pub(crate) struct ServerArgs {
     /// Connections at once, of visitors and agents together; more wait.
     #[arg(long, value_name = "COUNT", default_value_t = 16_384)]
     max_connections: usize,
+    /// Take clients of rancher/remotedialer too: those that ask for no WebSocket subprotocol. They send the same token and their
+    /// name in X-Tunnel-ID.
+    #[arg(long)]
+    accept_remotedialer: bool,
+    /// The request header in which clients of remotedialer send the token, as X-API-Tunnel-Token; else Authorization: Bearer.
+    #[arg(long, value_name = "HEADER", requires = "accept_remotedialer")]
+    remotedialer_token_header: Option<HeaderName>,
     /// Streams of one agent at once; more are refused with 503.
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     max_streams: usize,
@@ -92,6 +110,12 @@ pub(crate) struct AgentArgs {
     /// name replaces this one.
     #[arg(long, value_name = "NAME", value_parser = name)]
     name: String,
+    /// How the server talks: remotedialer is for servers built on rancher/remotedialer.
+    #[arg(long, value_enum, default_value_t = DialectArg::Native)]
+    dialect: DialectArg,
+    /// The request header that carries the token, as X-API-Tunnel-Token; else Authorization: Bearer.
+    #[arg(long, value_name = "HEADER")]
+    token_header: Option<HeaderName>,
     /// Allow a target, as 127.0.0.1:9000, 10.0.0.0/8:443, [::1]:* or db.internal:5432. What is checked is the resolved
     /// address; a name stands for whatever it resolves to here. Repeatable; without it every target is refused.
     #[arg(long = "allow", value_name = "HOST:PORT")]
@@ -157,6 +181,10 @@ impl ServerArgs {
         config.splice.linger = self.linger;
         config.connections_max = self.max_connections;
         config.mux.max_streams = self.max_streams;
+        config.legacy.max_streams = self.max_streams;
+        config.remotedialer = self.accept_remotedialer.then_some(Remotedialer {
+            token_header: self.remotedialer_token_header,
+        });
         Ok(config)
     }
 }
@@ -168,6 +196,11 @@ impl AgentArgs {
         }
         let policy = Policy::new(self.allow);
         let mut config = agent::Config::new(self.server, self.name, policy, self.token.read()?);
+        config.dialect = match self.dialect {
+            DialectArg::Native => Dialect::Native,
+            DialectArg::Remotedialer => Dialect::Remotedialer,
+        };
+        config.token_header = self.token_header;
         config.dial_timeout = self.dial_timeout;
         config.splice.linger = self.linger;
         Ok(config)

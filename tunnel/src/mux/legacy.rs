@@ -1,0 +1,509 @@
+//! Many connections over one link by remotedialer's rules: the second pure core.
+//!
+//! It has the grammar of [`Mux`](super::Mux) and tells the same events, and differs where the wire does: an open is not answered
+//! and its opener may send at once; there is no half-close, so an `EOF` in either direction ends both, behind what was
+//! sent before; there is no credit, so the receiver asks the sender to pause and ends a connection that goes on regardless.
+//! Only the agent sends pings and the list of its connections.
+//!
+//! The list is where the original ends connections that are alive: it may have been made before the agent knew of one.
+//! Here the server ends a connection that is missing from two lists in a row which came after the agent has
+//! proved that it knew of it, by a message about it or by the answer to a later ping.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use bytes::Bytes;
+
+mod config;
+mod receive;
+mod stream;
+mod sync;
+mod text;
+mod transmit;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+
+use stream::{ReceivePhase, SendPhase, Stream};
+
+use super::error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
+use super::frame::{Side, StreamId};
+use super::schedule::Schedule;
+use super::stream::Phase;
+use super::{Event, GONE, Time};
+use crate::dialect::remotedialer::ADDRESS_MAX;
+
+/// One end of a session in remotedialer's dialect.
+#[derive(Debug)]
+pub struct Legacy {
+    side: Side,
+    /// How `connection not found` names the session: `clientKey/sessionKey`.
+    name: Box<str>,
+    config: Config,
+    streams: HashMap<StreamId, Stream>,
+    next_stream: u64,
+    held: usize,
+    send_buffered: usize,
+    schedule: Schedule,
+    events: VecDeque<Event>,
+    deadlines: BTreeSet<(Time, StreamId)>,
+    answers: VecDeque<(i64, Answer)>,
+    draining: bool,
+    over: Option<SessionError>,
+    last_heard: Time,
+    next_ping: Time,
+    ping: bool,
+    next_sync: Time,
+    sync: bool,
+    /// The highest connection whose connect was sent.
+    connected: u64,
+    /// The highest connection that the peer has proved to know by the answer to a ping.
+    proved: u64,
+    probe: Probe,
+}
+
+/// What an error that belongs to no stream says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    NotFound,
+    Because(Reason),
+}
+
+/// A ping whose answer proves which connects the peer has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Probe {
+    Idle,
+    Due,
+    /// Sent when this was the highest connection.
+    Sent(u64),
+}
+
+impl Legacy {
+    /// Creates one end of a session; `name` is `clientKey/sessionKey` for people who read errors.
+    #[must_use]
+    pub fn new(side: Side, name: &str, config: Config, now: Time) -> Self {
+        Self {
+            side,
+            name: name.into(),
+            config,
+            streams: HashMap::new(),
+            next_stream: FIRST_CONNECTION,
+            held: 0,
+            send_buffered: 0,
+            schedule: Schedule::default(),
+            events: VecDeque::new(),
+            deadlines: BTreeSet::new(),
+            answers: VecDeque::new(),
+            draining: false,
+            over: None,
+            last_heard: now,
+            next_ping: now.saturating_add(config.ping_interval),
+            ping: false,
+            next_sync: now.saturating_add(config.sync_interval),
+            sync: false,
+            connected: 0,
+            proved: 0,
+            probe: Probe::Idle,
+        }
+    }
+
+    /// Returns the number of streams that are alive or not yet released.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Returns the bytes that arrived and were not consumed, of all streams.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Returns why the session is over, if it is.
+    #[must_use]
+    pub const fn over(&self) -> Option<SessionError> {
+        self.over
+    }
+
+    /// Returns how a stream ended, if it has; one that is gone has.
+    #[must_use]
+    pub fn ending(&self, id: StreamId) -> Option<Ending> {
+        self.streams.get(&id).map_or(Some(GONE), Stream::ending)
+    }
+
+    /// Whether a stream is accepted, or opened by us, and has not ended.
+    #[must_use]
+    pub fn is_open(&self, id: StreamId) -> bool {
+        self.streams
+            .get(&id)
+            .is_some_and(|stream| stream.phase == Phase::Open)
+    }
+
+    /// Opens a stream to `target`, which takes bytes at once. That it could not be dialed comes as [`Event::Ended`].
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when there cannot be a stream now; nothing has been sent then.
+    pub fn open(&mut self, _now: Time, target: Bytes) -> Result<StreamId, OpenError> {
+        if self.over.is_some() {
+            return Err(OpenError::SessionOver);
+        }
+        if self.draining {
+            return Err(OpenError::Draining);
+        }
+        if target.len() > ADDRESS_MAX {
+            return Err(OpenError::TargetTooLong);
+        }
+        if self.streams.len() >= self.config.max_streams {
+            return Err(OpenError::Busy);
+        }
+        let id = StreamId::new(self.next_stream).ok_or(OpenError::Busy)?;
+        self.next_stream += 1;
+        self.streams.insert(id, Stream::opened(target));
+        self.queue_control(id);
+        Ok(id)
+    }
+
+    /// Accepts a stream that the peer opened: its target is dialed.
+    ///
+    /// # Errors
+    ///
+    /// The ending, when the stream ended in the meantime.
+    pub fn accept(&mut self, now: Time, id: StreamId) -> Result<(), Ending> {
+        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
+        match stream.phase {
+            Phase::Ended(ending) => Err(ending),
+            Phase::Open => Ok(()),
+            Phase::Opening => {
+                stream.phase = Phase::Open;
+                let orphan = stream.receive.phase == ReceivePhase::Finished;
+                self.disarm(id);
+                if orphan {
+                    self.arm(id, now.saturating_add(self.config.delivery_grace));
+                }
+                self.wake_writer(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Returns how many bytes [`Self::write`] would take now, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Blocked`] promises an [`Event::Writable`]; the others are final.
+    pub fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
+        let stream = self.streams.get_mut(&id).ok_or(WriteError::Over(GONE))?;
+        let opening = match stream.phase {
+            Phase::Ended(ending) => return Err(WriteError::Over(ending)),
+            Phase::Opening => true,
+            Phase::Open => false,
+        };
+        if stream.send.phase != SendPhase::Open {
+            return Err(WriteError::Finished);
+        }
+        let own = self
+            .config
+            .send_buffer
+            .saturating_sub(stream.send.queue.len());
+        let room = self
+            .config
+            .session_send_buffer
+            .saturating_sub(self.send_buffered);
+        if own > 0 && room > 0 && !opening && !stream.send.paused {
+            return Ok(own.min(room));
+        }
+        stream.send.waiting = true;
+        if own > 0 && room == 0 && !stream.send.starved {
+            stream.send.starved = true;
+            self.schedule.push_starved(id);
+        }
+        Err(WriteError::Blocked)
+    }
+
+    /// Queues bytes of `data` to be sent and returns how many were taken, from the front and at least one unless `data` is empty.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::capacity`].
+    pub fn write(&mut self, id: StreamId, mut data: Bytes) -> Result<usize, WriteError> {
+        let capacity = self.capacity(id)?;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Err(WriteError::Over(GONE));
+        };
+        data.truncate(capacity);
+        let taken = data.len();
+        stream.send.queue.push_own(data);
+        self.send_buffered += taken;
+        self.queue_data(id);
+        Ok(taken)
+    }
+
+    /// Finishes the stream behind what was written: the dialect has no half-close, so the peer's half ends with ours. What arrived
+    /// before can still be read.
+    ///
+    /// # Errors
+    ///
+    /// The ending, when the stream is over.
+    pub fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
+        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
+        if let Some(ending) = stream.ending() {
+            return Err(ending);
+        }
+        if stream.send.phase == SendPhase::Open {
+            stream.send.phase = SendPhase::Finishing;
+            self.queue_data(id);
+        }
+        Ok(())
+    }
+
+    /// Abandons the stream. One that has ended stays as it is.
+    pub fn reset(&mut self, id: StreamId, reason: Reason) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some() {
+            return;
+        }
+        // The peer never hears of a stream whose connect still waits, and knows of an end that was told.
+        let unknown = stream.connect.take().is_some();
+        if !unknown && stream.send.phase != SendPhase::Over {
+            stream.error = Some(reason);
+        }
+        self.end_stream(id, Ending::Reset(reason, By::Us));
+        self.queue_control(id);
+    }
+
+    /// Abandons the stream behind what was written.
+    pub fn abort(&mut self, id: StreamId, reason: Reason) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let waits = stream.phase == Phase::Open
+            && matches!(stream.send.phase, SendPhase::Open | SendPhase::Finishing)
+            && !stream.send.queue.is_empty();
+        if waits {
+            stream.send.phase = SendPhase::Aborting(reason);
+        } else {
+            self.reset(id, reason);
+        }
+    }
+
+    /// Takes up to `max` bytes that arrived; `None` after the end of the connection. They count as held until
+    /// [`Self::consume`].
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Blocked`] promises an [`Event::Readable`]; the other is final.
+    pub fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
+        let stream = self.streams.get_mut(&id).ok_or(ReadError::Over(GONE))?;
+        if let Some(data) = stream.receive.queue.pop(max) {
+            return Ok(Some(data));
+        }
+        match (stream.phase, stream.receive.phase) {
+            (Phase::Ended(Ending::Finished), _)
+            | (Phase::Opening | Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
+                Ok(None)
+            }
+            (Phase::Ended(ending @ Ending::Reset(..)), _) => Err(ReadError::Over(ending)),
+            (Phase::Opening | Phase::Open, ReceivePhase::Open) => {
+                stream.receive.waiting = true;
+                Err(ReadError::Blocked)
+            }
+        }
+    }
+
+    /// Takes note that `length` bytes reached the socket behind this end.
+    pub fn consume(&mut self, id: StreamId, length: usize) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some() {
+            return;
+        }
+        let length = length.min(stream.receive.held);
+        stream.receive.held -= length;
+        stream.receive.progress = true;
+        self.held -= length;
+        self.regulate(id);
+    }
+
+    /// Takes note that everything up to the end of the connection reached the socket behind this end.
+    pub fn deliver(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some()
+            || stream.receive.phase != ReceivePhase::Finished
+            || !stream.receive.queue.is_empty()
+        {
+            return;
+        }
+        stream.receive.phase = ReceivePhase::Delivered;
+        self.end_if_complete(id);
+    }
+
+    /// Gives the stream up: its user holds no handle and wants no events. A stream that has not ended is cancelled.
+    pub fn release(&mut self, id: StreamId) {
+        self.reset(id, Reason::Cancelled);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.released = true;
+            stream.receive.queue.clear();
+        }
+        self.forget_if_gone(id);
+    }
+
+    /// Takes no new streams from now on. The dialect cannot say so; the peer's connects are refused.
+    pub const fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Ends the session and every stream of it; the peer is told of each.
+    pub fn end_session(&mut self, reason: Reason) {
+        if self.over.is_some() {
+            return;
+        }
+        let known = |stream: &Stream| stream.ending().is_none() && stream.connect.is_none();
+        let told: Vec<i64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| known(stream))
+            .map(|(id, _)| id.number().cast_signed())
+            .collect();
+        self.fail(SessionError::Ended(reason), By::Us);
+        let answer = Answer::Because(Reason::SessionOver);
+        self.answers
+            .extend(told.into_iter().map(|connection| (connection, answer)));
+    }
+
+    /// Takes note that the link is lost: the session and every stream of it are over.
+    pub fn handle_link_lost(&mut self) {
+        self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
+    }
+
+    /// Takes note of time. Call it when [`Self::poll_timeout`] says so; calling it at other times is harmless.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.over.is_some() {
+            return;
+        }
+        if now >= self.last_heard.saturating_add(self.config.silence) {
+            self.fail(SessionError::Silent, By::Us);
+            return;
+        }
+        if self.side == Side::Agent && now >= self.next_ping {
+            self.next_ping = now.saturating_add(self.config.ping_interval);
+            self.ping = true;
+        }
+        if self.side == Side::Agent && now >= self.next_sync {
+            self.next_sync = now.saturating_add(self.config.sync_interval);
+            self.sync = true;
+        }
+        while let Some((deadline, id)) = self.deadlines.first().copied() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.remove(&(deadline, id));
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            stream.deadline = None;
+            if stream.phase == Phase::Open && std::mem::take(&mut stream.receive.progress) {
+                self.arm(id, now.saturating_add(self.config.delivery_grace));
+            } else {
+                self.end_stream(id, Ending::Reset(Reason::Cancelled, By::Peer));
+            }
+        }
+    }
+
+    /// Returns when [`Self::handle_timeout`] must be called next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.over.is_some() {
+            return None;
+        }
+        let mut next = self.last_heard.saturating_add(self.config.silence);
+        if self.side == Side::Agent {
+            next = next.min(self.next_ping).min(self.next_sync);
+        }
+        let stream = self.deadlines.first().map(|(deadline, _)| *deadline);
+        Some(stream.map_or(next, |stream| stream.min(next)))
+    }
+
+    /// Takes the next piece of news.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn arm(&mut self, id: StreamId, deadline: Time) {
+        self.disarm(id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.deadline = Some(deadline);
+            self.deadlines.insert((deadline, id));
+        }
+    }
+
+    fn disarm(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.get_mut(&id)
+            && let Some(deadline) = stream.deadline.take()
+        {
+            self.deadlines.remove(&(deadline, id));
+        }
+    }
+
+    fn end_if_complete(&mut self, id: StreamId) {
+        if self.streams.get(&id).is_some_and(Stream::is_complete) {
+            self.end_stream(id, Ending::Finished);
+            self.forget_if_gone(id);
+        }
+    }
+
+    /// The one function through which a stream ends: buffers go back here, and the event is told here.
+    fn end_stream(&mut self, id: StreamId, ending: Ending) {
+        self.disarm(id);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.ending().is_some() {
+            return;
+        }
+        stream.phase = Phase::Ended(ending);
+        self.held -= std::mem::take(&mut stream.receive.held);
+        self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
+        // What a peer sent before its socket broke may still be passed on.
+        if !matches!(ending, Ending::Reset(Reason::Aborted, By::Peer)) {
+            stream.receive.queue.clear();
+        }
+        self.events.push_back(Event::Ended { stream: id, ending });
+        self.wake_starved();
+    }
+
+    fn fail(&mut self, error: SessionError, by: By) {
+        if self.over.is_some() {
+            return;
+        }
+        let reason = match error {
+            SessionError::Ended(reason) => reason,
+            SessionError::Silent => Reason::TimedOut,
+            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
+        };
+        self.over = Some(error);
+        self.schedule.clear();
+        self.answers.clear();
+        (self.ping, self.sync, self.probe) = (false, false, Probe::Idle);
+        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
+        for id in ids {
+            self.end_stream(id, Ending::Reset(reason, by));
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.connect = None;
+                stream.error = None;
+            }
+            self.forget_if_gone(id);
+        }
+        self.events.push_back(Event::SessionOver(error));
+    }
+}
+
+/// The first connection that a side opens; the original counts up from 1 before it uses the number.
+const FIRST_CONNECTION: u64 = 2;

@@ -1,0 +1,84 @@
+//! Heartbeats and the agent's list of connections.
+
+use std::collections::HashSet;
+
+use super::stream::{connection, stream_of};
+use super::{Answer, Legacy, Probe};
+use crate::mux::Time;
+use crate::mux::error::{By, Ending, Reason};
+use crate::mux::frame::{Side, StreamId};
+
+/// So many lists in a row must miss a connection that the peer knew of. The first may have been made before the peer's proof and sent
+/// behind it; the second was made after the first was sent.
+const MISSED_MAX: u8 = 2;
+
+impl Legacy {
+    /// Takes note of a ping or a pong.
+    pub fn handle_heartbeat(&mut self, now: Time, pong: bool) {
+        self.last_heard = self.last_heard.max(now);
+        if let (true, Probe::Sent(connected)) = (pong, self.probe) {
+            self.probe = Probe::Idle;
+            self.proved = self.proved.max(connected);
+        }
+    }
+
+    /// Whether a ping is to be sent now.
+    #[must_use]
+    pub fn poll_ping(&mut self) -> bool {
+        if self.probe == Probe::Due {
+            self.probe = Probe::Sent(self.connected);
+            return true;
+        }
+        std::mem::take(&mut self.ping)
+    }
+
+    /// Returns the connections that live here.
+    pub(super) fn list(&self) -> Vec<i64> {
+        let mut connections: Vec<i64> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.ending().is_none())
+            .map(|(id, _)| connection(*id))
+            .collect();
+        connections.sort_unstable();
+        connections
+    }
+
+    /// Makes both ends agree on which connections live.
+    pub(super) fn recv_sync(&mut self, connections: Vec<i64>) {
+        if self.side == Side::Agent {
+            return;
+        }
+        // What the peer has and we do not: an end that it never heard of.
+        for connection in &connections {
+            let alive = stream_of(*connection).is_some_and(|id| self.streams.contains_key(&id));
+            if !alive {
+                self.answer(*connection, Answer::NotFound);
+            }
+        }
+        let listed: HashSet<StreamId> = connections.into_iter().filter_map(stream_of).collect();
+        let mut orphans = Vec::new();
+        for (id, stream) in &mut self.streams {
+            if stream.ending().is_some() || stream.connect.is_some() {
+                continue;
+            }
+            if listed.contains(id) {
+                (stream.known, stream.missed) = (true, 0);
+            } else if stream.known || id.number() <= self.proved {
+                stream.missed += 1;
+                if stream.missed >= MISSED_MAX {
+                    orphans.push(*id);
+                }
+            } else if self.probe == Probe::Idle {
+                self.probe = Probe::Due;
+            }
+        }
+        for id in orphans {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.error = Some(Reason::Cancelled);
+            }
+            self.end_stream(id, Ending::Reset(Reason::Aborted, By::Peer));
+            self.queue_control(id);
+        }
+    }
+}

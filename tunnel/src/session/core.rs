@@ -1,0 +1,206 @@
+//! The core of a session in either dialect, and its messages as bytes.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::dialect::{DecodeError, native, remotedialer};
+use crate::mux::legacy::{self, Legacy};
+use crate::mux::{
+    self, Ending, Event, Mux, OpenError, ReadError, Reason, SessionError, Side, StreamId, Time,
+    WriteError,
+};
+
+/// What decides in a session.
+#[derive(Debug)]
+pub enum Core {
+    /// Speaks `watertight.v1`.
+    Native(Box<Mux>),
+    /// Speaks remotedialer's dialect.
+    Remotedialer {
+        /// The core.
+        mux: Box<Legacy>,
+        /// Messages sent; the wire has a number for each, for logs.
+        sent: i64,
+    },
+}
+
+/// Why a message was not taken. The link lets go.
+#[derive(Debug)]
+pub(crate) enum MessageError {
+    Session(SessionError),
+    Dialect(DecodeError),
+}
+
+impl From<SessionError> for MessageError {
+    fn from(error: SessionError) -> Self {
+        Self::Session(error)
+    }
+}
+
+macro_rules! either {
+    ($core:expr, $mux:ident => $call:expr) => {
+        match $core {
+            Core::Native($mux) => $call,
+            Core::Remotedialer { mux: $mux, .. } => $call,
+        }
+    };
+}
+
+impl Core {
+    /// Creates the core for `watertight.v1`.
+    #[must_use]
+    pub fn native(side: Side, config: mux::Config, now: Time) -> Self {
+        Self::Native(Box::new(Mux::new(side, config, now)))
+    }
+
+    /// Creates the core for remotedialer's dialect; `name` is `clientKey/sessionKey`.
+    #[must_use]
+    pub fn remotedialer(side: Side, name: &str, config: legacy::Config, now: Time) -> Self {
+        let mux = Box::new(Legacy::new(side, name, config, now));
+        Self::Remotedialer { mux, sent: 0 }
+    }
+
+    /// Takes the bytes of one WebSocket message.
+    pub(super) fn handle_message(&mut self, now: Time, bytes: Bytes) -> Result<(), MessageError> {
+        match self {
+            Self::Native(mux) => {
+                for frame in native::Decoder::new(bytes) {
+                    let frame = frame.map_err(|error| MessageError::Dialect(error.into()))?;
+                    mux.handle_frame(now, frame)?;
+                }
+            }
+            Self::Remotedialer { mux, .. } => {
+                let message = remotedialer::decode(bytes)
+                    .map_err(|error| MessageError::Dialect(error.into()))?;
+                mux.handle_message(now, message)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends one WebSocket message to `out`: as many frames as fit into `batch` bytes where the dialect allows more than one.
+    pub(super) fn poll_message(&mut self, batch: usize, out: &mut BytesMut) {
+        match self {
+            Self::Native(mux) => {
+                while out.len() < batch
+                    && let Some(frame) = mux.poll_transmit()
+                {
+                    native::encode(&frame, out);
+                }
+            }
+            Self::Remotedialer { mux, sent } => {
+                if let Some(message) = mux.poll_transmit() {
+                    *sent = sent.wrapping_add(1);
+                    remotedialer::encode(*sent, &message, out);
+                }
+            }
+        }
+    }
+
+    /// Whether a WebSocket ping is to be sent now.
+    pub(super) fn poll_ping(&mut self) -> bool {
+        match self {
+            // It has pings of its own.
+            Self::Native(_) => false,
+            Self::Remotedialer { mux, .. } => mux.poll_ping(),
+        }
+    }
+
+    /// Takes note of a WebSocket ping or pong.
+    pub(super) fn handle_heartbeat(&mut self, now: Time, pong: bool) {
+        match self {
+            Self::Native(_) => {}
+            Self::Remotedialer { mux, .. } => mux.handle_heartbeat(now, pong),
+        }
+    }
+
+    pub(super) fn open(&mut self, now: Time, target: Bytes) -> Result<StreamId, OpenError> {
+        either!(self, mux => mux.open(now, target))
+    }
+
+    pub(super) fn accept(&mut self, now: Time, id: StreamId) -> Result<(), Ending> {
+        match self {
+            Self::Native(mux) => mux.accept(id),
+            Self::Remotedialer { mux, .. } => mux.accept(now, id),
+        }
+    }
+
+    pub(super) fn is_open(&self, id: StreamId) -> bool {
+        either!(self, mux => mux.is_open(id))
+    }
+
+    pub(super) fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
+        either!(self, mux => mux.capacity(id))
+    }
+
+    pub(super) fn write(&mut self, id: StreamId, data: Bytes) -> Result<usize, WriteError> {
+        either!(self, mux => mux.write(id, data))
+    }
+
+    pub(super) fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
+        either!(self, mux => mux.finish(id))
+    }
+
+    pub(super) fn reset(&mut self, id: StreamId, reason: Reason) {
+        either!(self, mux => mux.reset(id, reason));
+    }
+
+    pub(super) fn abort(&mut self, id: StreamId, reason: Reason) {
+        either!(self, mux => mux.abort(id, reason));
+    }
+
+    pub(super) fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
+        either!(self, mux => mux.read(id, max))
+    }
+
+    pub(super) fn consume(&mut self, id: StreamId, length: usize) {
+        either!(self, mux => mux.consume(id, length));
+    }
+
+    pub(super) fn deliver(&mut self, id: StreamId) {
+        either!(self, mux => mux.deliver(id));
+    }
+
+    pub(super) fn release(&mut self, id: StreamId) {
+        either!(self, mux => mux.release(id));
+    }
+
+    pub(super) fn ending(&self, id: StreamId) -> Option<Ending> {
+        either!(self, mux => mux.ending(id))
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        either!(self, mux => mux.streams())
+    }
+
+    pub(super) fn over(&self) -> Option<SessionError> {
+        either!(self, mux => mux.over())
+    }
+
+    pub(super) fn drain(&mut self) {
+        either!(self, mux => mux.drain());
+    }
+
+    pub(super) fn end_session(&mut self, reason: Reason) {
+        either!(self, mux => mux.end_session(reason));
+    }
+
+    pub(super) fn handle_link_lost(&mut self) {
+        either!(self, mux => mux.handle_link_lost());
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Time) {
+        either!(self, mux => mux.handle_timeout(now));
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        either!(self, mux => mux.poll_timeout())
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        either!(self, mux => mux.poll_event())
+    }
+
+    pub(super) fn has_transmit(&self) -> bool {
+        either!(self, mux => mux.has_transmit())
+    }
+}
