@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::record::{
-    BoundEvent, BriefEvent, CASES_BYTES, Counter, Ends, Event, Facts, RING_BYTES, Socket,
+    BoundEvent, BriefEvent, CASES_BYTES, Counter, Ends, Event, Facts, Head, RING_BYTES, Socket,
     SocketEvent,
 };
 
@@ -89,11 +89,11 @@ pub(crate) fn bare(event: Event) {
 
 /// An event with the few facts of a socket.
 #[inline(always)]
-pub(crate) fn brief(event: Event, facts: &Facts) {
+pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
     put::<BriefEvent>(To::Events, |to| {
         // SAFETY: as in `bare`.
         unsafe {
-            (&raw mut (*to).event).write(event);
+            (&raw mut (*to).head).write(head(kind, at_ns));
             (&raw mut (*to).brief).write(facts.into());
         }
     });
@@ -123,13 +123,20 @@ pub(crate) fn bound(to: To, event: Event, socket: &Socket) {
     });
 }
 
-/// The head of an event that happened now in the context of nobody in particular.
 #[inline(always)]
-pub(crate) fn event(kind: u32, at_ns: u64) -> Event {
-    Event {
+fn head(kind: u32, at_ns: u64) -> Head {
+    Head {
         kind,
         flags: 0,
         at_ns,
+    }
+}
+
+/// An event that happened now, done by nobody yet.
+#[inline(always)]
+pub(crate) fn event(kind: u32, at_ns: u64) -> Event {
+    Event {
+        head: head(kind, at_ns),
         tgid: 0,
         detail: 0,
         former: Owner::PRESENT,

@@ -117,37 +117,45 @@ record! {
     } is 16 bytes
 }
 
-/// [`Event::kind`]: `socket(2)` made a socket. Carries a [`Brief`].
+/// [`Head::kind`]: `socket(2)` made a socket. Carries a [`Brief`].
 pub const CREATED: u32 = 1;
-/// [`Event::kind`]: a handshake gave a listener a child; nobody has accepted it yet. Carries a [`Brief`].
+/// [`Head::kind`]: a handshake gave a listener a child; nobody has accepted it yet. Carries a [`Brief`].
 pub const ARRIVED: u32 = 2;
-/// [`Event::kind`]: a BIND. `former` and `ends` tell of the owner before it. Carries [`Socket`].
+/// [`Head::kind`]: a BIND. `former` and `ends` tell of the owner before it. Carries [`Socket`].
 pub const BOUND: u32 = 3;
-/// [`Event::kind`]: the first END of `former`. Carries nothing more.
+/// [`Head::kind`]: the first END of `former`. Carries nothing more.
 pub const ENDED: u32 = 4;
-/// [`Event::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. Carries a [`Brief`].
+/// [`Head::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. Carries a [`Brief`].
 pub const PEER_DONE: u32 = 5;
-/// [`Event::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries a [`Brief`].
+/// [`Head::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries a [`Brief`].
 pub const DIED: u32 = 6;
-/// [`Event::kind`]: the last file descriptor is gone. `ends` tells of the present owner. Carries [`Facts`].
+/// [`Head::kind`]: the last file descriptor is gone. `ends` tells of the present owner. Carries [`Facts`].
 pub const RELEASED: u32 = 7;
 
-/// Bit of [`Event::flags`]: the process that did it was exiting (`PF_EXITING`).
+/// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
-/// Bit of [`Event::flags`] in RELEASED and of [`Sighting::flags`]: the process that opened the socket, or has it if that
+/// Bit of [`Head::flags`] in RELEASED and of [`Sighting::flags`]: the process that opened the socket, or has it if that
 /// is not known, has told the kernel of an owner at least once.
 pub const ANNOTATES: u32 = 1 << 8;
 
 record! {
-    /// The head of a ring record; what follows depends on `kind`.
-    pub struct Event {
+    /// What every record of the rings begins with; what follows depends on `kind`.
+    pub struct Head {
         /// One of the constants of this module.
         pub kind: u32,
-        /// See [`BY_EXIT`].
+        /// See [`BY_EXIT`] and [`ANNOTATES`].
         pub flags: u32,
         /// When it happened.
         pub at_ns: u64,
-        /// The process in whose context it happened, by its number in the tracer's PID namespace; meaningless for ARRIVED, PEER_DONE and DIED.
+    } is 16 bytes
+}
+
+record! {
+    /// An event that somebody did.
+    pub struct Event {
+        /// Kind, flags and time.
+        pub head: Head,
+        /// The process in whose context it happened, by its number in the tracer's PID namespace.
         pub tgid: u32,
         /// ENDED: the reason given.
         pub detail: u32,
@@ -192,11 +200,11 @@ impl From<&Facts> for Brief {
 record! {
     /// An event with the few facts of its socket.
     pub struct BriefEvent {
-        /// The head.
-        pub event: Event,
+        /// Kind and time.
+        pub head: Head,
         /// The socket.
         pub brief: Brief,
-    } is 96 bytes
+    } is 40 bytes
 }
 
 record! {

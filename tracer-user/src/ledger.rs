@@ -172,7 +172,7 @@ impl Ledger {
             News::Created(of) | News::Arrived(of) => self.recv_born(of),
             News::Bound(of) => self.recv_bound(of),
             News::Ended(event) => self.recv_ended(event),
-            News::PeerDone(of) => self.due(of.event.at_ns, Due::Socket(of.brief.id)),
+            News::PeerDone(of) => self.due(of.head.at_ns, Due::Socket(of.brief.id)),
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
         }
@@ -186,7 +186,7 @@ impl Ledger {
             .or_insert_with(|| Lifetime::new(brief));
         known.unannounced = false;
         if brief.protocol == IPPROTO_TCP && known.bound.is_none() && self.annotated {
-            self.due(of.event.at_ns, Due::Unbound(brief.id));
+            self.due(of.head.at_ns, Due::Unbound(brief.id));
         }
     }
 
@@ -194,7 +194,7 @@ impl Ledger {
         if let Some(known) = self.lifetimes.get_mut(&of.brief.id) {
             known.dead = true;
         }
-        self.due(of.event.at_ns, Due::Socket(of.brief.id));
+        self.due(of.head.at_ns, Due::Socket(of.brief.id));
     }
 
     fn recv_bound(&mut self, of: &BoundEvent) {
@@ -207,7 +207,7 @@ impl Ledger {
             known.unannounced = false;
         }
         if self.owners.has_ended(facts.owner) {
-            self.due(of.event.at_ns, Due::Owner(facts.owner));
+            self.due(of.event.head.at_ns, Due::Owner(facts.owner));
         }
     }
 
@@ -232,7 +232,7 @@ impl Ledger {
             ends: &event.ends,
             flags: 0,
             moved_ns: None,
-            at_ns: event.at_ns,
+            at_ns: event.head.at_ns,
         };
         if let Some(offence) = evidence.offence(&self.limits) {
             self.counts.late += 1;
@@ -285,7 +285,7 @@ impl Ledger {
         if owner.stream != 0 {
             self.counts.streams_ended += 1;
         }
-        self.due(event.at_ns, Due::Owner(owner));
+        self.due(event.head.at_ns, Due::Owner(owner));
     }
 
     fn recv_released(&mut self, of: &SocketEvent) {
@@ -296,12 +296,12 @@ impl Ledger {
         let evidence = Evidence {
             facts,
             ends: &event.ends,
-            flags: event.flags,
+            flags: event.head.flags,
             moved_ns: None,
-            at_ns: event.at_ns,
+            at_ns: event.head.at_ns,
         };
         if let Some(over_ns) = evidence.request_over_ns() {
-            let outlive_ns = event.at_ns.saturating_sub(over_ns);
+            let outlive_ns = event.head.at_ns.saturating_sub(over_ns);
             self.outlive.saturating_record(outlive_ns.max(1));
         }
         if let Some(offence) = evidence.offence(&self.limits) {
@@ -309,11 +309,11 @@ impl Ledger {
                 self.counts.late += 1;
             }
             let mut finding = finding(&evidence, offence, label);
-            finding.released_ns = Some(event.at_ns);
+            finding.released_ns = Some(event.head.at_ns);
             finding.releaser = Some((event.tgid, comm_text(&event.comm)));
             self.convict(finding);
         } else if let Some(finding) = self.findings.get_mut(&facts.id) {
-            finding.released_ns = Some(event.at_ns);
+            finding.released_ns = Some(event.head.at_ns);
         }
     }
 

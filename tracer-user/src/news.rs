@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 use tracer_abi::record::{
-    self, BoundEvent, BriefEvent, Event, KNOWN, Sighting, Socket, SocketEvent,
+    self, BoundEvent, BriefEvent, Event, Head, KNOWN, Sighting, Socket, SocketEvent,
 };
 use zerocopy::FromBytes;
 
@@ -48,12 +48,12 @@ pub enum DecodeError {
 ///
 /// When the kind is unknown or the record is too short for it.
 pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
-    let event: Event = prefix(bytes)?;
-    Ok(match event.kind {
+    let head: Head = prefix(bytes)?;
+    Ok(match head.kind {
         record::CREATED => News::Created(prefix(bytes)?),
         record::ARRIVED => News::Arrived(prefix(bytes)?),
         record::BOUND => News::Bound(prefix(bytes)?),
-        record::ENDED => News::Ended(event),
+        record::ENDED => News::Ended(prefix(bytes)?),
         record::PEER_DONE => News::PeerDone(prefix(bytes)?),
         record::DIED => News::Died(prefix(bytes)?),
         record::RELEASED => News::Released(prefix(bytes)?),
@@ -146,7 +146,7 @@ mod tests {
             decode(&[0; 8]),
             Err(DecodeError::Length {
                 length: 8,
-                wanted: 72
+                wanted: 16
             })
         );
         let mut bytes = [0; 72];

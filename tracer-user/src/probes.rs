@@ -13,7 +13,7 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{Counter, Event, Offsets};
+use tracer_abi::record::{Counter, Head, Offsets};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
@@ -289,7 +289,7 @@ fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {
 }
 
 fn happened_at(record: &[u8]) -> u64 {
-    Event::read_from_prefix(record).map_or(0, |(event, _)| event.at_ns)
+    Head::read_from_prefix(record).map_or(0, |(head, _)| head.at_ns)
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {

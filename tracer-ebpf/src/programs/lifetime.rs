@@ -27,9 +27,7 @@ pub(super) fn created(ctx: &SockContext) {
     let facts = unsafe { &mut (*socket).facts };
     facts.opener = kernel::tgid();
     facts.comm = kernel::comm();
-    let mut event = emit::event(record::CREATED, facts.born_ns);
-    event.tgid = facts.opener;
-    emit::brief(event, facts);
+    emit::brief(record::CREATED, facts.born_ns, facts);
 }
 
 /// Somebody asks whom a socket is connected to: accept does, for a program that wants the address, and so a listener's child
@@ -61,15 +59,15 @@ pub(super) fn released(ctx: &SockContext) {
     let mut event = emit::event(record::RELEASED, now_ns);
     event.tgid = kernel::tgid();
     event.ends = storage::ends(facts);
-    event.flags = storage::annotates_bit(facts, event.tgid);
+    event.head.flags = storage::annotates_bit(facts, event.tgid);
     if kernel::exiting() {
-        event.flags |= record::BY_EXIT;
+        event.head.flags |= record::BY_EXIT;
     }
-    let late = is_late(facts, &event.ends, event.flags, now_ns);
+    let late = is_late(facts, &event.ends, event.head.flags, now_ns);
     if late {
         count(Counter::Late);
     }
-    if late || event.flags & record::BY_EXIT != 0 {
+    if late || event.head.flags & record::BY_EXIT != 0 {
         event.comm = kernel::comm();
     }
     emit::about(To::of(late), event, facts);

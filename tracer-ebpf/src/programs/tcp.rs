@@ -97,7 +97,7 @@ fn arrived(ctx: &SockOpsContext) {
     facts.family = ctx.family() as u16;
     facts.protocol = IPPROTO_TCP;
     tuple(ctx, facts);
-    emit::brief(emit::event(record::ARRIVED, facts.born_ns), facts);
+    emit::brief(record::ARRIVED, facts.born_ns, facts);
 }
 
 #[inline(always)]
@@ -136,7 +136,7 @@ fn moved(ctx: &SockOpsContext) {
         facts.bytes_received = ptr::read_volatile(&raw const (*ctx.ops).bytes_received);
         facts.bytes_acked = ptr::read_volatile(&raw const (*ctx.ops).bytes_acked);
     }
-    emit::brief(emit::event(kind, now_ns), facts);
+    emit::brief(kind, now_ns, facts);
 }
 
 /// Copies the tuple: at release it may be gone.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tracer_abi::record::{self, KNOWN};
+use tracer_abi::record::{self, Head, KNOWN};
 
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;
@@ -18,11 +18,17 @@ fn ledger() -> Ledger {
     Ledger::new(limits, Levels::default())
 }
 
-fn event(kind: u32, at_ns: u64) -> Event {
-    Event {
+fn head(kind: u32, at_ns: u64) -> Head {
+    Head {
         kind,
         flags: 0,
         at_ns,
+    }
+}
+
+fn event(kind: u32, at_ns: u64) -> Event {
+    Event {
+        head: head(kind, at_ns),
         tgid: 42,
         detail: 0,
         former: Owner::PRESENT,
@@ -79,7 +85,7 @@ impl Kernel {
         facts.held_ns = self.now_ns;
         self.open.insert(facts.id, facts);
         News::Created(BriefEvent {
-            event: event(record::CREATED, self.now_ns),
+            head: head(record::CREATED, self.now_ns),
             brief: (&facts).into(),
         })
     }
@@ -300,7 +306,7 @@ fn a_child_in_a_backlog_is_not_open_and_goes_when_it_dies() {
     let mut child = facts(1);
     child.flags = fact::CHILD;
     let of = |kind, facts: Facts| BriefEvent {
-        event: event(kind, 200),
+        head: head(kind, 200),
         brief: (&facts).into(),
     };
     ledger.apply(&News::Arrived(of(record::ARRIVED, child)));
