@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::visitor::{Serving, Visitor};
-use crate::mux::Reason;
+use crate::mux::{By, Ending, Reason};
 use crate::session::Watch;
 use crate::splice::LAST_WORDS;
 
@@ -31,6 +31,22 @@ impl Exchange {
             carrier,
             reason: Reason::Cancelled,
             _serving: serving,
+        }
+    }
+
+    /// Returns why the agent has no connection to the target, where its refusal could only come after the open.
+    pub(super) fn refusal(&self) -> Option<Reason> {
+        match self.watch.ending() {
+            Some(Ending::Reset(
+                reason @ (Reason::Refused
+                | Reason::Unreachable
+                | Reason::Denied
+                | Reason::Unresolved
+                | Reason::Busy
+                | Reason::Draining),
+                By::Peer,
+            )) => Some(reason),
+            Some(Ending::Reset(..) | Ending::Finished) | None => None,
         }
     }
 }

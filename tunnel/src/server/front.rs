@@ -227,10 +227,16 @@ async fn exchange(
         tokio::time::timeout(shared.config.response_timeout, sender.send_request(request));
     match response.await {
         Ok(Ok(response)) => Ok(finish_response(response, exchange)),
-        Ok(Err(error)) => Err((
-            StatusCode::BAD_GATEWAY,
-            format!("{target} gave no valid response: {error}"),
-        )),
+        Ok(Err(error)) => Err(match exchange.refusal() {
+            Some(reason) => {
+                shared.metrics.open_failed(reason.name());
+                open_failure(agent, target, OpenError::Refused(reason))
+            }
+            None => (
+                StatusCode::BAD_GATEWAY,
+                format!("{target} gave no valid response: {error}"),
+            ),
+        }),
         Err(_) => Err((
             StatusCode::GATEWAY_TIMEOUT,
             format!("{target} gave no response in time"),

@@ -233,6 +233,12 @@ impl Watch {
         poll_fn(|cx| self.held.poll_ended(cx)).await
     }
 
+    /// Returns how the stream ended, if it has.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        self.held.shared.lock().mux.ending(self.held.id)
+    }
+
     /// Abandons both halves. A stream that has ended stays as it is.
     pub fn reset(&self, reason: Reason) {
         self.held.reset(reason);

@@ -12,5 +12,6 @@ mod forward;
 mod front;
 mod link;
 mod process;
+mod remotedialer;
 mod rig;
 mod session;
