@@ -70,6 +70,7 @@ pub(crate) fn commit(name: &str) {
         "own_status" => std::process::exit(7),
         "many_connections" => many_connections(false),
         "many_connections_one_leaked" => many_connections(true),
+        "planted" => planted(),
         name => corners::commit(name),
     }
 }
@@ -565,29 +566,56 @@ fn left_behind() {
 }
 
 fn many_connections(leak: bool) {
-    const CONNECTIONS: u64 = 20_000;
-    let listener = listener();
-    rustix::net::listen(&listener, 4096).unwrap();
-    let address = listener.local_addr().unwrap();
+    connections(20_000, u64::from(leak));
+}
+
+/// The oracle: many clean requests with a few leaks planted among them. The number can be set, for a long run.
+fn planted() {
+    let wanted = std::env::var("WATERTIGHT_CONNECTIONS").ok();
+    let count = wanted.map_or(100_000, |count| count.parse().unwrap());
+    connections(count, 25);
+}
+
+/// Makes `count` connections one after the other, each with its own request, and keeps `leaks` of them.
+fn connections(count: u64, leaks: u64) {
+    // Several addresses: one has not enough ports for so many connections in TIME_WAIT.
+    let listeners: Vec<TcpListener> = (1..=8)
+        .map(|host| {
+            let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, host), 0)).unwrap();
+            rustix::net::listen(&listener, 4096).unwrap();
+            annotation::bind(
+                &listener,
+                Role::Listener,
+                Owner {
+                    session: 0,
+                    stream: 1,
+                },
+                "",
+            )
+            .unwrap();
+            listener
+        })
+        .collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
     let server = thread::spawn(move || {
-        for _ in 0..CONNECTIONS {
+        for (_, listener) in (0..count).zip(listeners.iter().cycle()) {
             let (mut accepted, _) = listener.accept().unwrap();
-            annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
+            annotation::bind(&accepted, Role::Pool, owner(u64::MAX), "").unwrap();
             accepted.read_exact(&mut [0; 1]).unwrap();
         }
     });
-    let mut kept = None;
-    for stream in 1..=CONNECTIONS {
-        let mut dialed = dial(address, stream);
+    let mut kept = Vec::new();
+    for (n, address) in (0..count).zip(addresses.iter().cycle()) {
+        let mut dialed = dial(*address, n + 1);
         dialed.write_all(b"x").unwrap();
-        end(&dialed, stream);
-        if leak && stream == CONNECTIONS / 2 {
+        end(&dialed, n + 1);
+        if leaks > 0 && n % (count / leaks) == count / leaks / 2 {
             confess(&dialed);
-            kept = Some(dialed);
+            kept.push(dialed);
         }
     }
     server.join().unwrap();
-    if kept.is_some() {
+    if !kept.is_empty() {
         thread::sleep(TOO_LONG);
     }
 }
