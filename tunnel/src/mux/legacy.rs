@@ -3,7 +3,8 @@
 //! It has the grammar of [`Mux`](super::Mux) and tells the same events, and differs where the wire does: an open is not answered
 //! and its opener may send at once; there is no half-close, so an `EOF` in either direction ends both, behind what was
 //! sent before; there is no credit, so the receiver asks the sender to pause and ends a connection that goes on regardless.
-//! Only the agent sends pings and the list of its connections.
+//! Only the agent sends pings and the list of its connections. With the list it asks after each connection that was quiet, by
+//! data of no bytes: a server that ended it without a word answers that there is none.
 //!
 //! The list is where the original ends connections that are alive: it may have been made before the agent knew of one.
 //! Here the server ends a connection that is missing from two lists in a row which came after the agent has
@@ -398,6 +399,7 @@ impl Legacy {
         if self.side == Side::Agent && now >= self.next_sync {
             self.next_sync = now.saturating_add(self.config.sync_interval);
             self.sync = true;
+            self.ask_after_quiet();
         }
         while let Some((deadline, id)) = self.deadlines.first().copied() {
             if deadline > now {

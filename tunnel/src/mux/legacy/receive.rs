@@ -73,7 +73,7 @@ impl Legacy {
             self.answer(connection, Answer::NotFound);
             return;
         };
-        (stream.known, stream.missed) = (true, 0);
+        stream.heard();
         // What was on its way when the connection ended is late.
         if stream.ending().is_some() || stream.receive.phase != ReceivePhase::Open {
             return;
@@ -149,7 +149,7 @@ impl Legacy {
     fn recv_pause(&mut self, connection: i64, paused: bool) {
         let found = stream_of(connection).and_then(|id| Some((id, self.streams.get_mut(&id)?)));
         if let Some((id, stream)) = found {
-            (stream.known, stream.missed) = (true, 0);
+            stream.heard();
             stream.send.paused = paused;
             self.queue_data(id);
             self.wake_writer(id);

@@ -93,6 +93,10 @@ pub(super) struct Stream {
     pub(super) connect: Option<Bytes>,
     /// The error that is to be sent.
     pub(super) error: Option<Reason>,
+    /// No message went either way since the last list.
+    pub(super) quiet: bool,
+    /// Data of no bytes is to be sent: a peer that has no such connection says so.
+    pub(super) question: bool,
     /// In the schedule's control queue.
     pub(super) queued: bool,
     /// When an opener's leaving ends it.
@@ -132,12 +136,21 @@ impl Stream {
             },
             connect: None,
             error: None,
+            quiet: false,
+            question: false,
             queued: false,
             deadline: None,
             known: true,
             missed: 0,
             released: false,
         }
+    }
+
+    /// The peer has said something about the connection.
+    pub(super) const fn heard(&mut self) {
+        self.known = true;
+        self.missed = 0;
+        self.quiet = false;
     }
 
     pub(super) const fn ending(&self) -> Option<Ending> {
@@ -160,7 +173,12 @@ impl Stream {
     }
 
     pub(super) fn has_control(&self) -> bool {
-        self.connect.is_some() || self.error.is_some() || self.pause_due()
+        self.connect.is_some() || self.error.is_some() || self.question || self.pause_due()
+    }
+
+    /// Whether the peer still hears of this stream.
+    pub(super) fn sends(&self) -> bool {
+        self.phase == Phase::Open && self.send.phase != SendPhase::Over
     }
 
     fn pause_due(&self) -> bool {
@@ -176,6 +194,9 @@ impl Stream {
         }
         if let Some(reason) = self.error.take() {
             return Some(Body::Error(text::of(reason)));
+        }
+        if std::mem::take(&mut self.question) && self.sends() {
+            return Some(Body::Data(Bytes::new()));
         }
         if !self.pause_due() {
             return None;
@@ -213,6 +234,7 @@ impl Stream {
             return None;
         }
         if let Some(data) = self.send.queue.pop(max) {
+            self.quiet = false;
             return Some(Next::Data(data));
         }
         match self.send.phase {

@@ -44,6 +44,21 @@ impl Legacy {
         connections
     }
 
+    /// Asks the peer after every connection that was quiet since the last time. The original ends a connection that it misses
+    /// in a list without a word, and a list is all that it is sent.
+    pub(super) fn ask_after_quiet(&mut self) {
+        let mut quiet = Vec::new();
+        for (id, stream) in &mut self.streams {
+            if stream.sends() && std::mem::replace(&mut stream.quiet, true) {
+                stream.question = true;
+                quiet.push(*id);
+            }
+        }
+        for id in quiet {
+            self.queue_control(id);
+        }
+    }
+
     /// Makes both ends agree on which connections live.
     pub(super) fn recv_sync(&mut self, connections: Vec<i64>) {
         if self.side == Side::Agent {
@@ -63,7 +78,7 @@ impl Legacy {
                 continue;
             }
             if listed.contains(id) {
-                (stream.known, stream.missed) = (true, 0);
+                stream.heard();
             } else if stream.known || id.number() <= self.proved {
                 stream.missed += 1;
                 if stream.missed >= MISSED_MAX {

@@ -337,6 +337,30 @@ fn l5_both_ends_are_told_what_the_lists_disagree_on() {
     assert_eq!(sent(&mut mux), [(2, text("operation was canceled"))]);
 }
 
+/// L5, the other way round: a server that ended a connection without a word.
+#[test]
+fn l5_a_quiet_connection_is_asked_after() {
+    let config = Config::default();
+    let mut mux = agent(config);
+    let tick = |mux: &mut Legacy, count: u32| {
+        mux.handle_heartbeat(config.sync_interval * count, true);
+        mux.handle_timeout(config.sync_interval * count);
+        sent(mux)
+    };
+    let list = [(0, Body::SyncConnections(vec![2]))];
+    let list_and_question = [list[0].clone(), (2, data(0))];
+    assert_eq!(tick(&mut mux, 1), list);
+    assert_eq!(tick(&mut mux, 2), list_and_question);
+    recv(&mut mux, 2, data(1));
+    assert_eq!(tick(&mut mux, 3), list);
+    mux.write(id(2), Bytes::from_static(b"a")).unwrap();
+    assert_eq!(sent(&mut mux).len(), 1);
+    assert_eq!(tick(&mut mux, 4), list);
+    assert_eq!(tick(&mut mux, 5), list_and_question);
+    recv(&mut mux, 2, text("connection not found web/7/2"));
+    assert_eq!(ended(&mux, 2), Ending::Reset(Reason::Cancelled, By::Peer));
+}
+
 #[test]
 fn the_agent_pings_and_lists_and_both_give_up_on_silence() {
     let config = Config::default();
