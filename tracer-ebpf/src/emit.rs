@@ -113,11 +113,12 @@ pub(crate) fn about(to: To, event: Event, facts: &Facts) {
 
 /// A BIND, with the label.
 #[inline(always)]
-pub(crate) fn bound(to: To, event: Event, socket: &Socket) {
+pub(crate) fn bound(to: To, event: Event, former_bound_ns: u64, socket: &Socket) {
     put::<BoundEvent>(to, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             (&raw mut (*to).event).write(event);
+            (&raw mut (*to).former_bound_ns).write(former_bound_ns);
             (&raw mut (*to).socket).write(*socket);
         }
     });

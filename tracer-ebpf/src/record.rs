@@ -157,7 +157,7 @@ record! {
         pub head: Head,
         /// The process in whose context it happened, by its number in the tracer's PID namespace.
         pub tgid: u32,
-        /// ENDED: the reason given.
+        /// ENDED: the reason given. BOUND: the role before.
         pub detail: u32,
         /// ENDED: the owner. BOUND: the owner before. Otherwise zero.
         pub former: Owner,
@@ -222,9 +222,11 @@ record! {
     pub struct BoundEvent {
         /// The head.
         pub event: Event,
+        /// When the socket was bound to its owner before; 0 if to none.
+        pub former_bound_ns: u64,
         /// The socket with its label.
         pub socket: Socket,
-    } is 296 bytes
+    } is 304 bytes
 }
 
 /// Bit of [`Sighting::flags`]: the kernel's counters of this TCP socket could be read.

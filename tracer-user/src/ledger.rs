@@ -214,17 +214,13 @@ impl Ledger {
     /// A socket that was bound anew longer than grace after its former owner ended has outlived that request.
     fn judge_former(&mut self, of: &BoundEvent) {
         let event = &of.event;
-        let Some((owner, role, bound_ns)) = self
-            .lifetimes
-            .get(&of.socket.facts.id)
-            .and_then(|known| known.bound)
-        else {
+        if of.former_bound_ns == 0 {
             return;
-        };
+        }
         let mut former = of.socket.facts;
-        former.owner = owner;
-        former.role = role;
-        former.bound_ns = bound_ns;
+        former.owner = event.former;
+        former.role = u16::try_from(event.detail).unwrap_or(u16::MAX);
+        former.bound_ns = of.former_bound_ns;
         former.peer_done_ns = 0;
         former.dead_ns = 0;
         let evidence = Evidence {

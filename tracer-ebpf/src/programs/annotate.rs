@@ -103,9 +103,11 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
     let known = unsafe { &mut *socket };
     let facts = &mut known.facts;
+    let former_bound_ns = facts.bound_ns;
     let mut late = false;
     if facts.bound_ns != 0 {
         event.former = facts.owner;
+        event.detail = u32::from(facts.role);
         event.ends = storage::ends(facts);
         late = storage::outlived(facts, &event.ends, now_ns);
         if late {
@@ -121,7 +123,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     facts.label_len = label_len;
     facts.bound_ns = now_ns;
     known.label = label;
-    emit::bound(To::of(late), event, known);
+    emit::bound(To::of(late), event, former_bound_ns, known);
     Some(())
 }
 

@@ -94,6 +94,7 @@ impl Kernel {
         let former = *self.open.get(&id)?;
         let mut event = event(record::BOUND, self.now_ns);
         event.former = former.owner;
+        event.detail = u32::from(former.role);
         event.ends = self.ends_of(&former);
         self.late += u64::from(self.is_late(&former));
         let facts = self.open.get_mut(&id)?;
@@ -105,7 +106,11 @@ impl Kernel {
             facts: *facts,
             label: [0; 64],
         };
-        Some(News::Bound(BoundEvent { event, socket }))
+        Some(News::Bound(BoundEvent {
+            event,
+            former_bound_ns: former.bound_ns,
+            socket,
+        }))
     }
 
     fn end(&mut self, owner: Owner) -> Option<News> {
