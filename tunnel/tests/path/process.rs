@@ -184,6 +184,73 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
 }
 
 #[test]
+fn one_agent_serves_several_servers_in_either_dialect() {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let forward = format!("127.0.0.1:0=web/tcp/{address}");
+    let listen = ["--listen", "127.0.0.1:0", "--forward", &forward];
+    for dialect in ["native", "remotedialer"] {
+        let mut servers: Vec<Process> = (0..2)
+            .map(|_| Process::start(&[&["server", "--accept-remotedialer"], &listen[..]].concat()))
+            .collect();
+        let urls: Vec<String> = servers
+            .iter_mut()
+            .map(|server| format!("ws://{}/connect", server.listening("front")))
+            .collect();
+        let mut agent = Process::start(&[
+            "agent",
+            "--server",
+            &urls[0],
+            "--server",
+            &urls[1],
+            "--name",
+            "web",
+            "--allow",
+            &address,
+            "--dialect",
+            dialect,
+        ]);
+        for server in &mut servers {
+            let forward = server.listening("forward");
+            let reaches = || {
+                let mut visitor = TcpStream::connect(&forward).ok()?;
+                visitor.write_all(b"x").ok()?;
+                // A visitor that came before the agent is reset.
+                visitor
+                    .set_read_timeout(Some(Duration::from_millis(100)))
+                    .ok()?;
+                match visitor.read(&mut [0]) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Some(visitor),
+                    Ok(_) | Err(_) => None,
+                }
+            };
+            let mut visitor = None;
+            until("the agent's coming", || {
+                visitor = reaches();
+                visitor.is_some()
+            });
+            let (mut stream, _) = target.accept().unwrap();
+            stream.write_all(b"y").unwrap();
+            let mut byte = [0];
+            let mut visitor = visitor.unwrap();
+            visitor
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            visitor.read_exact(&mut byte).unwrap();
+            assert_eq!(&byte, b"y");
+        }
+        agent.signal();
+        assert_eq!(agent.status(), 0);
+    }
+    let url = "ws://127.0.0.1:1/connect";
+    let twice = run(&mut command(&[
+        "agent", "--server", url, "--server", url, "--name", "web",
+    ]));
+    assert_eq!(twice.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("given twice"));
+}
+
+#[test]
 fn a_second_signal_leaves_at_once() {
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = target.local_addr().unwrap().to_string();

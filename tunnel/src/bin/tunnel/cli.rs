@@ -103,9 +103,9 @@ pub(crate) struct ServerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
-    /// The server, as ws://tunnel.example:8123/connect.
-    #[arg(long, value_name = "URL")]
-    server: ServerUrl,
+    /// The server, as ws://tunnel.example:8123/connect. Repeatable: the agent serves each by a session of its own.
+    #[arg(long = "server", value_name = "URL", required = true)]
+    servers: Vec<ServerUrl>,
     /// The name under which visitors ask for this agent: 1 to 64 letters, digits, '-', '_' or '.'. A newer agent of the same
     /// name replaces this one.
     #[arg(long, value_name = "NAME", value_parser = name)]
@@ -190,19 +190,38 @@ impl ServerArgs {
 }
 
 impl AgentArgs {
-    pub(crate) fn into_config(self) -> anyhow::Result<agent::Config> {
+    /// Returns one configuration for each server.
+    pub(crate) fn into_configs(self) -> anyhow::Result<Vec<agent::Config>> {
+        for (at, server) in self.servers.iter().enumerate() {
+            if self
+                .servers
+                .iter()
+                .take(at)
+                .any(|earlier| earlier == server)
+            {
+                bail!(
+                    "--server {server} is given twice: its sessions would replace each other for ever"
+                );
+            }
+        }
         if self.allow.is_empty() {
             tracing::warn!("no --allow: every target will be refused");
         }
         let policy = Policy::new(self.allow);
-        let mut config = agent::Config::new(self.server, self.name, policy, self.token.read()?);
-        config.dialect = match self.dialect {
+        let token = self.token.read()?;
+        let dialect = match self.dialect {
             DialectArg::Native => Dialect::Native,
             DialectArg::Remotedialer => Dialect::Remotedialer,
         };
-        config.token_header = self.token_header;
-        config.dial_timeout = self.dial_timeout;
-        config.splice.linger = self.linger;
-        Ok(config)
+        let configs = self.servers.into_iter().map(|server| {
+            let (name, policy, token) = (self.name.clone(), policy.clone(), token.clone());
+            let mut config = agent::Config::new(server, name, policy, token);
+            config.dialect = dialect;
+            config.token_header = self.token_header.clone();
+            config.dial_timeout = self.dial_timeout;
+            config.splice.linger = self.linger;
+            config
+        });
+        Ok(configs.collect())
     }
 }

@@ -4,6 +4,7 @@ mod cli;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -79,19 +80,26 @@ async fn serve(args: ServerArgs, signals: &mut Signals) -> anyhow::Result<()> {
 async fn connect(args: AgentArgs, signals: &mut Signals) -> anyhow::Result<()> {
     let drain = args.drain;
     let listen = args.metrics;
-    let config = args.into_config()?;
+    let configs = args.into_configs()?;
     let metrics = Metrics::new().context("cannot register the counters")?;
     let admin = Scope::new();
     if let Some(address) = listen {
         let listener = Listener::listen(address, "metrics").await?;
         announce("metrics", listener.address())?;
-        admin.spawn_interruptible(admin::serve(metrics.clone(), listener, admin.handle()));
+        admin.spawn_interruptible(admin::serve(Arc::clone(&metrics), listener, admin.handle()));
     }
-    let agent = Agent::start(config, Some(metrics));
+    let agents: Vec<Agent> = configs
+        .into_iter()
+        .map(|config| Agent::start(config, Some(Arc::clone(&metrics))))
+        .collect();
     signals.next().await;
     tracing::info!(deadline = ?drain, "draining; a second signal exits at once");
     let ends = async {
-        agent.drain(drain).await;
+        let draining = Scope::new();
+        for agent in agents {
+            draining.spawn(agent.drain(drain));
+        }
+        draining.join().await;
         admin.end(Duration::from_secs(1)).await;
     };
     signals.or_leave_at_once(ends).await
