@@ -174,7 +174,7 @@ fn text(audit: &Audit) -> Result<String> {
         "Sockets that are open now, by the kernel's counters.",
         i64::try_from(counters.open()).unwrap_or(i64::MAX),
     )?;
-    let denied = audit.ledger().standing(Level::Deny);
+    let denied = audit.ledger().docket().standing(Level::Deny);
     gauge(
         "watertight_audit_leaked_sockets",
         "Sockets with a finding that denies, so far.",

@@ -78,7 +78,7 @@ impl<'a> Report<'a> {
     /// Weighs what was found and what is missing.
     #[must_use]
     pub fn new(proceedings: &'a Proceedings, ledger: &'a Ledger) -> Self {
-        let denied = ledger.standing(Level::Deny);
+        let denied = ledger.docket().standing(Level::Deny);
         let missing = missing(proceedings, ledger);
         let verdict = Verdict::of(denied, &missing);
         let mut reasons = Vec::new();
@@ -98,7 +98,7 @@ impl<'a> Report<'a> {
             reasons,
             proceedings,
             ledger,
-            findings: ledger.findings(),
+            findings: ledger.docket().findings(),
         }
     }
 
@@ -107,7 +107,7 @@ impl<'a> Report<'a> {
         self.findings
             .iter()
             .copied()
-            .filter(move |found| self.ledger.levels().of(found.kind) == level)
+            .filter(move |found| self.ledger.docket().levels().of(found.kind) == level)
     }
 
     /// Whether counters, ledger and witness tell the same story.

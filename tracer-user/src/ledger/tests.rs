@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tracer_abi::record::{self, Head, KNOWN};
+use tracer_abi::record::{self, Ends, Head, KNOWN, Sighting};
 
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;
+use crate::news::Sight;
+use crate::verdict::Level;
 
 const GRACE_NS: u64 = 100;
 
@@ -225,6 +227,7 @@ fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kin
     );
     let open: BTreeSet<u64> = kernel.open.keys().copied().collect();
     let findings = ledger
+        .docket()
         .findings()
         .into_iter()
         .filter(|finding| open.contains(&finding.id))
@@ -282,7 +285,7 @@ fn the_witness_names_every_holder_and_the_release_keeps_them() {
     ledger.sight(&kernel.sight(&facts, 9), kernel.now_ns);
     ledger.finish_walk(false);
     ledger.apply(&kernel.release(1).unwrap());
-    let findings = ledger.findings();
+    let findings = ledger.docket().findings();
     let [finding] = findings.as_slice() else {
         panic!("one finding was expected: {findings:?}");
     };
@@ -362,5 +365,5 @@ fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     kernel.now_ns += GRACE_NS + 2;
     assert!(ledger.take_overdue(kernel.now_ns));
     kernel.walk(&mut ledger, false);
-    assert!(ledger.findings().is_empty());
+    assert!(ledger.docket().findings().is_empty());
 }

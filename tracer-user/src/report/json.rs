@@ -184,8 +184,8 @@ impl<'a> Document<'a> {
                 only_in_kernel: walk.map(|walk| walk.only_in_kernel),
             },
             findings_by_level: ByLevel {
-                deny: report.ledger.standing(Level::Deny),
-                warn: report.ledger.standing(Level::Warn),
+                deny: report.ledger.docket().standing(Level::Deny),
+                warn: report.ledger.docket().standing(Level::Warn),
             },
             peers: peers(report, &told),
             findings: report,
@@ -312,7 +312,7 @@ fn findings<S: Serializer>(report: &Report<'_>, serializer: S) -> Result<S::Ok, 
     let mut list = serializer.serialize_seq(Some(report.findings.len()))?;
     let end_ns = report.proceedings.window.end_ns;
     for found in &report.findings {
-        let level = report.ledger.levels().of(found.kind);
+        let level = report.ledger.docket().levels().of(found.kind);
         list.serialize_element(&Found::of(found, level, end_ns))?;
     }
     list.end()

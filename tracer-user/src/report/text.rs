@@ -33,8 +33,8 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         Verdict::Leak => BAD,
         Verdict::Inconclusive => DOUBTFUL,
     };
-    let denied = report.ledger.standing(Level::Deny);
-    let warned = report.ledger.standing(Level::Warn);
+    let denied = report.ledger.docket().standing(Level::Deny);
+    let warned = report.ledger.docket().standing(Level::Warn);
     writeln!(
         text,
         "verdict    {style}{}{style:#}  ({denied} denied, {warned} warned)",
@@ -50,7 +50,7 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             write_finding(text, report, found)?;
             told += 1;
         }
-        let rest = report.ledger.standing(level).saturating_sub(told);
+        let rest = report.ledger.docket().standing(level).saturating_sub(told);
         if rest > 0 {
             let name = level.name();
             writeln!(
@@ -116,7 +116,7 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
 }
 
 fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std::fmt::Result {
-    let level = report.ledger.levels().of(found.kind);
+    let level = report.ledger.docket().levels().of(found.kind);
     let style = if level == Level::Deny { BAD } else { DOUBTFUL };
     write!(text, "{style}{}{style:#} {}", level.name(), found.kind)?;
     if let Some(tuple) = found.tuple {

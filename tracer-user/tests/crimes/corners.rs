@@ -16,9 +16,6 @@ use tracer_abi::annotation::{self, Owner, Role};
 
 use super::{TOO_LONG, again, bind, confess, connection, end, owner};
 
-#[path = "foreign.rs"]
-mod foreign;
-
 pub(super) fn commit(name: &str) {
     match name {
         "mptcp" => mptcp(),
@@ -30,7 +27,7 @@ pub(super) fn commit(name: &str) {
         "passed_in_flight" => passed_in_flight(),
         "io_uring_kept" => io_uring(true),
         "io_uring_released" => io_uring(false),
-        name => foreign::commit(name),
+        name => panic!("no deed is called {name:?}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The programs under audit. They print "guilty PID FD" for each descriptor that must be named as a holder.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -15,6 +15,10 @@ use tracer_abi::annotation::{self, Heard, Owner, Role};
 
 #[path = "corners.rs"]
 mod corners;
+#[path = "foreign.rs"]
+mod foreign;
+#[path = "mass.rs"]
+mod mass;
 
 /// Grace of the cases, and a time that is surely longer.
 const GRACE: Duration = Duration::from_millis(300);
@@ -68,9 +72,8 @@ pub(crate) fn commit(name: &str) {
         "judged_while_running" => judged_while_running(),
         "left_behind" => left_behind(),
         "own_status" => std::process::exit(7),
-        "many_connections" => many_connections(false),
-        "many_connections_one_leaked" => many_connections(true),
-        "planted" => planted(),
+        name if name.starts_with("foreign_") => foreign::commit(name),
+        name if name.starts_with("many_") || name == "planted" => mass::commit(name),
         name => corners::commit(name),
     }
 }
@@ -193,14 +196,6 @@ fn close_wait_left_open() {
 /// A TCP socket that is not connected.
 fn socket() -> OwnedFd {
     rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap()
-}
-
-/// Binds before it connects: a SYN that finds a full backlog is sent again after a second.
-fn dial(address: SocketAddr, stream: u64) -> TcpStream {
-    let socket = socket();
-    bind(&socket, stream);
-    rustix::net::connect(&socket, &address).unwrap();
-    socket.into()
 }
 
 fn refused_connect_left_open() {
@@ -563,59 +558,4 @@ fn left_behind() {
         .unwrap();
     drop(accepted);
     println!("guilty {} 0", child.id());
-}
-
-fn many_connections(leak: bool) {
-    connections(20_000, u64::from(leak));
-}
-
-/// The oracle: many clean requests with a few leaks planted among them. The number can be set, for a long run.
-fn planted() {
-    let wanted = std::env::var("WATERTIGHT_CONNECTIONS").ok();
-    let count = wanted.map_or(100_000, |count| count.parse().unwrap());
-    connections(count, 25);
-}
-
-/// Makes `count` connections one after the other, each with its own request, and keeps `leaks` of them.
-fn connections(count: u64, leaks: u64) {
-    // Several addresses: one has not enough ports for so many connections in TIME_WAIT.
-    let listeners: Vec<TcpListener> = (1..=8)
-        .map(|host| {
-            let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, host), 0)).unwrap();
-            rustix::net::listen(&listener, 4096).unwrap();
-            annotation::bind(
-                &listener,
-                Role::Listener,
-                Owner {
-                    session: 0,
-                    stream: 1,
-                },
-                "",
-            )
-            .unwrap();
-            listener
-        })
-        .collect();
-    let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
-    let server = thread::spawn(move || {
-        for (_, listener) in (0..count).zip(listeners.iter().cycle()) {
-            let (mut accepted, _) = listener.accept().unwrap();
-            annotation::bind(&accepted, Role::Pool, owner(u64::MAX), "").unwrap();
-            accepted.read_exact(&mut [0; 1]).unwrap();
-        }
-    });
-    let mut kept = Vec::new();
-    for (n, address) in (0..count).zip(addresses.iter().cycle()) {
-        let mut dialed = dial(*address, n + 1);
-        dialed.write_all(b"x").unwrap();
-        end(&dialed, n + 1);
-        if leaks > 0 && n % (count / leaks) == count / leaks / 2 {
-            confess(&dialed);
-            kept.push(dialed);
-        }
-    }
-    server.join().unwrap();
-    if !kept.is_empty() {
-        thread::sleep(TOO_LONG);
-    }
 }

@@ -1,0 +1,172 @@
+//! The findings, each with its evidence.
+
+use std::collections::HashMap;
+
+use tracer_abi::annotation::Role;
+use tracer_abi::record::Ends;
+
+use super::lifetime::{Evidence, Offence, is_tcp, payload, tuple};
+use crate::news::comm_text;
+use crate::verdict::{Finding, Holder, Level, Levels, OwnerNote};
+
+/// How many findings keep their evidence; any more are counted only.
+const FINDINGS_MAX: usize = 1 << 17;
+/// How many holders a finding names.
+pub(super) const HOLDERS_MAX: usize = 64;
+/// The findings of an audit, at most one a socket, and the levels that weigh them.
+#[derive(Debug)]
+pub struct Docket {
+    levels: Levels,
+    findings: HashMap<u64, Finding>,
+    /// Findings past [`FINDINGS_MAX`].
+    unlisted_denied: u64,
+    unlisted_warned: u64,
+}
+
+impl Docket {
+    pub(super) fn new(levels: Levels) -> Self {
+        Self {
+            levels,
+            findings: HashMap::new(),
+            unlisted_denied: 0,
+            unlisted_warned: 0,
+        }
+    }
+
+    /// Keeps a finding. Of several that a socket earns in its life, the one of the earliest rule stays, with the
+    /// holders that the witness named.
+    pub(super) fn convict(&mut self, mut finding: Finding) {
+        let level = self.levels.of(finding.kind);
+        if level == Level::Allow {
+            return;
+        }
+        if let Some(kept) = self.findings.get_mut(&finding.id) {
+            // The release says less than the witness did: what it saw stays.
+            if finding.holders.is_empty() {
+                finding.holders = std::mem::take(&mut kept.holders);
+            }
+            finding.bytes_in = finding.bytes_in.max(kept.bytes_in);
+            finding.bytes_out = finding.bytes_out.max(kept.bytes_out);
+            finding.unread = finding.unread.or(kept.unread);
+            finding.unsent = finding.unsent.or(kept.unsent);
+            finding.tcp_state = finding.tcp_state.or(kept.tcp_state);
+            if finding.kind > kept.kind {
+                finding.kind = kept.kind;
+                finding.since_ns = kept.since_ns;
+                finding.ended_ns = kept.ended_ns;
+                finding.owner = kept.owner.take();
+            }
+            *kept = finding;
+        } else if self.findings.len() < FINDINGS_MAX {
+            self.findings.insert(finding.id, finding);
+        } else if level == Level::Deny {
+            self.unlisted_denied += 1;
+        } else {
+            self.unlisted_warned += 1;
+        }
+    }
+
+    /// Notes that a socket that may have a finding is gone.
+    pub(super) fn released(&mut self, id: u64, at_ns: u64) {
+        if let Some(finding) = self.findings.get_mut(&id) {
+            finding.released_ns = Some(at_ns);
+        }
+    }
+
+    /// Adds a holder to a finding that was made, or made again, at `since_ns` or later.
+    pub(super) fn held_by(&mut self, id: u64, since_ns: u64, holder: Holder) {
+        if let Some(finding) = self.findings.get_mut(&id)
+            && finding.seen_ns >= since_ns
+            && finding.holders.len() < HOLDERS_MAX
+        {
+            finding.holders.push(holder);
+        }
+    }
+
+    /// Asks `name` for the names of holders that have none yet.
+    pub(super) fn name_holders(&mut self, mut name: impl FnMut(u32) -> Option<String>) {
+        let holders = self
+            .findings
+            .values_mut()
+            .filter(|finding| finding.released_ns.is_none())
+            .flat_map(|finding| &mut finding.holders)
+            .filter(|holder| holder.comm.is_none());
+        for holder in holders {
+            holder.comm = name(holder.pid);
+        }
+    }
+
+    /// Returns the findings, those that deny first, then by rule and age.
+    #[must_use]
+    pub fn findings(&self) -> Vec<&Finding> {
+        let mut findings: Vec<&Finding> = self.findings.values().collect();
+        findings.sort_by_key(|finding| {
+            let warns = self.levels.of(finding.kind) == Level::Warn;
+            (warns, finding.kind, finding.since_ns, finding.id)
+        });
+        findings
+    }
+
+    /// Returns how many findings stand at a level, those without evidence included.
+    #[must_use]
+    pub fn standing(&self, level: Level) -> u64 {
+        let listed = self
+            .findings
+            .values()
+            .filter(|finding| self.levels.of(finding.kind) == level)
+            .count();
+        let unlisted = match level {
+            Level::Deny => self.unlisted_denied,
+            Level::Warn => self.unlisted_warned,
+            Level::Allow => 0,
+        };
+        u64::try_from(listed)
+            .unwrap_or(u64::MAX)
+            .saturating_add(unlisted)
+    }
+
+    /// Returns the levels.
+    #[must_use]
+    pub fn levels(&self) -> &Levels {
+        &self.levels
+    }
+}
+
+/// Writes a finding down; who holds the socket is added by whoever knows.
+pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: Option<String>) -> Finding {
+    let facts = evidence.facts;
+    // Counted at the last state change: no more comes in after CLOSE_WAIT, nothing moves at all after CLOSE.
+    let payload = payload(facts, facts.bytes_received, facts.bytes_acked);
+    let dead = facts.dead_ns != 0;
+    let peer_done = facts.peer_done_ns != 0;
+    Finding {
+        kind: offence.kind,
+        id: facts.id,
+        cookie: (facts.cookie != 0).then_some(facts.cookie),
+        tuple: tuple(facts),
+        tcp_state: (is_tcp(facts) && facts.state != 0).then_some(facts.state),
+        owner: (facts.bound_ns != 0).then(|| OwnerNote {
+            owner: facts.owner,
+            role: Role::from_u16(facts.role),
+            label,
+        }),
+        holders: Vec::new(),
+        opener: (facts.opener != 0).then(|| (facts.opener, comm_text(&facts.comm))),
+        opened_ns: facts.born_ns,
+        ended_ns: ended(evidence.ends),
+        since_ns: offence.since_ns,
+        released_ns: None,
+        releaser: None,
+        seen_ns: evidence.at_ns,
+        bytes_in: (dead || peer_done).then_some(payload.received),
+        bytes_out: dead.then_some(payload.acknowledged),
+        unread: None,
+        unsent: None,
+    }
+}
+
+fn ended(ends: &Ends) -> Option<u64> {
+    [ends.own_ns, ends.session_ns]
+        .into_iter()
+        .find(|at_ns| *at_ns != 0)
+}

@@ -1,0 +1,156 @@
+//! The witness's walks: every open descriptor is met, and the ledger is set right by them.
+
+use tracer_abi::record::{ANNOTATES, Facts, Sighting, Socket};
+
+use super::docket::{HOLDERS_MAX, finding};
+use super::lifetime::{Evidence, Payload, is_tcp, payload_seen};
+use super::{Due, Ledger, Lifetime};
+use crate::news::{Sight, label_text};
+use crate::verdict::Holder;
+
+/// What a walk of the witness added up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// Sockets met, of the families that have create and release hooks.
+    pub open: u64,
+    /// Sockets that the ledger has open and the walk did not meet.
+    pub only_in_ledger: u64,
+    /// Sockets that the walk met and no record told of.
+    pub only_in_kernel: u64,
+    /// Descriptors of the target's processes for internet sockets that are not of this audit.
+    pub strangers: Vec<Holder>,
+}
+
+impl Ledger {
+    /// Begins a walk of the witness at `now_ns`.
+    pub fn begin_walk(&mut self, now_ns: u64) {
+        self.walk = self.walk.wrapping_add(1);
+        self.walk_began_ns = now_ns;
+        self.walked = Walk::default();
+        self.peers.recount();
+    }
+
+    /// Takes an open descriptor of a target process for an internet socket that is not of this audit.
+    pub fn sight_stranger(&mut self, holder: Holder) {
+        if self.walked.strangers.len() < HOLDERS_MAX {
+            self.walked.strangers.push(holder);
+        }
+    }
+
+    /// Takes one open descriptor of a socket of the audit, seen at `now_ns`.
+    pub fn sight(&mut self, sight: &Sight, now_ns: u64) {
+        let (Some(socket), sighting) = (&sight.socket, &sight.sighting) else {
+            return;
+        };
+        let facts = &socket.facts;
+        let holder = Holder {
+            pid: sighting.tgid,
+            fd: sighting.fd,
+            comm: None,
+        };
+        if self.meet(socket) {
+            self.docket.held_by(facts.id, self.walk_began_ns, holder);
+            return;
+        }
+        let moved_ns = self.observe_bytes(facts, sighting, now_ns);
+        let evidence = Evidence {
+            facts,
+            ends: &sighting.ends,
+            flags: sighting.flags & ANNOTATES,
+            moved_ns,
+            at_ns: now_ns,
+        };
+        if let Some(offence) = evidence.offence(&self.limits) {
+            let mut finding = finding(&evidence, offence, Some(label_text(socket)));
+            finding.holders.push(holder);
+            finding.tcp_state = is_tcp(facts).then(|| u16::try_from(sighting.state).unwrap_or(0));
+            if let Some(payload) = payload_seen(facts, sighting) {
+                finding.bytes_in = Some(payload.received);
+                finding.bytes_out = Some(payload.acknowledged);
+                // A FIN waits to be read like a byte.
+                let fin = u32::from(facts.peer_done_ns != 0);
+                finding.unread = Some(sighting.unread.saturating_sub(fin));
+                finding.unsent = Some(sighting.unsent);
+            }
+            self.docket.convict(finding);
+        } else if facts.held_ns >= self.walk_began_ns {
+            // Its descriptor was not known before this walk: its time begins now.
+            self.due(facts.held_ns, Due::Socket(facts.id));
+        }
+    }
+
+    /// Marks a socket as met in this walk; `true` when it was met in it before.
+    fn meet(&mut self, socket: &Socket) -> bool {
+        let facts = &socket.facts;
+        let unknown = !self.lifetimes.contains_key(&facts.id);
+        if facts.bound_ns != 0 {
+            self.set_bound(socket);
+        }
+        let known = self
+            .lifetimes
+            .entry(facts.id)
+            .or_insert_with(|| Lifetime::new(&facts.into()));
+        known.unannounced |= unknown;
+        known.held = true;
+        if known.walk == self.walk {
+            return true;
+        }
+        known.walk = self.walk;
+        if !known.unhooked {
+            self.walked.open += 1;
+        }
+        self.peers.open(facts);
+        false
+    }
+
+    /// Returns when the last byte was seen to move, for sockets that count bytes.
+    fn observe_bytes(&mut self, facts: &Facts, sighting: &Sighting, now_ns: u64) -> Option<u64> {
+        let seen = payload_seen(facts, sighting)?;
+        let known = self.lifetimes.get_mut(&facts.id)?;
+        match known.moved {
+            Some((before, since_ns)) if before == seen => Some(since_ns),
+            Some(_) => {
+                known.moved = Some((seen, now_ns));
+                Some(now_ns)
+            }
+            None => {
+                let since_ns = if seen == Payload::default() {
+                    facts.born_ns.max(facts.bound_ns)
+                } else {
+                    now_ns
+                };
+                known.moved = Some((seen, since_ns));
+                Some(since_ns)
+            }
+        }
+    }
+
+    /// Ends a walk, after the news that came during it was applied. When records were lost before it (`lossy`), sockets
+    /// that it did not meet are taken for released; otherwise they are a disagreement.
+    pub fn finish_walk(&mut self, lossy: bool) -> Walk {
+        let mut gone = Vec::new();
+        for (id, known) in &mut self.lifetimes {
+            if known.walk == self.walk {
+                if known.unannounced && !known.unhooked {
+                    known.unannounced = false;
+                    self.walked.only_in_kernel += u64::from(!lossy);
+                }
+                continue;
+            }
+            if known.born_ns >= self.walk_began_ns {
+                continue;
+            }
+            match (known.held, lossy || known.unhooked) {
+                (true, true) => gone.push(*id),
+                (true, false) => self.walked.only_in_ledger += 1,
+                // In a backlog still, or died there.
+                (false, _) if known.dead || lossy => gone.push(*id),
+                (false, _) => {}
+            }
+        }
+        for id in gone {
+            self.drop_lifetime(id);
+        }
+        std::mem::take(&mut self.walked)
+    }
+}
