@@ -100,8 +100,9 @@ pub fn render(checks: &[Check]) -> String {
     text
 }
 
-/// The first kernel with `bpf_sock_from_file` and socket storage for tracing programs.
-const FLOOR: (u32, u32) = (5, 11);
+/// The first kernel with `bpf_sock_from_file` and socket storage for tracing programs (5.11), and with atomics that
+/// return the value before (5.12).
+const FLOOR: (u32, u32) = (5, 12);
 
 fn kernel() -> Check {
     let release = kernel_release();
@@ -113,7 +114,7 @@ fn kernel() -> Check {
         return Check::bad(
             "kernel",
             format!("Linux {release}"),
-            "run Linux 5.11 or later (tried from 6.1): older ones cannot join a file descriptor to its socket's storage",
+            "run Linux 5.12 or later: older ones cannot join a file descriptor to its socket's storage",
         );
     }
     Check::good("kernel", format!("Linux {release}"))
