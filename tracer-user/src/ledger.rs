@@ -82,8 +82,6 @@ enum Due {
 /// Plain counts of what the news told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Records applied.
-    pub applied: u64,
     /// Sockets bound as listeners.
     pub listeners: u64,
     /// Sockets bound as links.
@@ -149,7 +147,6 @@ impl Ledger {
 
     /// Takes one record of the ring.
     pub fn apply(&mut self, news: &News) {
-        self.counts.applied += 1;
         match news {
             News::Created(of) | News::Arrived(of) => self.recv_born(of),
             News::Bound(of) => self.recv_bound(of),

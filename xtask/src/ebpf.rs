@@ -68,7 +68,7 @@ pub(crate) fn run_ebpf(args: &Args) -> Result<()> {
 }
 
 /// Where the object is that was built last.
-pub(crate) fn fresh_object() -> PathBuf {
+fn fresh_object() -> PathBuf {
     target().join("tracer.bpf.o")
 }
 

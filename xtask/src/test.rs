@@ -4,14 +4,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
-use crate::ebpf;
 use crate::shell::cargo;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Tests with the object that `cargo xtask ebpf --check` has just built, instead of the committed one.
-    #[arg(long)]
-    fresh: bool,
     /// Fails when a test that needs privileges cannot run, instead of skipping it. Set in CI.
     #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
     strict: bool,
@@ -22,23 +18,12 @@ pub(crate) struct Args {
 
 /// Tells the privileged tests that they may not be skipped.
 const STRICT: &str = "WATERTIGHT_TEST_STRICT";
-const OBJECT: &str = "TRACER_EBPF_OBJECT";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut command: Command = cargo();
     command.args(["test", "--workspace", "--locked", "--all-features"]);
     if !args.rest.is_empty() {
         command.arg("--").args(&args.rest);
-    }
-    if args.fresh {
-        let object = ebpf::fresh_object();
-        object.metadata().with_context(|| {
-            format!(
-                "{} is missing: cargo xtask ebpf --check builds it",
-                object.display()
-            )
-        })?;
-        command.env(OBJECT, object);
     }
     if args.strict {
         command.env(STRICT, "1");
