@@ -22,7 +22,7 @@ use crate::witness;
 const BATCH: usize = 1 << 16;
 /// The shortest time between two walks that overdue sockets ask for.
 const WALK_INTERVAL_NS: u64 = 100_000_000;
-/// A walk may take this share of the time: one part in.
+/// A walk takes this share of the time, one part in, where the grace allows it.
 const WALK_SHARE: u64 = 10;
 /// How long counters, ledger and witness may take to agree at the end.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -146,7 +146,12 @@ impl Audit {
                 self.fail(&error);
             }
             let took_ns = clock::now_ns().saturating_sub(now_ns);
-            let pause_ns = WALK_INTERVAL_NS.max(took_ns.saturating_mul(WALK_SHARE));
+            // Slow walks are made less often, but not so seldom that a socket is gone before its holders are named.
+            let pause_ns = took_ns
+                .saturating_mul(WALK_SHARE)
+                .min(self.limits.grace_ns / 2)
+                .max(took_ns)
+                .max(WALK_INTERVAL_NS);
             self.next_walk_ns = now_ns.saturating_add(pause_ns);
         }
         more
