@@ -10,8 +10,8 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::record::{
-    BoundEvent, BriefEvent, CASES_BYTES, Counter, Ends, Event, Facts, Head, RING_BYTES, Socket,
-    SocketEvent,
+    self, BoundEvent, BriefEvent, CASES_BYTES, Counter, Ends, Event, Facts, Head, RING_BYTES,
+    ReleaseEvent, Socket, SocketEvent,
 };
 
 use crate::storage::count;
@@ -95,6 +95,24 @@ pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
         unsafe {
             (&raw mut (*to).head).write(head(kind, at_ns));
             (&raw mut (*to).brief).write(facts.into());
+        }
+    });
+}
+
+/// A release in time.
+#[inline(always)]
+pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
+    put::<ReleaseEvent>(To::Events, |to| {
+        // SAFETY: as in `bare`.
+        unsafe {
+            to.write(ReleaseEvent {
+                head: head(record::RELEASED, at_ns),
+                brief: facts.into(),
+                over_ns,
+                remote: facts.remote,
+                remote_port: facts.remote_port,
+                reserved: [0; 3],
+            });
         }
     });
 }

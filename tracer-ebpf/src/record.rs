@@ -129,12 +129,15 @@ pub const ENDED: u32 = 4;
 pub const PEER_DONE: u32 = 5;
 /// [`Head::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries a [`Brief`].
 pub const DIED: u32 = 6;
-/// [`Head::kind`]: the last file descriptor is gone. `ends` tells of the present owner. Carries [`Facts`].
+/// [`Head::kind`]: the last file descriptor is gone, in time and not by exit. Carries a [`ReleaseEvent`].
 pub const RELEASED: u32 = 7;
+/// [`Head::kind`]: the last file descriptor is gone, longer than grace after it should have been, or because its process
+/// exited. `ends` tells of the present owner. Carries [`Facts`].
+pub const OVERSTAYED: u32 = 8;
 
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
-/// Bit of [`Head::flags`] in RELEASED and of [`Sighting::flags`]: the process that opened the socket, or has it if that
+/// Bit of [`Head::flags`] in OVERSTAYED and of [`Sighting::flags`]: the process that opened the socket, or has it if that
 /// is not known, has told the kernel of an owner at least once.
 pub const ANNOTATES: u32 = 1 << 8;
 
@@ -161,7 +164,7 @@ record! {
         pub detail: u32,
         /// ENDED: the owner. BOUND: the owner before. Otherwise zero.
         pub former: Owner,
-        /// BOUND: ends of the owner before. RELEASED: ends of the present owner. Otherwise zero.
+        /// BOUND: ends of the owner before. OVERSTAYED: ends of the present owner. Otherwise zero.
         pub ends: Ends,
         /// `task_struct.comm` of the process's first thread, where it was asked for.
         pub comm: [u8; 16],
@@ -205,6 +208,24 @@ record! {
         /// The socket.
         pub brief: Brief,
     } is 40 bytes
+}
+
+record! {
+    /// A RELEASED event: what the statistics need. Nearly every socket ends with it, so it is kept small.
+    pub struct ReleaseEvent {
+        /// Kind and time.
+        pub head: Head,
+        /// The socket.
+        pub brief: Brief,
+        /// When the request that it served was over; 0 when it served none or the request was not.
+        pub over_ns: u64,
+        /// [`Facts::remote`].
+        pub remote: [u8; 16],
+        /// [`Facts::remote_port`].
+        pub remote_port: u16,
+        /// Zero.
+        pub reserved: [u16; 3],
+    } is 72 bytes
 }
 
 record! {

@@ -100,10 +100,11 @@ pub(crate) fn mark(socket: *mut Socket, bits: u32) -> u32 {
     }
 }
 
-/// Notes that a file descriptor for the socket exists. The first time, a listener's child counts as accepted.
+/// Notes that a file descriptor for the socket exists, and sets `bits` of its flags. The first time, a listener's child
+/// counts as accepted.
 #[inline(always)]
-pub(crate) fn held(socket: *mut Socket) {
-    let before = mark(socket, fact::HELD);
+pub(crate) fn held(socket: *mut Socket, bits: u32, now_ns: impl FnOnce() -> u64) {
+    let before = mark(socket, fact::HELD | bits);
     if before & fact::HELD == 0 {
         // SAFETY: `socket` comes from `get`; only whoever set the bit comes here.
         unsafe { (*socket).facts.held_ns = now_ns() };
@@ -176,13 +177,27 @@ pub(crate) fn ends(facts: &Facts) -> Ends {
     Ends { own_ns, session_ns }
 }
 
-/// Whether the present owner's END is longer ago than grace for a socket that is still open at `now_ns`.
+/// Returns when the request that the socket serves was over, by its own END or its session's; 0 when it is not.
+#[inline(always)]
+pub(crate) fn over_ns(facts: &Facts, ends: &Ends) -> u64 {
+    let end_ns = if ends.own_ns != 0 {
+        ends.own_ns
+    } else {
+        ends.session_ns
+    };
+    if end_ns == 0 || pooled(facts) {
+        return 0;
+    }
+    // A BIND to an owner that has already ended starts its grace at the BIND.
+    end_ns.max(facts.bound_ns)
+}
+
+/// Whether an END of the socket's owner or session is longer ago than grace for a socket that is still open at `now_ns`.
 #[inline(always)]
 pub(crate) fn outlived(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
     if pooled(facts) {
         return false;
     }
-    // A BIND to an owner that has already ended starts its grace at the BIND.
     let late = |end_ns: u64| end_ns != 0 && overstayed(end_ns.max(facts.bound_ns), now_ns);
     late(ends.own_ns) || late(ends.session_ns)
 }

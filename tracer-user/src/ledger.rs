@@ -15,8 +15,8 @@ use std::collections::{HashMap, VecDeque};
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    AF_INET, AF_INET6, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP, Socket,
-    SocketEvent, fact,
+    AF_INET, AF_INET6, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP, ReleaseEvent,
+    Socket, SocketEvent, fact,
 };
 
 use crate::news::{News, comm_text, label_text};
@@ -25,7 +25,7 @@ pub use docket::Docket;
 use docket::finding;
 use lifetime::{Evidence, Limits, Payload};
 use owner::Owners;
-pub use peers::{OTHER, Peer, Peers};
+pub use peers::{OTHER, Peer, Peers, Remote};
 pub use walk::Walk;
 
 /// How many deadlines are kept. Past that a walk is made when the last one dropped would have come.
@@ -154,6 +154,7 @@ impl Ledger {
             News::PeerDone(of) => self.due(of.head.at_ns, Due::Socket(of.brief.id)),
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
+            News::Overstayed(of) => self.recv_overstayed(of),
         }
     }
 
@@ -263,11 +264,26 @@ impl Ledger {
         self.due(event.head.at_ns, Due::Owner(owner));
     }
 
-    fn recv_released(&mut self, of: &SocketEvent) {
+    fn recv_released(&mut self, of: &ReleaseEvent) {
+        let (brief, at_ns) = (&of.brief, of.head.at_ns);
+        self.drop_lifetime(brief.id);
+        self.peers.released(Remote::of_release(of));
+        if of.over_ns != 0 {
+            self.note_outlive(of.over_ns, at_ns);
+        }
+        self.docket.released(brief.id, at_ns);
+    }
+
+    fn note_outlive(&mut self, over_ns: u64, at_ns: u64) {
+        let outlive_ns = at_ns.saturating_sub(over_ns);
+        self.outlive.saturating_record(outlive_ns.max(1));
+    }
+
+    fn recv_overstayed(&mut self, of: &SocketEvent) {
         let (event, facts) = (&of.event, &of.facts);
         let label = self.label_of(facts.id);
         self.drop_lifetime(facts.id);
-        self.peers.released(facts);
+        self.peers.released(Remote::of(facts));
         let evidence = Evidence {
             facts,
             ends: &event.ends,
@@ -276,8 +292,7 @@ impl Ledger {
             at_ns: event.head.at_ns,
         };
         if let Some(over_ns) = evidence.request_over_ns() {
-            let outlive_ns = event.head.at_ns.saturating_sub(over_ns);
-            self.outlive.saturating_record(outlive_ns.max(1));
+            self.note_outlive(over_ns, event.head.at_ns);
         }
         if let Some(offence) = evidence.offence(&self.limits) {
             if offence.kind != Kind::OpenAtExit {

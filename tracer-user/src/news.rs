@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 use tracer_abi::record::{
-    self, BoundEvent, BriefEvent, Event, Head, KNOWN, Sighting, Socket, SocketEvent,
+    self, BoundEvent, BriefEvent, Event, Head, KNOWN, ReleaseEvent, Sighting, Socket, SocketEvent,
 };
 use zerocopy::FromBytes;
 
@@ -22,8 +22,10 @@ pub enum News {
     PeerDone(BriefEvent),
     /// TCP fell to CLOSE.
     Died(BriefEvent),
-    /// The last file descriptor is gone.
-    Released(SocketEvent),
+    /// The last file descriptor is gone, in time.
+    Released(ReleaseEvent),
+    /// The last file descriptor is gone, too late or by exit.
+    Overstayed(SocketEvent),
 }
 
 /// A record that is not of the ABI: kernel side and user side are of different builds.
@@ -57,6 +59,7 @@ pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
         record::PEER_DONE => News::PeerDone(prefix(bytes)?),
         record::DIED => News::Died(prefix(bytes)?),
         record::RELEASED => News::Released(prefix(bytes)?),
+        record::OVERSTAYED => News::Overstayed(prefix(bytes)?),
         kind => return Err(DecodeError::Kind(kind)),
     })
 }
@@ -152,7 +155,7 @@ mod tests {
         let mut bytes = [0; 72];
         bytes[0] = 99;
         assert_eq!(decode(&bytes), Err(DecodeError::Kind(99)));
-        bytes[..4].copy_from_slice(&record::RELEASED.to_ne_bytes());
+        bytes[..4].copy_from_slice(&record::OVERSTAYED.to_ne_bytes());
         assert_eq!(
             decode(&bytes),
             Err(DecodeError::Length {

@@ -60,7 +60,8 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<(), SelfTestError> {
             | News::Arrived(_)
             | News::Ended(_)
             | News::Died(_)
-            | News::Released(_),
+            | News::Released(_)
+            | News::Overstayed(_),
         )
         | Err(_) => {}
     });

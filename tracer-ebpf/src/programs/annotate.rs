@@ -206,6 +206,6 @@ fn socket(ctx: &SockoptContext) -> Option<*mut Socket> {
             }
         }
     }
-    held(socket);
+    held(socket, 0, now_ns);
     Some(socket)
 }

@@ -10,21 +10,21 @@ use tracer_abi::record::{self, Counter, Socket, fact};
 
 use crate::emit::{self, To};
 use crate::kernel;
-use crate::storage::{self, count, held, is_late, mark, new_id, now_ns};
+use crate::storage::{self, count, held, is_late, new_id, now_ns};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
     count(Counter::Created);
-    let Some(socket) = first_sight(ctx) else {
+    let Some(socket) = first_sight(ctx, now_ns(), fact::HELD) else {
         warn!(
             ctx,
             "no storage for a new socket: its life cannot be followed"
         );
         return;
     };
-    held(socket);
     // SAFETY: `socket` comes from the storage; nobody else knows a socket that is being created.
     let facts = unsafe { &mut (*socket).facts };
+    facts.held_ns = facts.born_ns;
     facts.opener = kernel::tgid();
     facts.comm = kernel::comm();
     emit::brief(record::CREATED, facts.born_ns, facts);
@@ -37,7 +37,7 @@ pub(super) fn asked(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
     if let Some(socket) = storage::lookup(sk.cast::<c_void>()) {
-        held(socket);
+        held(socket, 0, now_ns);
     }
 }
 
@@ -45,51 +45,49 @@ pub(super) fn asked(ctx: &SockAddrContext) {
 pub(super) fn released(ctx: &SockContext) {
     count(Counter::Released);
     let now_ns = now_ns();
-    let Some(socket) = storage::lookup(ctx.as_ptr()).or_else(|| accepted_unseen(ctx)) else {
-        return;
-    };
-    held(socket);
-    mark(socket, fact::RELEASED);
+    // One that is met for the first time as it goes was accepted, and no other hook saw it, as MPTCP makes them.
+    let met = storage::lookup(ctx.as_ptr()).or_else(|| first_sight(ctx, now_ns, fact::CHILD));
+    let Some(socket) = met else { return };
+    held(socket, fact::RELEASED, || now_ns);
     // SAFETY: `socket` comes from the storage, which outlives this program.
     let facts = unsafe { &mut (*socket).facts };
     if facts.cookie == 0 {
         // SAFETY: the context is valid for the helper.
         facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     }
-    let mut event = emit::event(record::RELEASED, now_ns);
-    event.tgid = kernel::tgid();
-    event.ends = storage::ends(facts);
-    event.head.flags = storage::annotates_bit(facts, event.tgid);
+    let tgid = kernel::tgid();
+    let ends = storage::ends(facts);
+    let flags = storage::annotates_bit(facts, tgid);
+    let late = is_late(facts, &ends, flags, now_ns);
+    if !late && !kernel::exiting() {
+        emit::release(now_ns, facts, storage::over_ns(facts, &ends));
+        return;
+    }
+    let mut event = emit::event(record::OVERSTAYED, now_ns);
+    event.tgid = tgid;
+    event.comm = kernel::comm();
+    event.ends = ends;
+    event.head.flags = flags;
     if kernel::exiting() {
         event.head.flags |= record::BY_EXIT;
     }
-    let late = is_late(facts, &event.ends, event.head.flags, now_ns);
     if late {
         count(Counter::Late);
-    }
-    if late || event.head.flags & record::BY_EXIT != 0 {
-        event.comm = kernel::comm();
     }
     emit::about(To::of(late), event, facts);
 }
 
-/// A socket that is met for the first time as it goes: an accepted one that no other hook saw, as MPTCP makes them.
+/// Gives a socket that nobody else knows its record: it comes, or it goes.
 #[inline(always)]
-fn accepted_unseen(ctx: &SockContext) -> Option<*mut Socket> {
-    let socket = first_sight(ctx)?;
-    mark(socket, fact::CHILD);
-    Some(socket)
-}
-
-#[inline(always)]
-fn first_sight(ctx: &SockContext) -> Option<*mut Socket> {
+fn first_sight(ctx: &SockContext, now_ns: u64, flags: u32) -> Option<*mut Socket> {
     let socket = storage::lookup_or_create(ctx.as_ptr())?;
     // SAFETY: `socket` comes from the storage, the context is the kernel's `bpf_sock`.
     unsafe {
         let facts = &mut (*socket).facts;
         facts.id = new_id();
         facts.cookie = bpf_get_socket_cookie(ctx.as_ptr());
-        facts.born_ns = now_ns();
+        facts.born_ns = now_ns;
+        facts.flags = flags;
         facts.family = (*ctx.sock).family as u16;
         facts.protocol = (*ctx.sock).protocol as u16;
     }

@@ -87,10 +87,10 @@ fn arrived(ctx: &SockOpsContext) {
         return;
     };
     watch(ctx);
-    mark(socket, fact::CHILD);
-    // SAFETY: `socket` comes from the storage; the child is not yet in the accept queue.
+    // SAFETY: `socket` comes from the storage; the child is not yet in the accept queue, and nobody else knows it.
     let facts = unsafe { &mut (*socket).facts };
     facts.id = new_id();
+    facts.flags = fact::CHILD;
     // SAFETY: the context is valid for the helper.
     facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     facts.born_ns = now_ns();

@@ -9,7 +9,7 @@ use tracer_abi::record::{
 };
 
 use crate::kernel::{self, offset, read};
-use crate::storage::{self, held};
+use crate::storage::{self, held, now_ns};
 
 /// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c).
 #[repr(C)]
@@ -74,7 +74,7 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
         unsent: 0,
     };
     if let Some(socket) = known {
-        held(socket);
+        held(socket, 0, now_ns);
         // SAFETY: `socket` comes from the storage.
         let facts: &Facts = unsafe { &(*socket).facts };
         sighting.flags |= KNOWN | storage::annotates_bit(facts, sighting.tgid);

@@ -158,7 +158,8 @@ pub fn tuple(facts: &Facts) -> Option<Tuple> {
     })
 }
 
-fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+/// Returns an address as the kernel's records hold it.
+pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
     let [a, b, c, d, ..] = bytes;
     if family == AF_INET {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))

@@ -1,10 +1,12 @@
 //! The remote addresses: how many connections each had and has.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
 
-use tracer_abi::record::{Facts, fact};
+use tracer_abi::record::{Facts, ReleaseEvent, fact};
 
-use super::lifetime::tuple;
+use super::lifetime::address;
 
 /// How many addresses are told apart; the connections of any others are counted under [`OTHER`].
 const ADDRESSES: usize = 4096;
@@ -28,8 +30,8 @@ pub struct Peers(HashMap<String, Peer>);
 
 impl Peers {
     /// Counts a released connection.
-    pub fn released(&mut self, facts: &Facts) {
-        if let Some(peer) = self.of(facts) {
+    pub fn released(&mut self, remote: Option<Remote>) {
+        if let Some(peer) = self.of(remote) {
             peer.released += 1;
         }
     }
@@ -44,7 +46,7 @@ impl Peers {
 
     /// Counts an open connection.
     pub fn open(&mut self, facts: &Facts) {
-        if let Some(peer) = self.of(facts) {
+        if let Some(peer) = self.of(Remote::of(facts)) {
             peer.open += 1;
             let oldest = peer.oldest_ns.unwrap_or(facts.born_ns);
             peer.oldest_ns = Some(oldest.min(facts.born_ns));
@@ -64,8 +66,8 @@ impl Peers {
         peers
     }
 
-    fn of(&mut self, facts: &Facts) -> Option<&mut Peer> {
-        let address = name(facts)?;
+    fn of(&mut self, remote: Option<Remote>) -> Option<&mut Peer> {
+        let address = remote?.to_string();
         let address = if self.0.len() < ADDRESSES || self.0.contains_key(&address) {
             address
         } else {
@@ -75,17 +77,43 @@ impl Peers {
     }
 }
 
-/// Where a connection goes: address and port of a target; of a visitor the address alone, for its port says nothing.
-fn name(facts: &Facts) -> Option<String> {
-    let remote = tuple(facts)?.remote;
-    if remote.port() == 0 {
-        return None;
+/// Where a connection goes. It is written as address and port of a target; of a visitor as the address alone, for its port
+/// says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    address: SocketAddr,
+    dialed: bool,
+}
+
+impl Remote {
+    /// Returns where an open connection goes; `None` for a socket that never had one.
+    #[must_use]
+    pub fn of(facts: &Facts) -> Option<Self> {
+        Self::new(facts.family, facts.remote, facts.remote_port, facts.flags)
     }
-    Some(if facts.flags & fact::DIALED != 0 {
-        remote.to_string()
-    } else {
-        remote.ip().to_string()
-    })
+
+    /// Returns where a released connection went.
+    #[must_use]
+    pub fn of_release(of: &ReleaseEvent) -> Option<Self> {
+        Self::new(of.brief.family, of.remote, of.remote_port, of.brief.flags)
+    }
+
+    fn new(family: u16, bytes: [u8; 16], port: u16, flags: u32) -> Option<Self> {
+        (port != 0).then(|| Self {
+            address: SocketAddr::new(address(family, bytes), port),
+            dialed: flags & fact::DIALED != 0,
+        })
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.dialed {
+            self.address.fmt(f)
+        } else {
+            self.address.ip().fmt(f)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,8 +133,8 @@ mod tests {
     #[test]
     fn targets_are_told_apart_by_port_and_visitors_are_not() {
         let mut peers = Peers::default();
-        peers.released(&dialed(80));
-        peers.released(&dialed(81));
+        peers.released(Remote::of(&dialed(80)));
+        peers.released(Remote::of(&dialed(81)));
         let mut visitor = dialed(5555);
         visitor.flags = fact::CHILD;
         peers.open(&visitor);
@@ -122,7 +150,7 @@ mod tests {
     fn addresses_are_bounded() {
         let mut peers = Peers::default();
         for port in 1..=5000 {
-            peers.released(&dialed(port));
+            peers.released(Remote::of(&dialed(port)));
         }
         assert_eq!(peers.0.len(), ADDRESSES + 1);
         assert_eq!(peers.0[OTHER].released, 5000 - ADDRESSES as u64);
@@ -131,7 +159,7 @@ mod tests {
     #[test]
     fn a_socket_that_never_had_a_peer_has_no_row() {
         let mut peers = Peers::default();
-        peers.released(&facts(1));
+        peers.released(Remote::of(&facts(1)));
         assert!(peers.top(9).is_empty());
     }
 }

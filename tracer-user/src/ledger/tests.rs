@@ -127,10 +127,24 @@ impl Kernel {
 
     fn release(&mut self, id: u64) -> Option<News> {
         let facts = self.open.remove(&id)?;
-        self.late += u64::from(self.is_late(&facts));
-        let mut event = event(record::RELEASED, self.now_ns);
-        event.ends = self.ends_of(&facts);
-        Some(News::Released(SocketEvent { event, facts }))
+        let ends = self.ends_of(&facts);
+        if self.is_late(&facts) {
+            self.late += 1;
+            let mut event = event(record::OVERSTAYED, self.now_ns);
+            event.ends = ends;
+            return Some(News::Overstayed(SocketEvent { event, facts }));
+        }
+        let over_ns = [ends.own_ns, ends.session_ns]
+            .into_iter()
+            .find(|end_ns| *end_ns != 0);
+        Some(News::Released(ReleaseEvent {
+            head: head(record::RELEASED, self.now_ns),
+            brief: (&facts).into(),
+            over_ns: over_ns.map_or(0, |end_ns| end_ns.max(facts.bound_ns)),
+            remote: facts.remote,
+            remote_port: facts.remote_port,
+            reserved: [0; 3],
+        }))
     }
 
     fn walk(&self, ledger: &mut Ledger, lossy: bool) -> Walk {
