@@ -74,6 +74,7 @@ fn put<T: 'static>(to: To, fill: impl FnOnce(*mut T)) {
             entry.submit(wake_up().into());
             count(Counter::Events);
         }
+        None if to == To::Cases => count(Counter::CaseFailures),
         None => count(Counter::RingFailures),
     }
 }

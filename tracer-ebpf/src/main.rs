@@ -22,6 +22,8 @@ mod kernel;
 #[cfg(target_arch = "bpf")]
 mod programs;
 #[cfg(target_arch = "bpf")]
+mod stack;
+#[cfg(target_arch = "bpf")]
 mod storage;
 
 #[cfg(not(target_arch = "bpf"))]

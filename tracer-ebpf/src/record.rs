@@ -250,6 +250,39 @@ record! {
     } is 304 bytes
 }
 
+/// How much of a stack is taken at once: where a read runs into the stack's end, the parts before it stay.
+pub const STACK_PART: usize = 1 << 10;
+/// How much of a stack is taken at most, in bytes.
+pub const STACK_BYTES: usize = 16 * STACK_PART;
+/// The size in bytes of the ring for stacks where they are wanted: about 500 of them.
+pub const STACKS_BYTES: u32 = 8 << 20;
+
+/// The user stack of the thread that opened or accepted a socket, as it was in the system call. It has a ring of its own.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    feature = "decode",
+    derive(zerocopy::FromBytes, zerocopy::Immutable, zerocopy::KnownLayout)
+)]
+#[repr(C)]
+pub struct StackRecord {
+    /// [`Facts::id`] of the socket.
+    pub id: u64,
+    /// The process, by its number in the tracer's PID namespace.
+    pub tgid: u32,
+    /// Bytes of `stack` in use.
+    pub length: u32,
+    /// The instruction pointer.
+    pub ip: u64,
+    /// The stack pointer: where `stack` begins.
+    pub sp: u64,
+    /// The frame pointer.
+    pub bp: u64,
+    /// What lies on the stack.
+    pub stack: [u8; STACK_BYTES],
+}
+
+const _: () = assert!(size_of::<StackRecord>() == 40 + STACK_BYTES);
+
 /// Bit of [`Sighting::flags`]: the kernel's counters of this TCP socket could be read.
 pub const TCP_READ: u32 = 1;
 /// Bit of [`Sighting::flags`]: the socket is in the ledger of this tracer; [`Socket`] follows.
@@ -312,9 +345,9 @@ pub enum Counter {
     Late,
     /// Sockets that could not be given storage.
     StorageFailures,
-    /// Records that found the ring full.
+    /// Records that found the ring for everything full.
     RingFailures,
-    /// Records put into the ring.
+    /// Records put into the two rings.
     Events,
     /// ENDs that could not be remembered because the table was full.
     EndFailures,
@@ -322,11 +355,15 @@ pub enum Counter {
     Unhooked,
     /// Processes that annotate and could not be remembered because the table was full.
     AnnotatorFailures,
+    /// Records of violations that found their ring full.
+    CaseFailures,
+    /// Stacks that found their ring full.
+    StackFailures,
 }
 
 impl Counter {
     /// How many slots there are.
-    pub const COUNT: u32 = Self::AnnotatorFailures as u32 + 1;
+    pub const COUNT: u32 = Self::StackFailures as u32 + 1;
 }
 
 /// The inode number of the initial PID namespace (`PID_NS_INIT_INO`, linux/nsfs.h).
@@ -377,6 +414,12 @@ pub struct Offsets {
     pub upid_size: u32,
     /// `pid_namespace.ns.inum`
     pub pid_namespace_inum: u32,
+    /// `pt_regs.ip`
+    pub regs_ip: u32,
+    /// `pt_regs.sp`
+    pub regs_sp: u32,
+    /// `pt_regs.bp`
+    pub regs_bp: u32,
     /// `socket.sk`
     pub socket_sk: u32,
     /// `sock.__sk_common.skc_family`

@@ -100,18 +100,20 @@ pub(crate) fn mark(socket: *mut Socket, bits: u32) -> u32 {
     }
 }
 
-/// Notes that a file descriptor for the socket exists, and sets `bits` of its flags. The first time, a listener's child
-/// counts as accepted.
+/// Notes that a file descriptor for the socket exists, and sets `bits` of its flags. The first time, which it returns, a
+/// listener's child counts as accepted.
 #[inline(always)]
-pub(crate) fn held(socket: *mut Socket, bits: u32, now_ns: impl FnOnce() -> u64) {
+pub(crate) fn held(socket: *mut Socket, bits: u32, now_ns: impl FnOnce() -> u64) -> bool {
     let before = mark(socket, fact::HELD | bits);
-    if before & fact::HELD == 0 {
-        // SAFETY: `socket` comes from `get`; only whoever set the bit comes here.
-        unsafe { (*socket).facts.held_ns = now_ns() };
-        if before & fact::CHILD != 0 {
-            count(Counter::Accepted);
-        }
+    if before & fact::HELD != 0 {
+        return false;
     }
+    // SAFETY: `socket` comes from `get`; only whoever set the bit comes here.
+    unsafe { (*socket).facts.held_ns = now_ns() };
+    if before & fact::CHILD != 0 {
+        count(Counter::Accepted);
+    }
+    true
 }
 
 /// Remembers that a process annotates.

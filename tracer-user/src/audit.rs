@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use thiserror::Error;
-use tracer_abi::record::Counter;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;
@@ -15,6 +14,7 @@ use crate::news::{self, printable};
 use crate::probes::{Faults, ProbeError, Probes};
 use crate::report::{self, Proceedings, Target, Window};
 use crate::selftest::{self, SelfTestError};
+use crate::stacks::Stacks;
 use crate::verdict::Levels;
 use crate::witness;
 
@@ -51,6 +51,8 @@ pub struct Settings {
     pub levels: Levels,
     /// The ring's size in bytes, a power of two and of pages.
     pub ring_bytes: u32,
+    /// Whether to keep the stacks that open sockets.
+    pub stacks: bool,
 }
 
 /// An audit under way in a cgroup of its own.
@@ -60,6 +62,7 @@ pub struct Audit {
     faults: Faults,
     cgroup: Cgroup,
     ledger: Ledger,
+    stacks: Stacks,
     limits: Limits,
     baseline: Counters,
     start_ns: u64,
@@ -78,7 +81,11 @@ impl Audit {
     /// When any of it cannot be had here.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let cgroup = Cgroup::create("watertight")?;
-        let mut probes = Probes::load(settings.limits.grace_ns, settings.ring_bytes)?;
+        let mut probes = Probes::load(
+            settings.limits.grace_ns,
+            settings.ring_bytes,
+            settings.stacks,
+        )?;
         let faults = probes.faults()?;
         probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
         selftest::run(&mut probes, &cgroup)?;
@@ -89,6 +96,7 @@ impl Audit {
             faults,
             cgroup,
             ledger: Ledger::new(settings.limits, settings.levels.clone()),
+            stacks: Stacks::default(),
             limits: settings.limits,
             baseline,
             start_ns,
@@ -131,6 +139,7 @@ impl Audit {
     /// Returns whether more news waits.
     pub fn turn(&mut self) -> bool {
         let more = self.drain() >= BATCH;
+        self.stacks.sweep(|id| self.ledger.knows(id));
         self.faults.flush();
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
@@ -159,8 +168,8 @@ impl Audit {
 
     /// Whether records were lost since the last walk, so that the ledger must be set right.
     fn is_lossy(&self) -> bool {
-        let lost = self.probes.count(Counter::RingFailures);
-        lost.is_ok_and(|lost| lost > self.lost_before)
+        let counters = self.probes.counters();
+        counters.is_ok_and(|counters| counters.lost_records() > self.lost_before)
     }
 
     fn fail(&mut self, what: &dyn std::fmt::Display) {
@@ -171,6 +180,7 @@ impl Audit {
     }
 
     fn drain(&mut self) -> usize {
+        self.probes.drain_stacks(|record| self.stacks.take(record));
         let (ledger, undecodable) = (&mut self.ledger, &mut self.proceedings.undecodable);
         self.probes
             .drain(BATCH, |record| match news::decode(record) {
@@ -192,7 +202,7 @@ impl Audit {
         witness::read(file, &targets, &mut self.ledger, clock::now_ns)
             .map_err(ProbeError::Witness)?;
         self.drain_all();
-        let lost = self.probes.count(Counter::RingFailures)?;
+        let lost = self.probes.counters()?.lost_records();
         let lossy = lost > self.lost_before;
         self.lost_before = lost;
         self.proceedings.resyncs += u64::from(lossy);
@@ -244,6 +254,15 @@ impl Audit {
         self.proceedings.target = target;
         self.proceedings.kernel = kernel_release();
         self.last_look();
+        let findings = self.ledger.docket().findings();
+        self.proceedings.stacks = self.stacks.name(findings.iter().map(|found| found.id));
+        match self.probes.attachments() {
+            Ok((attachments, missed)) => {
+                self.proceedings.attachments = attachments;
+                self.proceedings.missed_runs = missed;
+            }
+            Err(error) => self.fail(&error),
+        }
         if let Err(error) = selftest::run(&mut self.probes, &self.cgroup) {
             self.fail(&format!("the self-test failed at the end: {error}"));
         }

@@ -38,6 +38,12 @@ impl Counters {
         of(Counter::Adopted) + of(Counter::Created) + of(Counter::Accepted) - of(Counter::Released)
     }
 
+    /// Records that found their ring full.
+    #[must_use]
+    pub fn lost_records(&self) -> u64 {
+        self.of(Counter::RingFailures) + self.of(Counter::CaseFailures)
+    }
+
     /// Sockets that were never bound to an owner.
     #[must_use]
     pub fn unowned(&self) -> u64 {

@@ -184,6 +184,7 @@ fn trial() -> Check {
         },
         levels: Levels::default(),
         ring_bytes: RING_BYTES,
+        stacks: false,
     };
     match Audit::start(&settings) {
         Ok(_) => Check::good(
@@ -219,7 +220,7 @@ fn fix_for_probes(error: &ProbeError) -> String {
             "this kernel's structs are not as expected: report it with the kernel's release"
                 .to_owned()
         }
-        ProbeError::NoNamespace(_) => "mount /proc".to_owned(),
+        ProbeError::NoNamespace(_) | ProbeError::Standing(_) => "mount /proc".to_owned(),
         ProbeError::Missing(_) => "build again from a clean checkout".to_owned(),
         ProbeError::Object(_)
         | ProbeError::Program { .. }

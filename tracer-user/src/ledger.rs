@@ -375,6 +375,12 @@ impl Ledger {
         &self.docket
     }
 
+    /// Whether a socket is open, as far as is known, or has a finding.
+    #[must_use]
+    pub fn knows(&self, id: u64) -> bool {
+        self.lifetimes.contains_key(&id) || self.docket.has(id)
+    }
+
     /// Asks `name` for the names of holders that have none yet.
     pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<String>) {
         self.docket.name_holders(name);

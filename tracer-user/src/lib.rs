@@ -29,4 +29,6 @@ pub mod run;
 #[cfg(feature = "runtime")]
 pub mod selftest;
 #[cfg(feature = "runtime")]
+pub mod stacks;
+#[cfg(feature = "runtime")]
 pub mod witness;

@@ -107,7 +107,7 @@ async fn scrape(State(asks): State<mpsc::Sender<Ask>>) -> Response {
 }
 
 /// Name, help and counter of everything that the kernel counts.
-const COUNTERS: [(&str, &str, Counter); 9] = [
+const COUNTERS: [(&str, &str, Counter); 10] = [
     (
         "watertight_audit_sockets_created_total",
         "Sockets made by socket(2) in the audited cgroup.",
@@ -152,6 +152,11 @@ const COUNTERS: [(&str, &str, Counter); 9] = [
         "watertight_audit_records_lost_total",
         "Records that found the ring full.",
         Counter::RingFailures,
+    ),
+    (
+        "watertight_audit_violations_lost_total",
+        "Records of violations that found their ring full.",
+        Counter::CaseFailures,
     ),
 ];
 

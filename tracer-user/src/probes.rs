@@ -1,5 +1,7 @@
 //! The eBPF programs in the kernel: loaded, attached, read. The only file that names aya.
 
+mod links;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,11 +15,17 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{Counter, Head, Offsets};
+use tracer_abi::record::{Counter, Head, Offsets, STACKS_BYTES};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
 use crate::counters::Counters;
+use crate::report::Attachment;
+use crate::stacks;
+use links::Standing;
+
+/// The size of a ring that nothing is put into: a page, on every machine that has pages of at most 64 KiB.
+const UNUSED_BYTES: u32 = 64 << 10;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("TRACER_EBPF_EMBEDDED"));
 
@@ -60,6 +68,9 @@ pub enum ProbeError {
     /// The witness could not be read.
     #[error("the witness (iter/task_file) could not be read: {0}")]
     Witness(#[source] io::Error),
+    /// It cannot be told what is attached.
+    #[error("the attachments of the eBPF programs could not be read: {0}")]
+    Standing(#[source] io::Error),
     /// The embedded object lacks a part: a broken build.
     #[error("the embedded eBPF object has no {0}: it was built from other sources")]
     Missing(&'static str),
@@ -102,6 +113,7 @@ pub struct Probes {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
     cases: RingBuf<MapData>,
+    stacks: RingBuf<MapData>,
     /// A violation that was taken off its ring and is not due yet.
     next_case: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
@@ -113,12 +125,12 @@ const ASKED: [&str; 2] = ["getpeername4", "getpeername6"];
 
 impl Probes {
     /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds and a ring of `ring_bytes`, a
-    /// power of two and of pages.
+    /// power of two and of pages; with `stacks`, each socket's opener is asked for its stack.
     ///
     /// # Errors
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a map or a program.
-    pub fn load(grace_ns: u64, ring_bytes: u32) -> Result<Self, ProbeError> {
+    pub fn load(grace_ns: u64, ring_bytes: u32, stacks: bool) -> Result<Self, ProbeError> {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
@@ -128,13 +140,16 @@ impl Probes {
             .override_global("GRACE_NS", &grace_ns, true)
             .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
+            .override_global("STACKS_WANTED", &u32::from(stacks), true)
             .map_max_entries("EVENTS", ring_bytes)
+            .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
         load_programs(&mut ebpf)?;
         Ok(Self {
             ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
             cases: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
+            stacks: RingBuf::try_from(take(&mut ebpf, "STACKS")?).map_err(map("STACKS"))?,
             next_case: None,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
                 .map_err(map("COUNTERS"))?,
@@ -173,6 +188,30 @@ impl Probes {
         Ok(())
     }
 
+    /// Says which programs are attached, and how many runs of them the kernel skipped.
+    ///
+    /// # Errors
+    ///
+    /// When `/proc` cannot be read or the kernel does not tell.
+    pub fn attachments(&self) -> Result<(Vec<Attachment>, u64), ProbeError> {
+        let standing = Standing::read().map_err(ProbeError::Standing)?;
+        let mut attachments = Vec::new();
+        for (name, program) in self.ebpf.programs() {
+            let unknown = |source| ProbeError::Standing(io::Error::other(source));
+            let program_id = program.info().map_err(unknown)?.id();
+            let links = standing.links.iter();
+            attachments.extend(links.filter(|(of, _, _)| *of == program_id).map(
+                |(_, link_id, attached)| Attachment {
+                    program: name.to_owned(),
+                    link_id: *link_id,
+                    attached: *attached,
+                },
+            ));
+        }
+        attachments.sort_by_key(|attachment| attachment.link_id);
+        Ok((attachments, standing.misses))
+    }
+
     /// Gives each record in the two rings to `take`, in the order of their times, until both are empty or `limit` were
     /// given. Returns how many were.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
@@ -201,6 +240,13 @@ impl Probes {
         taken
     }
 
+    /// Gives each stack that was recorded since the last call to `take`.
+    pub fn drain_stacks(&mut self, mut take: impl FnMut(&[u8])) {
+        while let Some(record) = self.stacks.next() {
+            take(&record);
+        }
+    }
+
     /// The ring, readable when the kernel side finds it half full.
     #[must_use]
     pub fn ring(&self) -> BorrowedFd<'_> {
@@ -218,15 +264,6 @@ impl Probes {
             counters.set(slot, self.slot(slot)?);
         }
         Ok(counters)
-    }
-
-    /// Reads one counter.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn count(&self, counter: Counter) -> Result<u64, ProbeError> {
-        self.slot(counter as u32)
     }
 
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
@@ -346,6 +383,13 @@ fn map(name: &'static str) -> impl Fn(MapError) -> ProbeError {
 }
 
 fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    let register = |member| {
+        if stacks::SUPPORTED {
+            btf.offset_of("pt_regs", member)
+        } else {
+            Ok(0)
+        }
+    };
     let common = |member: &str| btf.offset_of("sock", &format!("__sk_common.{member}"));
     Ok(Offsets {
         task_flags: btf.offset_of("task_struct", "flags")?,
@@ -358,6 +402,9 @@ fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         upid_ns: btf.offset_of("upid", "ns")?,
         upid_size: btf.size_of("upid")?,
         pid_namespace_inum: btf.offset_of("pid_namespace", "ns.inum")?,
+        regs_ip: register("ip")?,
+        regs_sp: register("sp")?,
+        regs_bp: register("bp")?,
         socket_sk: btf.offset_of("socket", "sk")?,
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,

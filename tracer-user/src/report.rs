@@ -5,6 +5,9 @@ pub mod json;
 #[cfg(feature = "runtime")]
 pub mod text;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use tracer_abi::record::Counter;
 
 use crate::counters::Counters;
@@ -36,6 +39,30 @@ pub struct Window {
     pub grace_ns: u64,
 }
 
+/// One program's attachment to the cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The program's name.
+    pub program: String,
+    /// The link's number: `bpftool link show id N`.
+    pub link_id: u32,
+    /// Whether the link still leads to a cgroup: `bpftool link detach` cuts it and leaves it standing.
+    pub attached: bool,
+}
+
+/// One call of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The function, demangled; `None` where no symbol table names it.
+    pub function: Option<String>,
+    /// The file of the code, as the process named it; `None` for generated code.
+    pub module: Option<String>,
+    /// Where in the file, in bytes; without a file the address in the process.
+    pub offset: u64,
+    /// File and line of the source, where debug information tells.
+    pub source: Option<String>,
+}
+
 /// What the shell saw of its own work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proceedings {
@@ -55,6 +82,12 @@ pub struct Proceedings {
     pub resyncs: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// Where the programs were attached as the audit ended.
+    pub attachments: Vec<Attachment>,
+    /// Runs of the programs that the kernel skipped.
+    pub missed_runs: u64,
+    /// The stacks that opened the sockets of the findings, by [`Finding::id`], the innermost call first.
+    pub stacks: HashMap<u64, Arc<[Call]>>,
     /// What else went wrong, in whole sentences.
     pub failures: Vec<String>,
 }
@@ -131,6 +164,18 @@ pub fn agrees(proceedings: &Proceedings) -> bool {
 fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
     let counters = &proceedings.counters;
     let mut missing = proceedings.failures.clone();
+    missing.extend(
+        proceedings
+            .attachments
+            .iter()
+            .filter(|of| !of.attached)
+            .map(|of| {
+                format!(
+                    "the eBPF program {} was detached during the audit (link {})",
+                    of.program, of.link_id
+                )
+            }),
+    );
     let mut lacks = |count: u64, what: &str| {
         if count > 0 {
             missing.push(format!("{count} {what}"));
@@ -147,6 +192,10 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
     lacks(
         counters.of(Counter::AnnotatorFailures),
         "annotating processes could not be remembered: the kernel's table was full",
+    );
+    lacks(
+        proceedings.missed_runs,
+        "runs of the eBPF programs were skipped by the kernel",
     );
     lacks(
         proceedings.undecodable,

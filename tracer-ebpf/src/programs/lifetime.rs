@@ -10,6 +10,7 @@ use tracer_abi::record::{self, Counter, Socket, fact};
 
 use crate::emit::{self, To};
 use crate::kernel;
+use crate::stack;
 use crate::storage::{self, count, held, is_late, new_id, now_ns};
 
 #[inline(always)]
@@ -28,6 +29,7 @@ pub(super) fn created(ctx: &SockContext) {
     facts.opener = kernel::tgid();
     facts.comm = kernel::comm();
     emit::brief(record::CREATED, facts.born_ns, facts);
+    stack::record(facts.id);
 }
 
 /// Somebody asks whom a socket is connected to: accept does, for a program that wants the address, and so a listener's child
@@ -36,8 +38,11 @@ pub(super) fn created(ctx: &SockContext) {
 pub(super) fn asked(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    if let Some(socket) = storage::lookup(sk.cast::<c_void>()) {
-        held(socket, 0, now_ns);
+    if let Some(socket) = storage::lookup(sk.cast::<c_void>())
+        && held(socket, 0, now_ns)
+    {
+        // SAFETY: `socket` comes from the storage.
+        stack::record(unsafe { (*socket).facts.id });
     }
 }
 

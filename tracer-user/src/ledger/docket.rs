@@ -83,6 +83,11 @@ impl Docket {
         }
     }
 
+    /// Whether a socket has a finding.
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.findings.contains_key(&id)
+    }
+
     /// Asks `name` for the names of holders that have none yet.
     pub(super) fn name_holders(&mut self, mut name: impl FnMut(u32) -> Option<String>) {
         let holders = self

@@ -11,7 +11,7 @@ use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::annotation::Role;
 use tracer_abi::record::Counter;
 
-use super::{PEERS_LISTED, Report};
+use super::{Call, PEERS_LISTED, Proceedings, Report};
 use crate::ledger::lifetime::tcp_state_name;
 use crate::verdict::{Finding, Level, Tuple};
 
@@ -35,7 +35,7 @@ struct Document<'a> {
     window: Window,
     target: Target<'a>,
     kernel: Kernel<'a>,
-    completeness: Completeness,
+    completeness: Completeness<'a>,
     sockets: Sockets,
     owners: Owners,
     outlive_ns: Outlive,
@@ -66,12 +66,60 @@ struct Kernel<'a> {
 }
 
 #[derive(Serialize)]
-struct Completeness {
+struct Completeness<'a> {
     events: u64,
     lost_events: u64,
+    lost_by_stage: LostByStage,
+    missed_runs: u64,
+    links: Vec<Link<'a>>,
     resyncs: u64,
     baseline_sockets: u64,
     malformed_annotations: u64,
+}
+
+/// Where something was lost on the way from the kernel to the report.
+#[derive(Serialize)]
+struct LostByStage {
+    ring: u64,
+    violations_ring: u64,
+    stacks_ring: u64,
+    socket_storage: u64,
+    ends_table: u64,
+    annotators_table: u64,
+    decoding: u64,
+}
+
+impl LostByStage {
+    fn of(proceedings: &Proceedings) -> Self {
+        let of = |counter| proceedings.counters.of(counter);
+        Self {
+            ring: of(Counter::RingFailures),
+            violations_ring: of(Counter::CaseFailures),
+            stacks_ring: of(Counter::StackFailures),
+            socket_storage: of(Counter::StorageFailures),
+            ends_table: of(Counter::EndFailures),
+            annotators_table: of(Counter::AnnotatorFailures),
+            decoding: proceedings.undecodable,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Link<'a> {
+    program: &'a str,
+    link_id: u32,
+    attached: bool,
+}
+
+fn links(proceedings: &Proceedings) -> Vec<Link<'_>> {
+    let links = proceedings.attachments.iter();
+    links
+        .map(|of| Link {
+            program: &of.program,
+            link_id: of.link_id,
+            attached: of.attached,
+        })
+        .collect()
 }
 
 #[derive(Serialize)]
@@ -130,7 +178,7 @@ impl<'a> Document<'a> {
         let walk = proceedings.walk.as_ref();
         let counts = report.ledger.counts();
         // What only records tell is unknown when some were lost.
-        let told = |count: u64| (of(Counter::RingFailures) == 0).then_some(count);
+        let told = |count: u64| (proceedings.counters.lost_records() == 0).then_some(count);
         let outlive = report.ledger.outlive();
         let measured = |value: u64| (!outlive.is_empty()).then_some(value);
         Self {
@@ -152,7 +200,10 @@ impl<'a> Document<'a> {
             },
             completeness: Completeness {
                 events: of(Counter::Events),
-                lost_events: of(Counter::RingFailures),
+                lost_events: proceedings.counters.lost_records(),
+                lost_by_stage: LostByStage::of(proceedings),
+                missed_runs: proceedings.missed_runs,
+                links: links(proceedings),
                 resyncs: proceedings.resyncs,
                 baseline_sockets: of(Counter::Adopted),
                 malformed_annotations: of(Counter::Refused),
@@ -232,6 +283,15 @@ struct Found<'a> {
     bytes_out: Option<u64>,
     unread_bytes: Option<u32>,
     unsent_bytes: Option<u32>,
+    stack: Option<Vec<Frame<'a>>>,
+}
+
+#[derive(Serialize)]
+struct Frame<'a> {
+    function: Option<&'a str>,
+    module: Option<&'a str>,
+    offset: u64,
+    source: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -262,7 +322,7 @@ struct Process<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn of(found: &'a Finding, level: Level, end_ns: u64) -> Self {
+    fn of(found: &'a Finding, level: Level, end_ns: u64, calls: Option<&'a [Call]>) -> Self {
         let process = |process: &'a Option<(u32, String)>| {
             process
                 .as_ref()
@@ -304,6 +364,18 @@ impl<'a> Found<'a> {
             bytes_out: found.bytes_out,
             unread_bytes: found.unread,
             unsent_bytes: found.unsent,
+            stack: calls.map(|calls| calls.iter().map(Frame::of).collect()),
+        }
+    }
+}
+
+impl<'a> Frame<'a> {
+    fn of(call: &'a Call) -> Self {
+        Self {
+            function: call.function.as_deref(),
+            module: call.module.as_deref(),
+            offset: call.offset,
+            source: call.source.as_deref(),
         }
     }
 }
@@ -313,7 +385,8 @@ fn findings<S: Serializer>(report: &Report<'_>, serializer: S) -> Result<S::Ok, 
     let end_ns = report.proceedings.window.end_ns;
     for found in &report.findings {
         let level = report.ledger.docket().levels().of(found.kind);
-        list.serialize_element(&Found::of(found, level, end_ns))?;
+        let calls = report.proceedings.stacks.get(&found.id).map(AsRef::as_ref);
+        list.serialize_element(&Found::of(found, level, end_ns, calls))?;
     }
     list.end()
 }

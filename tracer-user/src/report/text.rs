@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use tracer_abi::record::Counter;
 
-use super::Report;
+use super::{Call, Report};
 use crate::ledger::lifetime::tcp_state_name;
 use crate::verdict::{Finding, Holder, Kind, Level, Verdict};
+
+/// How many calls of a stack are shown.
+const CALLS_SHOWN: usize = 12;
 
 /// How many findings that deny, and how many that warn, are told in full.
 const DENIED_LISTED: usize = 20;
@@ -81,7 +84,7 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
     writeln!(
         text,
         "requests   {}{} streams bound, {} ended; {} sockets never annotated",
-        if of(Counter::RingFailures) > 0 {
+        if proceedings.counters.lost_records() > 0 {
             "at least "
         } else {
             ""
@@ -101,7 +104,7 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             duration(proceedings.window.grace_ns),
         )?;
     }
-    let lost = of(Counter::RingFailures);
+    let lost = proceedings.counters.lost_records();
     writeln!(
         text,
         "witness    {}, walks {}; records {}, lost {lost}",
@@ -144,6 +147,27 @@ fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std
         writeln!(text, "     released by {comm}[{pid}]")?;
     } else if let Some((pid, comm)) = &found.opener {
         writeln!(text, "     opened by {comm}[{pid}]")?;
+    }
+    if let Some(calls) = report.proceedings.stacks.get(&found.id) {
+        write_stack(text, calls)?;
+    }
+    Ok(())
+}
+
+/// Writes the innermost calls; the JSON report has all of them.
+fn write_stack(text: &mut String, calls: &[Call]) -> std::fmt::Result {
+    for (n, call) in calls.iter().take(CALLS_SHOWN).enumerate() {
+        let lead = if n == 0 { "opened in" } else { "from" };
+        let function = call.function.as_deref().unwrap_or("?");
+        write!(text, "     {lead:>9} {function}")?;
+        match (&call.source, &call.module) {
+            (Some(source), _) => writeln!(text, "  {source}")?,
+            (None, Some(module)) => writeln!(text, "  {module}+{:#x}", call.offset)?,
+            (None, None) => writeln!(text, "  {:#x}", call.offset)?,
+        }
+    }
+    if calls.len() > CALLS_SHOWN {
+        writeln!(text, "     {:>9} {} more", "...", calls.len() - CALLS_SHOWN)?;
     }
     Ok(())
 }

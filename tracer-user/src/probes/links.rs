@@ -1,0 +1,65 @@
+//! Whether the programs are still attached, and whether the kernel ever skipped one, by `/proc/self/fdinfo`.
+
+use std::fs;
+use std::io;
+
+/// What `/proc/self/fdinfo` tells of the eBPF objects of this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Program id, link id and whether it is attached, of each link to a cgroup.
+    pub(super) links: Vec<(u32, u32, bool)>,
+    /// How often the kernel skipped a program because it was running already (`bpf_prog_stats.misses`).
+    pub(super) misses: u64,
+}
+
+impl Standing {
+    /// Reads it.
+    pub(super) fn read() -> io::Result<Self> {
+        let mut standing = Self::default();
+        for entry in fs::read_dir("/proc/self/fdinfo")? {
+            // The directory's own descriptor is gone by the time it is read.
+            if let Ok(text) = fs::read_to_string(entry?.path()) {
+                standing.take(&text);
+            }
+        }
+        standing.links.sort_unstable();
+        Ok(standing)
+    }
+
+    /// Takes one descriptor's text (`bpf_link_show_fdinfo`, `bpf_prog_show_fdinfo`).
+    fn take(&mut self, text: &str) {
+        let field = |name| {
+            text.lines().find_map(|line| {
+                let (key, value) = line.split_once(':')?;
+                (key == name).then_some(value.trim())
+            })
+        };
+        let number = |name| field(name).and_then(|text: &str| text.parse::<u64>().ok());
+        self.misses += number("recursion_misses").unwrap_or(0);
+        if field("link_type") != Some("cgroup") {
+            return;
+        }
+        let id = |name| number(name).and_then(|id| u32::try_from(id).ok());
+        if let (Some(program), Some(link), Some(cgroup)) =
+            (id("prog_id"), id("link_id"), number("cgroup_id"))
+        {
+            self.links.push((program, link, cgroup != 0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_without_a_cgroup_is_detached() {
+        let mut standing = Standing::default();
+        standing.take("pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\tab\nprog_id:\t31\ncgroup_id:\t812\nattach_type:\t34\n");
+        standing.take("link_type:\tcgroup\nlink_id:\t8\nprog_id:\t32\ncgroup_id:\t0\n");
+        standing.take("link_type:\titer\nlink_id:\t9\nprog_id:\t33\n");
+        standing.take("prog_type:\t8\nprog_id:\t31\nrecursion_misses:\t5\n");
+        assert_eq!(standing.links, [(31, 7, true), (32, 8, false)]);
+        assert_eq!(standing.misses, 5);
+    }
+}

@@ -1,0 +1,113 @@
+//! Names for frames, from symbol tables and debug information.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Seek as _};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{CodeInfo, Input, Symbolizer};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::Frame;
+use super::process::File;
+use crate::news::printable;
+use crate::report::Call;
+
+/// A file larger than this stays without names, in bytes.
+const FILE_BYTES: u64 = 1 << 30;
+
+/// The names of places in files.
+pub(super) struct Names(HashMap<(Arc<File>, u64), Vec<Call>>);
+
+/// Looks all the frames up, one file after the other.
+pub(super) fn names<'a>(frames: impl Iterator<Item = &'a Frame>) -> Names {
+    let mut wanted: HashMap<Arc<File>, HashSet<u64>> = HashMap::new();
+    for (file, offset) in frames.filter_map(|frame| frame.place.as_ref()) {
+        wanted.entry(file.clone()).or_default().insert(*offset);
+    }
+    let mut names = HashMap::new();
+    for (file, offsets) in wanted {
+        let offsets: Vec<u64> = offsets.into_iter().collect();
+        match in_file(&file, &offsets) {
+            Ok(calls) => names.extend(
+                offsets
+                    .into_iter()
+                    .zip(calls)
+                    .map(|(offset, calls)| ((file.clone(), offset), calls)),
+            ),
+            Err(error) => log::debug!("no names for {}: {error}", file.path),
+        }
+    }
+    Names(names)
+}
+
+impl Names {
+    /// Returns the calls of a frame, the innermost first: several where functions were inlined.
+    pub(super) fn calls(&self, frame: &Frame) -> Vec<Call> {
+        let Some((file, offset)) = &frame.place else {
+            return vec![Call {
+                function: None,
+                module: None,
+                offset: frame.address,
+                source: None,
+            }];
+        };
+        self.0
+            .get(&(file.clone(), *offset))
+            .filter(|calls| !calls.is_empty())
+            .cloned()
+            .unwrap_or_else(|| vec![call(file, *offset, None, None)])
+    }
+}
+
+fn call(file: &File, offset: u64, function: Option<&str>, code: Option<&CodeInfo<'_>>) -> Call {
+    Call {
+        function: function.map(printable),
+        module: Some(file.path.clone()),
+        offset,
+        source: code.map(|code| {
+            let path = printable(&code.to_path().to_string_lossy());
+            match code.line {
+                Some(line) => format!("{path}:{line}"),
+                None => path,
+            }
+        }),
+    }
+}
+
+/// Looks up places in one file. It is the traced program's, which may cut it short at any time; the library maps what it
+/// reads, so it is given a copy.
+fn in_file(file: &File, offsets: &[u64]) -> io::Result<Vec<Vec<Call>>> {
+    let mut from = file.file.try_clone()?;
+    if from.metadata()?.len() > FILE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    from.rewind()?;
+    let mut copy: std::fs::File = memfd_create("module", MemfdFlags::CLOEXEC)?.into();
+    io::copy(&mut io::Read::take(from, FILE_BYTES), &mut copy)?;
+    let source = Source::Elf(Elf::new(format!("/proc/self/fd/{}", copy.as_raw_fd())));
+    let symbolizer = Symbolizer::new();
+    let found = symbolizer
+        .symbolize(&source, Input::FileOffset(offsets))
+        .map_err(io::Error::other)?;
+    Ok(found
+        .iter()
+        .zip(offsets)
+        .map(|(found, offset)| {
+            let Some(symbol) = found.as_sym() else {
+                return Vec::new();
+            };
+            let inlined = symbol.inlined.iter().rev();
+            inlined
+                .map(|of| call(file, *offset, Some(&of.name), of.code_info.as_ref()))
+                .chain([call(
+                    file,
+                    *offset,
+                    Some(&symbol.name),
+                    symbol.code_info.as_deref(),
+                )])
+                .collect()
+        })
+        .collect())
+}
