@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;
 use crate::counters::Counters;
 use crate::ledger::lifetime::Limits;
-use crate::ledger::{Ledger, Walk};
+use crate::ledger::{Ledger, Stranger, Walk};
 use crate::news::{self, printable};
 use crate::probes::{Faults, ProbeError, Probes};
 use crate::report::{self, Proceedings, Target, Window};
@@ -89,6 +90,10 @@ impl Audit {
         let faults = probes.faults()?;
         probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
         selftest::run(&mut probes, &cgroup)?;
+        let proceedings = Proceedings {
+            inherited: inherited(&mut probes)?,
+            ..Proceedings::default()
+        };
         let baseline = probes.counters()?;
         let start_ns = clock::now_ns();
         Ok(Self {
@@ -100,7 +105,7 @@ impl Audit {
             limits: settings.limits,
             baseline,
             start_ns,
-            proceedings: Proceedings::default(),
+            proceedings,
             lost_before: 0,
             walk_wanted: false,
             next_walk_ns: 0,
@@ -273,6 +278,28 @@ impl Audit {
         };
         self.proceedings.clone()
     }
+}
+
+/// Returns this process's internet sockets that a command started by it will have too.
+fn inherited(probes: &mut Probes) -> Result<Vec<Stranger>, ProbeError> {
+    let mut strangers = Vec::new();
+    let own = std::process::id();
+    witness::strangers(probes.walk()?, |stranger| {
+        if stranger.holder.pid == own && !closes_on_exec(stranger.holder.fd) {
+            strangers.push(stranger);
+        }
+    })
+    .map_err(ProbeError::Witness)?;
+    Ok(strangers)
+}
+
+/// Whether a descriptor of this process is closed as another program is started (`O_CLOEXEC` in proc_pid_fdinfo(5)).
+fn closes_on_exec(fd: u32) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & OFlags::CLOEXEC.bits() != 0)
 }
 
 /// Returns `uname -r`.

@@ -3,10 +3,13 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// How long a frozen cgroup may take to come to rest, and a left one to become removable.
@@ -14,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(5);
 /// How often survivors are moved out before the cgroup is given up.
 const ROUNDS: u32 = 20;
+/// How many names are tried for a cgroup.
+const NAMES: u32 = 100;
 
 /// Why there is no cgroup to audit in.
 #[derive(Debug, Error)]
@@ -24,6 +29,9 @@ pub enum CgroupError {
     /// `/proc` does not say where this process is.
     #[error("/proc/self/cgroup has no cgroup v2 line")]
     NoMembership,
+    /// Other audits have every name that was tried.
+    #[error("other audits have all the cgroups that this one could be")]
+    Taken,
     /// A file operation failed.
     #[error("{what} {path}: {source}")]
     Io {
@@ -85,6 +93,7 @@ fn membership(cgroup: &str) -> Option<&str> {
 pub struct Cgroup {
     path: PathBuf,
     parent: PathBuf,
+    _claim: File,
 }
 
 impl Cgroup {
@@ -99,9 +108,23 @@ impl Cgroup {
         let below = membership(&text).ok_or(CgroupError::NoMembership)?;
         let parent = mount()?.join(below);
         sweep(&parent, name);
-        let path = parent.join(format!("{name}-{}", std::process::id()));
-        fs::create_dir(&path).map_err(failed("cannot make the cgroup", &path))?;
-        Ok(Self { path, parent })
+        for attempt in 0..NAMES {
+            // Audits in other PID namespaces may have the same number.
+            let path = parent.join(format!("{name}-{}-{attempt}", std::process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made.map_err(failed("cannot make the cgroup", &path))?,
+            }
+            let claimed = claim(&path).map_err(failed("cannot lock the cgroup", &path))?;
+            if let Some(claim) = claimed {
+                return Ok(Self {
+                    path,
+                    parent,
+                    _claim: claim,
+                });
+            }
+        }
+        Err(CgroupError::Taken)
     }
 
     /// Its directory.
@@ -202,14 +225,32 @@ pub fn enter(path: &Path) -> Result<(), CgroupError> {
     fs::write(&processes, "0").map_err(failed("cannot enter the cgroup by", &processes))
 }
 
-/// Clears up after audits that were killed: cgroups named for a process that is gone. Processes that live in one are let go on.
+/// Claims a cgroup for as long as the file is open, which ends with the process at the latest; `None` when another has it, or
+/// cleared it up in between. A number of a process would not do: it means another one in another PID namespace.
+fn claim(path: &Path) -> io::Result<Option<File>> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let directory = match File::open(path) {
+        Err(error) if gone(&error) => return Ok(None),
+        opened => opened?,
+    };
+    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        locked => locked?,
+    }
+    match fs::metadata(path) {
+        Err(error) if gone(&error) => Ok(None),
+        there => Ok((there?.ino() == directory.metadata()?.ino()).then_some(directory)),
+    }
+}
+
+/// Clears up after audits that were killed: cgroups of this name that nobody claims. Processes that live in one are let go on.
 fn sweep(parent: &Path, name: &str) {
     for path in children(parent) {
-        let owner = path
+        let is_ours = path
             .file_name()
-            .and_then(|file| file.to_str()?.strip_prefix(name)?.strip_prefix('-'))
-            .and_then(|pid| pid.parse::<u32>().ok());
-        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            .and_then(|file| file.to_str()?.strip_prefix(name))
+            .is_some_and(|rest| rest.starts_with('-'));
+        if is_ours && let Ok(Some(_claim)) = claim(&path) {
             // What cannot be written or removed is left as it is: it is in nobody's way.
             let _ = fs::write(path.join("cgroup.freeze"), "0");
             let _ = remove_tree(&path);

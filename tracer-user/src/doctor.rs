@@ -166,6 +166,7 @@ fn fix_for_cgroup(error: &CgroupError) -> String {
             "mount it, at the host if this is a container: mount -t cgroup2 none /sys/fs/cgroup/unified".to_owned()
         }
         CgroupError::NoMembership => "mount /proc".to_owned(),
+        CgroupError::Taken => "let other audits end first".to_owned(),
         CgroupError::Io { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => "run as root (sudo -E)".to_owned(),
             io::ErrorKind::ReadOnlyFilesystem => {

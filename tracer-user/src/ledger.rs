@@ -26,7 +26,7 @@ use docket::finding;
 use lifetime::{Evidence, Limits, Payload};
 use owner::Owners;
 pub use peers::{OTHER, Peer, Peers, Remote};
-pub use walk::Walk;
+pub use walk::{Stranger, Walk};
 
 /// How many deadlines are kept. Past that a walk is made when the last one dropped would have come.
 const DEADLINES_MAX: usize = 1 << 18;

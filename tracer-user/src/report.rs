@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tracer_abi::record::Counter;
 
 use crate::counters::Counters;
-use crate::ledger::{Ledger, Walk};
+use crate::ledger::{Ledger, Stranger, Walk};
 use crate::verdict::{Finding, Level, Verdict};
 
 /// How many remote addresses a report lists.
@@ -82,6 +82,8 @@ pub struct Proceedings {
     pub resyncs: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// Internet sockets from outside the audit that the command was started with.
+    pub inherited: Vec<Stranger>,
     /// Where the programs were attached as the audit ended.
     pub attachments: Vec<Attachment>,
     /// Runs of the programs that the kernel skipped.
@@ -176,6 +178,12 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
                 )
             }),
     );
+    missing.extend(proceedings.inherited.iter().map(|of| {
+        format!(
+            "the command inherited fd {}, an internet socket from outside the audit with the local port {}: what happens on it is not seen",
+            of.holder.fd, of.local_port
+        )
+    }));
     let mut lacks = |count: u64, what: &str| {
         if count > 0 {
             missing.push(format!("{count} {what}"));
@@ -218,10 +226,14 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
         walk.only_in_kernel,
         "sockets were met by the witness that no record told of",
     );
-    lacks(
-        walk.strangers.len() as u64,
-        "file descriptors of the command are internet sockets from outside the audit (inherited or received): what happens on them is not seen",
-    );
+    if let Some(one) = walk.strangers.first()
+        && proceedings.inherited.is_empty()
+    {
+        missing.push(format!(
+            "{} file descriptors of the command are internet sockets from outside the audit, so that what happens on them is not seen: the first is fd {} of process {}, local port {}",
+            walk.strangers.len(), one.holder.fd, one.holder.pid, one.local_port
+        ));
+    }
     let must = counters.open();
     if must != i128::from(walk.open) {
         missing.push(format!(

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 
-use crate::ledger::Ledger;
-use crate::news::next_sight;
+use crate::ledger::{Ledger, Stranger};
+use crate::news::{Sight, next_sight};
 use crate::verdict::Holder;
 
 /// Bytes asked of the kernel at once.
@@ -17,11 +17,51 @@ const CHUNK: usize = 256 << 10;
 ///
 /// When the kernel's stream cannot be read or ends within a record.
 pub fn read(
-    mut walk: impl Read,
+    walk: impl Read,
     targets: &HashSet<u32>,
     ledger: &mut Ledger,
     mut now_ns: impl FnMut() -> u64,
 ) -> io::Result<()> {
+    each_chunk(walk, |sights| {
+        let now_ns = now_ns();
+        for sight in sights {
+            match stranger(&sight) {
+                None => ledger.sight(&sight, now_ns),
+                Some(stranger) if targets.contains(&stranger.holder.pid) => {
+                    ledger.sight_stranger(stranger);
+                }
+                Some(_) => {}
+            }
+        }
+    })
+}
+
+/// Gives every descriptor for an internet socket that is not of the audit to `take`.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn strangers(walk: impl Read, mut take: impl FnMut(Stranger)) -> io::Result<()> {
+    each_chunk(walk, |sights| {
+        sights
+            .filter_map(|sight| stranger(&sight))
+            .for_each(&mut take)
+    })
+}
+
+fn stranger(sight: &Sight) -> Option<Stranger> {
+    sight.socket.is_none().then_some(Stranger {
+        holder: Holder {
+            pid: sight.sighting.tgid,
+            fd: sight.sighting.fd,
+            comm: None,
+        },
+        local_port: sight.sighting.local_port,
+    })
+}
+
+/// Gives what each read of `walk` brought to `take`.
+fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Sights<'_, '_>)) -> io::Result<()> {
     let mut bytes = vec![0; CHUNK];
     let mut filled = 0;
     loop {
@@ -42,23 +82,24 @@ pub fn read(
             Err(error) => return Err(error),
         };
         filled += length;
-        let now_ns = now_ns();
         let mut rest = bytes.get(..filled).unwrap_or_default();
-        while let Some((sight, after)) = next_sight(rest) {
-            rest = after;
-            if sight.socket.is_some() {
-                ledger.sight(&sight, now_ns);
-            } else if targets.contains(&sight.sighting.tgid) {
-                ledger.sight_stranger(Holder {
-                    pid: sight.sighting.tgid,
-                    fd: sight.sighting.fd,
-                    comm: None,
-                });
-            }
-        }
+        take(Sights(&mut rest));
         let left = rest.len();
         let start = filled - left;
         bytes.copy_within(start..filled, 0);
         filled = left;
+    }
+}
+
+/// The whole sights at the front of some bytes.
+struct Sights<'a, 'b>(&'a mut &'b [u8]);
+
+impl Iterator for Sights<'_, '_> {
+    type Item = Sight;
+
+    fn next(&mut self) -> Option<Sight> {
+        let (sight, rest) = next_sight(self.0)?;
+        *self.0 = rest;
+        Some(sight)
     }
 }

@@ -17,8 +17,17 @@ pub struct Walk {
     pub only_in_ledger: u64,
     /// Sockets that the walk met and no record told of.
     pub only_in_kernel: u64,
-    /// Descriptors of the target's processes for internet sockets that are not of this audit.
-    pub strangers: Vec<Holder>,
+    /// Descriptors of the target's processes for internet sockets that are not of this audit, as far as they are listed.
+    pub strangers: Vec<Stranger>,
+}
+
+/// A descriptor for an internet socket that is not of this audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// Who has it.
+    pub holder: Holder,
+    /// The socket's local port; 0 while it has none.
+    pub local_port: u16,
 }
 
 impl Ledger {
@@ -31,9 +40,9 @@ impl Ledger {
     }
 
     /// Takes an open descriptor of a target process for an internet socket that is not of this audit.
-    pub fn sight_stranger(&mut self, holder: Holder) {
+    pub fn sight_stranger(&mut self, stranger: Stranger) {
         if self.walked.strangers.len() < HOLDERS_MAX {
-            self.walked.strangers.push(holder);
+            self.walked.strangers.push(stranger);
         }
     }
 

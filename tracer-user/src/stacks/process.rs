@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use framehop::x86_64::UnwinderX86_64;
 use framehop::{ExplicitModuleSectionInfo, Module, Unwinder as _};
-use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadCache};
+use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadCache, SegmentFlags, elf};
 
 use super::Frame;
 use crate::news::printable;
@@ -59,6 +59,7 @@ impl Hash for File {
 /// What unwinding needs of a file.
 #[derive(Clone, Debug, Default)]
 struct Tables {
+    /// Those that are executed.
     segments: Vec<Segment>,
     text: Option<Range<u64>>,
     got: Option<Range<u64>>,
@@ -94,6 +95,7 @@ impl Tables {
         Self {
             segments: elf
                 .segments()
+                .filter(|segment| is_executable(segment.flags()))
                 .map(|segment| {
                     let (offset, size) = segment.file_range();
                     Segment {
@@ -146,6 +148,11 @@ impl Tables {
             sections,
         ))
     }
+}
+
+/// Neighbouring segments may share a page of the file; only the executable one is mapped to be executed.
+fn is_executable(flags: SegmentFlags) -> bool {
+    matches!(flags, SegmentFlags::Elf { p_flags } if p_flags & elf::PF_X != 0)
 }
 
 /// The files that any process has mapped.

@@ -1,6 +1,8 @@
 //! What each program must be found to have done.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -32,6 +34,10 @@ pub(crate) struct Case {
     options: &'static [&'static str],
     /// Programs that must be installed: unmodified ones, which annotate nothing.
     needs: &'static [&'static str],
+    /// What the tracer is started by.
+    started_by: &'static [&'static str],
+    /// The command inherits a listener that was made outside as its standard input.
+    inherits: bool,
     /// Counters, ledger and witness tell the same story.
     agrees: bool,
     /// The tracer is stopped (SIGSTOP) for a while in the middle.
@@ -56,6 +62,8 @@ const BASE: Case = Case {
     holders: Holders::Nobody,
     options: &["--grace", "300ms"],
     needs: &[],
+    started_by: &[],
+    inherits: false,
     agrees: true,
     reader_stops: false,
     more: |_| Ok(()),
@@ -154,6 +162,15 @@ pub(crate) fn all() -> Vec<Case> {
             agrees: false,
             ..innocent("io_uring_kept")
         },
+        Case {
+            inherits: true,
+            status: INCONCLUSIVE,
+            more: |report| {
+                let reasons = report["reasons"].to_string();
+                expect(&reasons.contains("inherited fd 0"), &true, "the reason")
+            },
+            ..innocent("has_one_from_outside")
+        },
         innocent("io_uring_released"),
         innocent("killed"),
         Case {
@@ -194,6 +211,33 @@ pub(crate) fn all() -> Vec<Case> {
         Case {
             needs: &["go"],
             ..guilty("foreign_go_leaking", &[("peer-closed", 3)])
+        },
+        Case {
+            needs: &["unshare", "ip"],
+            ..guilty("namespace_pid_kept", OUTLIVED)
+        },
+        Case {
+            needs: &["unshare", "ip"],
+            ..guilty("namespace_net_kept", OUTLIVED)
+        },
+        Case {
+            needs: &["unshare", "ip"],
+            ..innocent("namespace_net_released")
+        },
+        Case {
+            needs: &["unshare"],
+            started_by: &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
+            ..guilty("fd_kept_after_end in a namespace with its tracer", OUTLIVED)
+        },
+        Case {
+            options: WITH_STACKS,
+            more: |report| stack_names(only(report)?, "close_wait_left_open"),
+            ..guilty("close_wait_left_open with stacks", &[("peer-closed", 1)])
+        },
+        Case {
+            options: WITH_STACKS,
+            more: |report| stack_names(only(report)?, "kept_where_it_was_accepted"),
+            ..guilty("kept_where_it_was_accepted with stacks", OUTLIVED)
         },
         innocent("accepted_late"),
         innocent("never_accepted"),
@@ -286,6 +330,21 @@ pub(crate) fn all() -> Vec<Case> {
     ]
 }
 
+const WITH_STACKS: &[&str] = &["--grace", "300ms", "--stacks"];
+
+/// The stack that opened the socket leads through this function of the test.
+fn stack_names(found: &Value, function: &str) -> Result<(), String> {
+    let stack = found["stack"].as_array().ok_or("no stack")?;
+    let named = stack.iter().any(|call| {
+        let name = call["function"].as_str().unwrap_or_default();
+        name.contains(function)
+            && call["source"]
+                .as_str()
+                .is_some_and(|at| at.contains("deeds.rs:"))
+    });
+    expect(&named, &true, function)
+}
+
 const TINY_RING: &[&str] = &["--grace", "300ms", "--ring", "4"];
 
 /// The kernel's counts are exact, what only records tell is unknown.
@@ -324,11 +383,7 @@ pub(crate) fn must_skip() -> bool {
 impl Case {
     /// Whether the case is skipped: without privileges, or without a program that it needs.
     pub(crate) fn is_skipped(&self) -> bool {
-        let missing = self.needs.iter().find(|program| !is_installed(program));
-        if let Some(program) = missing {
-            eprintln!("{}: {program} is not installed", self.name);
-        }
-        must_skip() || (missing.is_some() && !is_strict())
+        must_skip() || self.needs.iter().any(|program| lacks(program))
     }
 
     pub(crate) fn judge(&self) -> Result<(), Failed> {
@@ -349,7 +404,15 @@ impl Case {
     fn run(&self, json: &Path) -> std::io::Result<Output> {
         // Cases that differ in circumstances only share a deed.
         let deed = self.name.split(' ').next().unwrap_or_default();
-        let tracer = Command::new(env!("CARGO_BIN_EXE_tracer"))
+        let (starter, arguments) = self
+            .started_by
+            .split_first()
+            .unwrap_or((&env!("CARGO_BIN_EXE_tracer"), &[]));
+        let mut command = Command::new(starter);
+        if !self.started_by.is_empty() {
+            command.args(arguments).arg(env!("CARGO_BIN_EXE_tracer"));
+        }
+        let tracer = command
             .arg("run")
             .args(self.options)
             .arg("--json")
@@ -357,6 +420,7 @@ impl Case {
             .arg("--")
             .arg(std::env::current_exe()?)
             .args([COMMIT, deed])
+            .stdin(self.standard_input()?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
@@ -368,6 +432,14 @@ impl Case {
             kill_process(pid, Signal::CONT)?;
         }
         tracer.wait_with_output()
+    }
+
+    fn standard_input(&self) -> std::io::Result<Stdio> {
+        if !self.inherits {
+            return Ok(Stdio::null());
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        Ok(OwnedFd::from(listener).into())
     }
 
     fn compare(&self, output: &Output, report: &Value) -> Result<(), String> {
@@ -400,9 +472,14 @@ impl Case {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+/// Whether a program is missing and may be.
+pub(crate) fn lacks(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    let missing = !std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    if missing {
+        eprintln!("{program} is not installed");
+    }
+    missing && !is_strict()
 }
 
 fn denied(report: &Value) -> BTreeMap<&str, usize> {

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use libtest_mimic::{Failed, Trial};
 
+use crate::case;
+
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     let privileged =
         |name, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(skipped);
@@ -17,6 +19,8 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             counts_are_served_while_it_runs,
         ),
         privileged("nothing_is_left_behind", nothing_is_left_behind),
+        privileged("a_detached_hook_is_named", a_detached_hook_is_named)
+            .with_ignored_flag(skipped || case::lacks("bpftool")),
         Trial::test("usage_errors_end_with_2", usage_errors_end_with_2),
     ]
 }
@@ -90,6 +94,52 @@ fn nothing_is_left_behind() -> Result<(), Failed> {
         return Err(format!("files beside the report: {files:?}").into());
     }
     Ok(())
+}
+
+fn a_detached_hook_is_named() -> Result<(), Failed> {
+    let mut audit = tracer()
+        .args(["run", "--listen", "127.0.0.1:0", "--", "sleep", "30"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = audit.stderr.take().ok_or("no pipe")?;
+    let mut stderr = BufReader::new(stderr);
+    // It says so once everything is attached.
+    stderr.read_line(&mut String::new())?;
+    let link = release_link(audit.id())?;
+    let detached = Command::new("bpftool")
+        .args(["link", "detach", "id", &link])
+        .status()?;
+    let pid = rustix::process::Pid::from_child(&audit);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+    let status = audit.wait()?;
+    let mut text = String::new();
+    stderr.read_to_string(&mut text)?;
+    audit
+        .stdout
+        .take()
+        .ok_or("no pipe")?
+        .read_to_string(&mut text)?;
+    let wanted = format!("sock_release was detached during the audit (link {link})");
+    if !detached.success() || status.code() != Some(4) || !text.contains(&wanted) {
+        return Err(format!("{detached}, {status}, {text}").into());
+    }
+    Ok(())
+}
+
+/// Finds the link of the release hook (`BPF_CGROUP_INET_SOCK_RELEASE`, 34) among the tracer's descriptors.
+fn release_link(tracer: u32) -> Result<String, Failed> {
+    for entry in std::fs::read_dir(format!("/proc/{tracer}/fdinfo"))? {
+        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        let field = |name| {
+            text.lines()
+                .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
+        if field("attach_type:").as_deref() == Some("34") {
+            return field("link_id:").ok_or_else(|| "a link without id".into());
+        }
+    }
+    Err("no link of the release hook".into())
 }
 
 fn usage_errors_end_with_2() -> Result<(), Failed> {

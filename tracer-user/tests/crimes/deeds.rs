@@ -19,6 +19,8 @@ mod corners;
 mod foreign;
 #[path = "mass.rs"]
 mod mass;
+#[path = "namespaces.rs"]
+mod namespaces;
 
 /// Grace of the cases, and a time that is surely longer.
 const GRACE: Duration = Duration::from_millis(300);
@@ -30,6 +32,7 @@ pub(crate) fn commit(name: &str) {
         "closes_in_time" => closes_in_time(),
         "fd_kept_after_end" => fd_kept_after_end(),
         "kept_by_a_dup" => kept_by_a_dup(),
+        "kept_where_it_was_accepted" => kept_where_it_was_accepted(),
         "held_twice" => held_twice(),
         "kept_by_a_child" => kept_by_a_child(),
         "released_after_grace" => fd_kept_after_end(),
@@ -57,6 +60,7 @@ pub(crate) fn commit(name: &str) {
         "half_closed_and_finished" => half_closed_and_finished(),
         "accepted_without_asking_and_kept" => accepted_without_asking_and_kept(),
         "inherited_by_exec" => inherited_by_exec(),
+        "has_one_from_outside" => {}
         "hold_inherited" => thread::sleep(TOO_LONG),
         "killed" => killed(),
         "open_and_wait" => open_and_wait(),
@@ -72,6 +76,7 @@ pub(crate) fn commit(name: &str) {
         "judged_while_running" => judged_while_running(),
         "left_behind" => left_behind(),
         "own_status" => std::process::exit(7),
+        name if name.starts_with("namespace_") => namespaces::commit(name),
         name if name.starts_with("foreign_") => foreign::commit(name),
         name if name.starts_with("many_") || name == "planted" => mass::commit(name),
         name => corners::commit(name),
@@ -144,6 +149,17 @@ fn fd_kept_after_end() {
     bind(&dialed, 1);
     end(&dialed, 1);
     confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn kept_where_it_was_accepted() {
+    let listener = listener();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    annotation::bind(&dialed, Role::Pool, owner(9999), "").unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    bind(&accepted, 1);
+    end(&accepted, 1);
+    confess(&accepted);
     thread::sleep(TOO_LONG);
 }
 
