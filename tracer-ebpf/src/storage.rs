@@ -28,6 +28,9 @@ static ENDS: HashMap<Owner, u64, { ENDS_MAX as usize }, { BPF_F_NO_PREALLOC as u
 static ANNOTATORS: HashMap<u32, u8, { ANNOTATORS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
+/// Whether [`ANNOTATORS`] has an entry: most programs do not annotate, and a load is cheaper than a lookup.
+static mut ANYBODY_ANNOTATES: u32 = 0;
+
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
@@ -119,16 +122,25 @@ pub(crate) fn held(socket: *mut Socket, bits: u32, now_ns: impl FnOnce() -> u64)
 /// Remembers that a process annotates.
 #[inline(always)]
 pub(crate) fn annotates(tgid: u32) {
-    if ANNOTATORS.get_ptr(tgid).is_none() && ANNOTATORS.insert(tgid, 1, 0).is_err() {
+    if ANNOTATORS.get_ptr(tgid).is_some() {
+        return;
+    }
+    if ANNOTATORS.insert(tgid, 1, 0).is_err() {
         count(Counter::AnnotatorFailures);
     }
+    // SAFETY: a static of our own; every store is the same.
+    unsafe { (&raw mut ANYBODY_ANNOTATES).write_volatile(1) };
 }
 
 /// Returns [`ANNOTATES`] when the opener of the socket, or `tgid` if that is not known, is a process that annotates.
 #[inline(always)]
-pub(crate) fn annotates_bit(facts: &Facts, tgid: u32) -> u32 {
+pub(crate) fn annotates_bit(facts: &Facts, tgid: impl FnOnce() -> u32) -> u32 {
+    // SAFETY: a static of our own, of a size that is loaded whole.
+    if unsafe { (&raw const ANYBODY_ANNOTATES).read_volatile() } == 0 {
+        return 0;
+    }
     let who = if facts.opener == 0 {
-        tgid
+        tgid()
     } else {
         facts.opener
     };

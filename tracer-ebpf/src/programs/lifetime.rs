@@ -60,20 +60,20 @@ pub(super) fn released(ctx: &SockContext) {
         // SAFETY: the context is valid for the helper.
         facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     }
-    let tgid = kernel::tgid();
     let ends = storage::ends(facts);
-    let flags = storage::annotates_bit(facts, tgid);
+    let flags = storage::annotates_bit(facts, kernel::tgid);
     let late = is_late(facts, &ends, flags, now_ns);
-    if !late && !kernel::exiting() {
+    let exiting = kernel::exiting();
+    if !late && !exiting {
         emit::release(now_ns, facts, storage::over_ns(facts, &ends));
         return;
     }
     let mut event = emit::event(record::OVERSTAYED, now_ns);
-    event.tgid = tgid;
+    event.tgid = kernel::tgid();
     event.comm = kernel::comm();
     event.ends = ends;
     event.head.flags = flags;
-    if kernel::exiting() {
+    if exiting {
         event.head.flags |= record::BY_EXIT;
     }
     if late {

@@ -17,8 +17,10 @@ use crate::emit;
 use crate::storage::{self, count, mark, new_id, now_ns};
 
 /// `TCP_*` (net/tcp_states.h).
+const TCP_FIN_WAIT1: u32 = 4;
 const TCP_CLOSE: u32 = 7;
 const TCP_CLOSE_WAIT: u32 = 8;
+const TCP_LAST_ACK: u32 = 9;
 
 #[inline(always)]
 pub(super) fn changed(ctx: &SockOpsContext) {
@@ -113,13 +115,19 @@ fn listening(ctx: &SockOpsContext) {
 #[inline(always)]
 fn moved(ctx: &SockOpsContext) {
     let state = ctx.arg(1);
-    if state != TCP_CLOSE_WAIT && state != TCP_CLOSE {
+    let ends = matches!(state, TCP_CLOSE_WAIT | TCP_CLOSE);
+    if !ends && !matches!(state, TCP_FIN_WAIT1 | TCP_LAST_ACK) {
         return;
     }
     let Some(socket) = known(ctx) else { return };
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &mut (*socket).facts };
     if facts.flags & fact::RELEASED != 0 {
+        // What TCP does after the release concerns nobody.
+        let _ = ctx.set_cb_flags(0);
+        return;
+    }
+    if !ends {
         return;
     }
     facts.state = state as u16;

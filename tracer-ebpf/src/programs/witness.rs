@@ -55,8 +55,9 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
 #[inline(always)]
 fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     let known = storage::lookup(sk);
+    let tgid = kernel::tgid_of(task);
     let mut sighting = Sighting {
-        tgid: kernel::tgid_of(task),
+        tgid,
         fd,
         flags: 0,
         state: u32::from(read::<u8>(sk, offset!(sock_state)).unwrap_or(0)),
@@ -77,7 +78,7 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
         held(socket, 0, now_ns);
         // SAFETY: `socket` comes from the storage.
         let facts: &Facts = unsafe { &(*socket).facts };
-        sighting.flags |= KNOWN | storage::annotates_bit(facts, sighting.tgid);
+        sighting.flags |= KNOWN | storage::annotates_bit(facts, || tgid);
         sighting.ends = storage::ends(facts);
         tcp_counters(&mut sighting, sk);
     } else if sighting.family != AF_INET && sighting.family != AF_INET6 {
