@@ -9,7 +9,9 @@ use tokio_tungstenite::tungstenite::http::HeaderName;
 pub mod backoff;
 mod connect;
 mod dial;
+mod network;
 pub mod policy;
+mod race;
 
 pub use connect::{ServerUrl, ServerUrlError};
 

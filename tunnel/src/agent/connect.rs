@@ -10,18 +10,18 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
 use super::Config;
+use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
 use crate::server::handshake;
 use crate::socket::{self, NOBODY, Role, Socket};
-use crate::target::Target;
+use crate::target::Endpoint;
 
 /// Where a server takes agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     uri: Uri,
-    host: String,
-    port: u16,
+    endpoint: Endpoint,
 }
 
 impl fmt::Display for ServerUrl {
@@ -58,12 +58,8 @@ impl FromStr for ServerUrl {
         if authority.as_str().contains('@') {
             return Err(malformed());
         }
-        let target = Target::tcp(authority.as_str(), Some(80)).map_err(|_| malformed())?;
-        Ok(Self {
-            host: target.host().to_owned(),
-            port: target.port(),
-            uri,
-        })
+        let endpoint = Endpoint::parse(authority.as_str(), Some(80)).map_err(|_| malformed())?;
+        Ok(Self { uri, endpoint })
     }
 }
 
@@ -87,17 +83,16 @@ pub(super) enum ConnectError {
 pub(super) async fn connect(
     config: &Config,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
-    let addresses = socket::resolve(&config.server.host, config.server.port)
+    let addresses = socket::resolve(&config.server.endpoint)
         .await
         .map_err(ConnectError::Resolve)?;
-    let mut failure = ConnectError::Resolve(std::io::ErrorKind::NotFound.into());
-    for address in addresses {
-        match Socket::dial(address, Role::Link, NOBODY, "link to the server").await {
-            Ok(socket) => return shake_hands(config, socket).await,
-            Err(error) => failure = ConnectError::Dial(error),
-        }
-    }
-    Err(failure)
+    let none = std::io::ErrorKind::NotFound.into();
+    let socket = race(addresses, none, |address| {
+        Socket::dial(address, Role::Link, NOBODY, "link to the server")
+    })
+    .await
+    .map_err(ConnectError::Dial)?;
+    shake_hands(config, socket).await
 }
 
 async fn shake_hands(

@@ -12,7 +12,7 @@ use crate::socket::{Listener, NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
 
-/// `LISTEN=AGENT/tcp/HOST:PORT`.
+/// `LISTEN=AGENT/TARGET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The public address.
@@ -24,7 +24,7 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Returns `AGENT/tcp/HOST:PORT`.
+    /// Returns `AGENT/TARGET`.
     #[must_use]
     pub fn destination(&self) -> String {
         format!("{}/{}", self.agent, self.target)
@@ -42,7 +42,7 @@ impl fmt::Display for Forward {
 pub enum ForwardError {
     /// It has not the three parts.
     #[error(
-        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000"
+        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, or LISTEN=AGENT/unix//PATH"
     )]
     Malformed(String),
     /// LISTEN is not `IP:PORT`.

@@ -66,11 +66,13 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH) connect.
+    /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH, or http+unix and a socket's path
+    /// with %2F for /) connect.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8123")]
     listen: SocketAddr,
-    /// Forward a public TCP port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000. Repeatable.
-    #[arg(long = "forward", value_name = "LISTEN=AGENT/tcp/HOST:PORT")]
+    /// Forward a public TCP port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000 or
+    /// 127.0.0.1:8080=home/unix//run/app.sock. Repeatable.
+    #[arg(long = "forward", value_name = "LISTEN=AGENT/TARGET")]
     forwards: Vec<Forward>,
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
     #[arg(long, value_name = "IP:PORT")]
@@ -116,9 +118,13 @@ pub(crate) struct AgentArgs {
     /// The request header that carries the token, as X-API-Tunnel-Token; else Authorization: Bearer.
     #[arg(long, value_name = "HEADER")]
     token_header: Option<HeaderName>,
-    /// Allow a target, as 127.0.0.1:9000, 10.0.0.0/8:443, [::1]:* or db.internal:5432. What is checked is the resolved
-    /// address; a name stands for whatever it resolves to here. Repeatable; without it every target is refused.
-    #[arg(long = "allow", value_name = "HOST:PORT")]
+    /// Allow targets, as 127.0.0.1:9000, 10.0.0.0/8:8000-8099, [2001:db8::1]:*, db.internal:5432, *.internal:443,
+    /// unix:/run/app.sock or unix:/run/apps/*. Repeatable; without it every target is refused.
+    ///
+    /// What is checked is the address that is dialed, and of a Unix socket the file that all symbolic links lead to. A name stands
+    /// for whatever it resolves to here, except for addresses of the machine and its link (127.0.0.0/8, ::1, 169.254.0.0/16,
+    /// fe80::/10) and those where clouds keep their credentials: allow these by address, or by a network that lies within them.
+    #[arg(long = "allow", value_name = "HOST:PORT|unix:PATH")]
     allow: Vec<Rule>,
     /// How long resolving and dialing a target may take together.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
