@@ -45,7 +45,7 @@ pub struct Config {
     pub token: Token,
     /// Connections of visitors and agents at once; more wait in the kernel's backlog.
     pub connections_max: usize,
-    /// Agents at once.
+    /// Links of agents at once.
     pub sessions_max: usize,
     /// How long the head of a request may take, and how long a kept-alive connection may be silent.
     pub header_timeout: Duration,

@@ -199,6 +199,13 @@ impl Session {
         self.shared.lock().mux.streams()
     }
 
+    /// Returns how much speaks against giving this session the next stream: first whether it may be dead, then its streams.
+    pub(crate) fn burden(&self) -> (bool, usize) {
+        let now = self.shared.clock.now();
+        let state = self.shared.lock();
+        (!state.mux.takes_opens(now), state.mux.streams())
+    }
+
     /// For the link: takes the bytes of one WebSocket message.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::Config;
 use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
-use crate::server::handshake;
+use crate::server::handshake::{self, LinkId};
 use crate::socket::{self, NOBODY, Role, Socket};
 use crate::target::Endpoint;
 
@@ -82,6 +82,7 @@ pub(super) enum ConnectError {
 
 pub(super) async fn connect(
     config: &Config,
+    link: LinkId,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
     let addresses = socket::resolve(&config.server.endpoint)
         .await
@@ -92,14 +93,16 @@ pub(super) async fn connect(
     })
     .await
     .map_err(ConnectError::Dial)?;
-    shake_hands(config, socket).await
+    shake_hands(config, link, socket).await
 }
 
 async fn shake_hands(
     config: &Config,
+    link: LinkId,
     socket: Socket,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
-    let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
+    let request =
+        request(config, link).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
     let websocket = Some(config.link.websocket(config.dialect));
     let (websocket, response) =
         match tokio_tungstenite::client_async_with_config(request, socket, websocket).await {
@@ -132,7 +135,7 @@ async fn shake_hands(
     Ok((websocket, id))
 }
 
-fn request(config: &Config) -> Result<Request<()>, WsError> {
+fn request(config: &Config, link: LinkId) -> Result<Request<()>, WsError> {
     let mut request = config.server.uri.clone().into_client_request()?;
     let mut header = |name: HeaderName, value: &str| {
         let mut value = HeaderValue::from_str(value)?;
@@ -141,7 +144,13 @@ fn request(config: &Config) -> Result<Request<()>, WsError> {
         Ok::<_, WsError>(())
     };
     match config.dialect {
-        Dialect::Native => header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?,
+        Dialect::Native => {
+            header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?;
+            header(
+                HeaderName::from_static(handshake::LINK_HEADER),
+                &link.to_string(),
+            )?;
+        }
         Dialect::Remotedialer => {}
     }
     header(

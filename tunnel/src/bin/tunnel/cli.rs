@@ -105,13 +105,17 @@ pub(crate) struct ServerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
-    /// The server, as ws://tunnel.example:8123/connect. Repeatable: the agent serves each by a session of its own.
+    /// The server, as ws://tunnel.example:8123/connect. Repeatable: the agent serves each by links of its own.
     #[arg(long = "server", value_name = "URL", required = true)]
     servers: Vec<ServerUrl>,
     /// The name under which visitors ask for this agent: 1 to 64 letters, digits, '-', '_' or '.'. A newer agent of the same
     /// name replaces this one.
     #[arg(long, value_name = "NAME", value_parser = name)]
     name: String,
+    /// Links to each server at once, 1 to 16. New streams go to the link with the fewest; one that breaks costs its own streams only
+    /// and is made again.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(handshake::LINKS_MAX)))]
+    links: u8,
     /// How the server talks: remotedialer is for servers built on rancher/remotedialer.
     #[arg(long, value_enum, default_value_t = DialectArg::Native)]
     dialect: DialectArg,
@@ -206,9 +210,14 @@ impl AgentArgs {
                 .any(|earlier| earlier == server)
             {
                 bail!(
-                    "--server {server} is given twice: its sessions would replace each other for ever"
+                    "--server {server} is given twice: more links to one server are what --links is for"
                 );
             }
+        }
+        if self.links > 1 && matches!(self.dialect, DialectArg::Remotedialer) {
+            bail!(
+                "--links is for --dialect native: a remotedialer server uses one session of a name"
+            );
         }
         if self.allow.is_empty() {
             tracing::warn!("no --allow: every target will be refused");
@@ -222,6 +231,7 @@ impl AgentArgs {
         let configs = self.servers.into_iter().map(|server| {
             let (name, policy, token) = (self.name.clone(), policy.clone(), token.clone());
             let mut config = agent::Config::new(server, name, policy, token);
+            config.links = self.links;
             config.dialect = dialect;
             config.token_header = self.token_header.clone();
             config.dial_timeout = self.dial_timeout;
