@@ -14,6 +14,7 @@ mod connect;
 mod dial;
 mod network;
 pub mod policy;
+pub mod proxy;
 mod race;
 
 pub use connect::{ServerUrl, ServerUrlError};
@@ -21,6 +22,7 @@ pub use connect::{ServerUrl, ServerUrlError};
 use backoff::Backoff;
 use connect::{ConnectError, connect};
 use policy::Policy;
+use proxy::Proxy;
 
 use crate::chance;
 use crate::clock::Clock;
@@ -43,6 +45,8 @@ pub struct Config {
     pub server: ServerUrl,
     /// The name under which visitors ask for this agent.
     pub name: String,
+    /// The proxy through which the server is reached. Targets are not.
+    pub proxy: Option<Proxy>,
     /// What may be dialed.
     pub policy: Policy,
     /// The secret that the server knows.
@@ -77,6 +81,7 @@ impl Config {
         Self {
             server,
             name,
+            proxy: None,
             policy,
             token,
             dial_timeout: Duration::from_secs(10),
@@ -227,6 +232,9 @@ async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
                 }
             }
             Err(error) => {
+                if let Some(metrics) = &shared.metrics {
+                    metrics.connect_failed(error.reason());
+                }
                 tracing::warn!(%error, server = %shared.config.server, link = slot, "cannot connect")
             }
         }

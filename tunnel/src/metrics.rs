@@ -27,6 +27,7 @@ pub struct Metrics {
     streams: IntGauge,
     bytes: IntCounterVec,
     open_failures: IntCounterVec,
+    connect_failures: IntCounterVec,
     addresses: Capped,
     clients: Capped,
 }
@@ -87,6 +88,11 @@ impl Metrics {
                 "Streams that were refused or could not be dialed, by reason.",
                 &["reason"],
             )?,
+            connect_failures: counters(
+                "watertight_connect_failures_total",
+                "Attempts of an agent to reach its server that failed, by reason.",
+                &["reason"],
+            )?,
             addresses: Capped::default(),
             clients: Capped::default(),
             registry: registry.clone(),
@@ -124,6 +130,11 @@ impl Metrics {
     /// Counts a stream that was refused or could not be dialed.
     pub fn open_failed(&self, reason: &str) {
         self.open_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts an attempt to reach the server that failed.
+    pub fn connect_failed(&self, reason: &str) {
+        self.connect_failures.with_label_values(&[reason]).inc();
     }
 }
 

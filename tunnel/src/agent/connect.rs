@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
 use super::Config;
+use super::proxy::{TunnelError, tunnel};
 use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
@@ -22,6 +23,17 @@ use crate::target::Endpoint;
 pub struct ServerUrl {
     uri: Uri,
     endpoint: Endpoint,
+}
+
+impl ServerUrl {
+    pub(super) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether TLS is asked for.
+    pub(super) fn is_secure(&self) -> bool {
+        self.uri.scheme_str() == Some("wss")
+    }
 }
 
 impl fmt::Display for ServerUrl {
@@ -66,10 +78,12 @@ impl FromStr for ServerUrl {
 /// Why there is no link to the server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("cannot resolve the server's name: {0}")]
-    Resolve(std::io::Error),
-    #[error("cannot reach the server: {0}")]
-    Dial(std::io::Error),
+    #[error("cannot resolve {0}: {1}")]
+    Resolve(String, std::io::Error),
+    #[error("cannot reach {0}: {1}")]
+    Dial(String, std::io::Error),
+    #[error(transparent)]
+    Proxy(#[from] TunnelError),
     #[error("the server refused: {status}: {why}")]
     Refused { status: u16, why: String },
     #[error("the server's handshake failed: {0}")]
@@ -80,20 +94,42 @@ pub(super) enum ConnectError {
     TimedOut,
 }
 
+impl ConnectError {
+    /// Returns the reason that is counted.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve(..) => "unresolved",
+            Self::Dial(..) => "unreachable",
+            Self::Proxy(_) => "proxy",
+            Self::Refused { .. } => "refused",
+            Self::Handshake(_) | Self::NoSession => "handshake",
+            Self::TimedOut => "timed out",
+        }
+    }
+}
+
 pub(super) async fn connect(
     config: &Config,
     link: LinkId,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
-    let addresses = socket::resolve(&config.server.endpoint)
+    let server = config.server.endpoint();
+    let socket = match &config.proxy {
+        Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
+        None => dial(server).await?,
+    };
+    shake_hands(config, link, socket).await
+}
+
+async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+    let addresses = socket::resolve(endpoint)
         .await
-        .map_err(ConnectError::Resolve)?;
+        .map_err(|error| ConnectError::Resolve(endpoint.to_string(), error))?;
     let none = std::io::ErrorKind::NotFound.into();
-    let socket = race(addresses, none, |address| {
+    race(addresses, none, |address| {
         Socket::dial(address, Role::Link, NOBODY, "link to the server")
     })
     .await
-    .map_err(ConnectError::Dial)?;
-    shake_hands(config, link, socket).await
+    .map_err(|error| ConnectError::Dial(endpoint.to_string(), error))
 }
 
 async fn shake_hands(

@@ -13,6 +13,7 @@ mod front;
 mod link;
 mod links;
 mod process;
+mod proxy;
 mod remotedialer;
 mod rig;
 mod session;

@@ -8,6 +8,7 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::header::HeaderName;
 use tunnel::agent::policy::{Policy, Rule};
+use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, ServerUrl};
 use tunnel::dialect::Dialect;
 use tunnel::server::handshake::Remotedialer;
@@ -61,6 +62,10 @@ pub(crate) enum Command {
     /// port 0 takes a free port.
     Server(ServerArgs),
     /// The private side: connects to the server and dials what --allow names.
+    ///
+    /// The links to the server, and nothing else, go through the HTTP proxy that http_proxy or else all_proxy names as
+    /// http://[USER:PASSWORD@]HOST[:PORT]. no_proxy lists what is reached without: names, which stand for all below them, addresses,
+    /// networks as 10.0.0.0/8, or * for everything. All of them may be in capitals, too. Servers on this machine need no proxy.
     Agent(AgentArgs),
 }
 
@@ -229,15 +234,23 @@ impl AgentArgs {
             DialectArg::Remotedialer => Dialect::Remotedialer,
         };
         let configs = self.servers.into_iter().map(|server| {
+            let proxy = Proxy::for_server(&server, |variable| {
+                let value = std::env::var_os(variable)?;
+                Some(value.to_string_lossy().into_owned())
+            })?;
+            if let Some(proxy) = &proxy {
+                tracing::info!(%server, %proxy, "the server is reached through a proxy");
+            }
             let (name, policy, token) = (self.name.clone(), policy.clone(), token.clone());
             let mut config = agent::Config::new(server, name, policy, token);
+            config.proxy = proxy;
             config.links = self.links;
             config.dialect = dialect;
             config.token_header = self.token_header.clone();
             config.dial_timeout = self.dial_timeout;
             config.splice.linger = self.linger;
-            config
+            Ok(config)
         });
-        Ok(configs.collect())
+        configs.collect()
     }
 }
