@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::HeaderName;
@@ -21,19 +22,21 @@ pub use connect::{ServerUrl, ServerUrlError};
 
 use backoff::Backoff;
 use connect::{ConnectError, connect};
+use dial::{Dialed, dial};
 use policy::Policy;
 use proxy::Proxy;
 
 use crate::chance;
 use crate::clock::Clock;
 use crate::dialect::Dialect;
+use crate::flow;
 use crate::link::{self, Link, LinkError};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::mux::{self, Reason, SessionError, Side, legacy};
 use crate::scope::{self, Scope};
 use crate::server::handshake::{LINKS_MAX, LinkId};
-use crate::session::{Core, Incoming, Session};
-use crate::socket::{Owner, Role, Socket};
+use crate::session::{Core, Incoming, Session, Stream};
+use crate::socket::{DatagramSocket, Owner, Role, Socket};
 use crate::splice::{self, splice};
 use crate::target::Target;
 use crate::token::Token;
@@ -72,6 +75,8 @@ pub struct Config {
     pub link: link::Config,
     /// Bounds of each splice.
     pub splice: splice::Config,
+    /// Bounds of each UDP flow.
+    pub flow: flow::Config,
 }
 
 impl Config {
@@ -94,6 +99,7 @@ impl Config {
             legacy: legacy::Config::default(),
             link: link::Config::default(),
             splice: splice::Config::default(),
+            flow: flow::Config::default(),
         }
     }
 }
@@ -317,6 +323,11 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     let target = std::str::from_utf8(incoming.target())
         .ok()
         .and_then(|text| text.parse::<Target>().ok());
+    // remotedialer's dialect cannot say where a datagram ends.
+    let target = target.filter(|target| match (target, shared.config.dialect) {
+        (Target::Udp(_), Dialect::Remotedialer) => false,
+        (_, Dialect::Native | Dialect::Remotedialer) => true,
+    });
     let Some(target) = target else {
         incoming.refuse(Reason::Protocol);
         return;
@@ -325,21 +336,48 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     let dialed = tokio::select! {
         biased;
         _ = incoming.ended() => return,
-        dialed = dial::dial(&target, owner, &shared.config.policy, shared.config.dial_timeout) => dialed,
+        dialed = dial(&target, owner, &shared.config.policy, shared.config.dial_timeout) => dialed,
     };
     match dialed {
-        Ok(socket) => match incoming.accept() {
+        Ok(Dialed::Stream(socket)) => match incoming.accept() {
             Ok(stream) => {
                 let ending = splice(socket, stream, shared.config.splice).await;
                 tracing::debug!(stream = owner.stream, %target, %ending, "target released");
             }
             Err(_) => socket.reset_on_release(),
         },
+        Ok(Dialed::Datagrams(socket)) => {
+            if let Ok(stream) = incoming.accept() {
+                serve_flow(&shared, socket, stream).await;
+                tracing::debug!(stream = owner.stream, %target, "target released");
+            }
+        }
         Err(reason) => {
             if let Some(metrics) = &shared.metrics {
                 metrics.open_failed(reason.name());
             }
             incoming.refuse(reason);
         }
+    }
+}
+
+/// Carries the datagrams of a flow. When it is over, so is the stream, and then the socket goes.
+async fn serve_flow(shared: &Shared, socket: DatagramSocket, stream: Stream) {
+    let metrics = shared.metrics.as_deref();
+    let (inlet, outlet) = flow::queue(shared.config.flow.queue);
+    let receive = async {
+        let mut buffer = BytesMut::new();
+        while let Ok(datagram) = socket.receive(&mut buffer).await {
+            if let Err(dropped) = inlet.offer(datagram) {
+                flow::count(metrics, dropped);
+            }
+        }
+    };
+    // The server knows when a flow is idle.
+    let send = |datagram: &[u8]| socket.send(datagram);
+    let carry = flow::carry(stream, outlet, send, None, metrics);
+    tokio::select! {
+        _ = carry => {}
+        () = receive => {}
     }
 }

@@ -129,6 +129,9 @@ impl Session {
     pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
+        if matches!(target, Target::Udp(_)) && !state.mux.carries_datagrams() {
+            return Err(OpenError::NoDatagrams);
+        }
         let id = state.mux.open(now, Bytes::from(target.to_string()))?;
         let slot = Slot {
             metrics: Some(self.shared.metrics.stream_opened(target)),

@@ -18,10 +18,12 @@ use tokio::io::Interest;
 use tokio::net::TcpSocket;
 pub use tracer_abi::annotation::{Owner, Role};
 
+mod datagram;
 mod listener;
 mod stream;
 mod unix;
 
+pub use datagram::{DatagramListener, DatagramSocket, Replies};
 pub use listener::Listener;
 pub use unix::SocketFile;
 

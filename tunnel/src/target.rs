@@ -1,4 +1,4 @@
-//! Where a stream goes: `tcp/HOST:PORT` or `unix//PATH`.
+//! Where a stream goes: `tcp/HOST:PORT`, `udp/HOST:PORT` or `unix//PATH`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,6 +12,8 @@ pub use endpoint::Endpoint;
 pub enum Target {
     /// A TCP connection.
     Tcp(Endpoint),
+    /// A flow of datagrams from one address of the agent; the stream carries them as [`crate::datagram`] says.
+    Udp(Endpoint),
     /// A connection to a Unix stream socket.
     Unix(SocketPath),
 }
@@ -24,7 +26,7 @@ pub struct SocketPath(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// The protocol is not one that is served.
-    #[error("{0:?} is not a target: write tcp/HOST:PORT or unix//PATH")]
+    #[error("{0:?} is not a target: write tcp/HOST:PORT, udp/HOST:PORT or unix//PATH")]
     Proto(String),
     /// There is no host, or it has characters that no host has.
     #[error("{0:?} is not a host name or address; write HOST:PORT, an IPv6 address in brackets")]
@@ -82,6 +84,7 @@ impl Target {
     pub const fn proto(&self) -> &'static str {
         match self {
             Self::Tcp(_) => "tcp",
+            Self::Udp(_) => "udp",
             Self::Unix(_) => "unix",
         }
     }
@@ -90,7 +93,7 @@ impl Target {
     #[must_use]
     pub fn authority(&self) -> String {
         match self {
-            Self::Tcp(endpoint) => endpoint.to_string(),
+            Self::Tcp(endpoint) | Self::Udp(endpoint) => endpoint.to_string(),
             Self::Unix(path) => path.0.clone(),
         }
     }
@@ -100,7 +103,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/", self.proto())?;
         match self {
-            Self::Tcp(endpoint) => endpoint.fmt(f),
+            Self::Tcp(endpoint) | Self::Udp(endpoint) => endpoint.fmt(f),
             Self::Unix(path) => f.write_str(&path.0),
         }
     }
@@ -112,6 +115,7 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('/') {
             Some(("tcp", authority)) => Self::tcp(authority, None),
+            Some(("udp", authority)) => Endpoint::parse(authority, None).map(Self::Udp),
             Some(("unix", path)) => path.parse().map(Self::Unix),
             Some(_) | None => Err(TargetError::Proto(text.to_owned())),
         }
@@ -127,6 +131,7 @@ mod tests {
         for text in [
             "tcp/127.0.0.1:80",
             "tcp/[::1]:443",
+            "udp/10.0.0.53:53",
             "tcp/db.internal:5432",
             "unix//run/app.sock",
             "unix//tmp/a b",
@@ -161,6 +166,7 @@ mod tests {
             "tcp",
             "tcp::/a:1",
             "raw/a:1",
+            "udp/a",
             "tcp/:80",
             "tcp/a",
             "tcp/a:0",

@@ -1,18 +1,25 @@
 //! Makes the connection to a target: resolve, check, dial, all within one deadline.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::policy::Policy;
+use super::policy::{Policy, Transport};
 use super::race::race;
 use crate::mux::Reason;
-use crate::socket::{self, Owner, Role, Socket, SocketFile};
+use crate::socket::{self, DatagramSocket, Owner, Peer, Role, Socket, SocketFile};
 use crate::target::{Endpoint, SocketPath, Target};
 
 #[cfg(test)]
 mod tests;
+
+/// What was dialed.
+pub(super) enum Dialed {
+    Stream(Socket),
+    Datagrams(DatagramSocket),
+}
 
 /// Dials the first allowed address that answers. Dropping the future drops every socket of the attempt.
 ///
@@ -24,26 +31,29 @@ pub(super) async fn dial(
     owner: Owner,
     policy: &Policy,
     deadline: Duration,
-) -> Result<Socket, Reason> {
+) -> Result<Dialed, Reason> {
     let dialed = async {
         match target {
-            Target::Tcp(endpoint) => dial_tcp(target, endpoint, owner, policy).await,
-            Target::Unix(path) => dial_unix(target, path, owner, policy).await,
+            Target::Tcp(endpoint) => {
+                let addresses = resolve(endpoint, policy, Transport::Tcp).await?;
+                dial_first(addresses, target, owner)
+                    .await
+                    .map(Dialed::Stream)
+            }
+            Target::Udp(endpoint) => {
+                let addresses = resolve(endpoint, policy, Transport::Udp).await?;
+                dial_datagrams(addresses, target, owner).map(Dialed::Datagrams)
+            }
+            Target::Unix(path) => {
+                let dialed = dial_unix(target, path, owner, policy).await;
+                dialed.map(Dialed::Stream)
+            }
         }
     };
     match tokio::time::timeout(deadline, dialed).await {
         Ok(result) => result,
         Err(_) => Err(Reason::TimedOut),
     }
-}
-
-async fn dial_tcp(
-    target: &Target,
-    endpoint: &Endpoint,
-    owner: Owner,
-    policy: &Policy,
-) -> Result<Socket, Reason> {
-    dial_first(resolve(endpoint, policy).await?, target, owner).await
 }
 
 async fn dial_first(
@@ -54,18 +64,35 @@ async fn dial_first(
     let label = label(target);
     race(addresses, Reason::Unresolved, async |address| {
         let dialed = Socket::dial(address, Role::Stream, owner, &label).await;
-        dialed.map_err(|error| {
-            tracing::debug!(%target, %address, %error, "cannot dial");
-            reason(&error)
-        })
+        dialed.map_err(|error| reason(target, address, &error))
     })
     .await
 }
 
+/// Takes the first address that there is a way to; nobody answers.
+fn dial_datagrams(
+    addresses: Vec<SocketAddr>,
+    target: &Target,
+    owner: Owner,
+) -> Result<DatagramSocket, Reason> {
+    let mut failure = Reason::Unresolved;
+    for address in addresses {
+        match DatagramSocket::dial(address, owner, &label(target)) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = reason(target, address, &error),
+        }
+    }
+    Err(failure)
+}
+
 /// Returns the addresses of `endpoint` that may be dialed. Nothing is resolved again afterwards.
-async fn resolve(endpoint: &Endpoint, policy: &Policy) -> Result<Vec<SocketAddr>, Reason> {
+async fn resolve(
+    endpoint: &Endpoint,
+    policy: &Policy,
+    by: Transport,
+) -> Result<Vec<SocketAddr>, Reason> {
     match socket::resolve(endpoint).await {
-        Ok(answers) => allowed(endpoint, answers, policy),
+        Ok(answers) => allowed(endpoint, answers, policy, by),
         Err(error) => {
             tracing::debug!(%endpoint, %error, "cannot resolve");
             Err(Reason::Unresolved)
@@ -77,13 +104,14 @@ fn allowed(
     endpoint: &Endpoint,
     mut answers: Vec<SocketAddr>,
     policy: &Policy,
+    by: Transport,
 ) -> Result<Vec<SocketAddr>, Reason> {
     if answers.is_empty() {
         return Err(Reason::Unresolved);
     }
     answers.retain_mut(|address| {
         address.set_ip(address.ip().to_canonical());
-        let allowed = policy.allows(endpoint, *address);
+        let allowed = policy.allows(by, endpoint, *address);
         if !allowed {
             tracing::debug!(%endpoint, %address, "the policy does not allow this address; an --allow for it would");
         }
@@ -106,10 +134,7 @@ async fn dial_unix(
     let found = tokio::task::spawn_blocking(move || find(Path::new(path.as_str()), &policy)).await;
     let file = found.unwrap_or(Err(Reason::Unreachable))?;
     let dialed = file.dial(Role::Stream, owner, &label(target)).await;
-    dialed.map_err(|error| {
-        tracing::debug!(%target, %error, "cannot dial");
-        reason(&error)
-    })
+    dialed.map_err(|error| reason(target, Peer::Unix, &error))
 }
 
 /// Finds the file of a socket that may be dialed. A path that no rule is about is not looked at, so that its answer tells nothing of
@@ -136,7 +161,8 @@ fn label(target: &Target) -> String {
     format!("target {target}")
 }
 
-fn reason(error: &io::Error) -> Reason {
+fn reason(target: &Target, at: impl fmt::Display, error: &io::Error) -> Reason {
+    tracing::debug!(%target, %at, %error, "cannot dial");
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::Refused,
         io::ErrorKind::TimedOut => Reason::TimedOut,

@@ -19,7 +19,7 @@ mod rule;
 #[cfg(test)]
 mod tests;
 
-pub use rule::{Rule, RuleError};
+pub use rule::{Rule, RuleError, Transport};
 
 use range::Range;
 use rule::{Allowed, Host};
@@ -41,13 +41,19 @@ impl Policy {
         }
     }
 
-    /// Whether `address`, to which `endpoint` was resolved, may be dialed by TCP.
+    /// Whether `address`, to which `endpoint` was resolved, may be dialed.
     #[must_use]
-    pub fn allows(&self, endpoint: &Endpoint, address: SocketAddr) -> bool {
+    pub fn allows(&self, by: Transport, endpoint: &Endpoint, address: SocketAddr) -> bool {
         let range = Range::of(address.ip());
         self.rules.iter().any(|rule| match &rule.0 {
-            Allowed::Tcp { host, ports } => {
-                ports.contains(&address.port()) && reaches(host, endpoint, address.ip(), &range)
+            Allowed::Inet {
+                transport,
+                host,
+                ports,
+            } => {
+                *transport == by
+                    && ports.contains(&address.port())
+                    && reaches(host, endpoint, address.ip(), &range)
             }
             Allowed::Unix { .. } => false,
         })
@@ -61,7 +67,7 @@ impl Policy {
             return false;
         };
         self.rules.iter().any(|rule| match &rule.0 {
-            Allowed::Tcp { .. } => false,
+            Allowed::Inet { .. } => false,
             Allowed::Unix {
                 directory: allowed,
                 name: only,

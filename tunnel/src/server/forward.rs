@@ -1,14 +1,15 @@
-//! Static TCP forwards: a public port whose every connection is a stream to one target of one agent.
+//! Static forwards: a public port whose every visitor is a stream to one target of one agent. UDP targets have UDP ports.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{NO_AGENT, Shared, handshake, reason_of};
-use crate::socket::{Listener, NOBODY, Role, Socket};
+use super::{NO_AGENT, Shared, flows, handshake, reason_of};
+use crate::socket::{DatagramListener, Listener, NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
 
@@ -42,7 +43,7 @@ impl fmt::Display for Forward {
 pub enum ForwardError {
     /// It has not the three parts.
     #[error(
-        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, or LISTEN=AGENT/unix//PATH"
+        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, LISTEN=AGENT/udp/HOST:PORT or LISTEN=AGENT/unix//PATH"
     )]
     Malformed(String),
     /// LISTEN is not `IP:PORT`.
@@ -73,7 +74,39 @@ impl FromStr for Forward {
     }
 }
 
-pub(super) async fn serve(shared: Arc<Shared>, listener: Listener, forward: Forward) {
+/// The public port of a forward.
+pub(super) enum Port {
+    Tcp(Listener),
+    Udp(DatagramListener),
+}
+
+impl Port {
+    pub(super) async fn listen(forward: &Forward) -> io::Result<Self> {
+        let label = format!("forward to {}", forward.destination());
+        match &forward.target {
+            Target::Tcp(_) | Target::Unix(_) => Listener::listen(forward.listen, &label)
+                .await
+                .map(Self::Tcp),
+            Target::Udp(_) => DatagramListener::listen(forward.listen, &label).map(Self::Udp),
+        }
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(listener) => listener.address(),
+            Self::Udp(listener) => listener.address(),
+        }
+    }
+
+    pub(super) async fn serve(self, shared: Arc<Shared>, forward: Forward) {
+        match self {
+            Self::Tcp(listener) => serve(shared, listener, forward).await,
+            Self::Udp(listener) => flows::serve(shared, listener, forward).await,
+        }
+    }
+}
+
+async fn serve(shared: Arc<Shared>, listener: Listener, forward: Forward) {
     let forward = Arc::new(forward);
     loop {
         let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {

@@ -84,7 +84,7 @@ pub(super) fn rewrite(
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
     let host = match &address.target {
-        Target::Tcp(endpoint) => {
+        Target::Tcp(endpoint) | Target::Udp(endpoint) => {
             let authority = endpoint.to_string();
             let host = authority.strip_suffix(":80").unwrap_or(&authority);
             HeaderValue::from_str(host).map_err(|_| bad("the host is malformed"))?

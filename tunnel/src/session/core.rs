@@ -172,6 +172,14 @@ impl Core {
         either!(self, mux => mux.streams())
     }
 
+    /// Whether streams may carry [`crate::datagram`]s.
+    pub(super) const fn carries_datagrams(&self) -> bool {
+        match self {
+            Self::Native(_) => true,
+            Self::Remotedialer { .. } => false,
+        }
+    }
+
     /// Whether a stream that is opened now can be expected to be answered.
     pub(super) fn takes_opens(&self, now: Time) -> bool {
         match self {

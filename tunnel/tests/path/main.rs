@@ -17,4 +17,5 @@ mod proxy;
 mod remotedialer;
 mod rig;
 mod session;
+mod udp;
 mod unix;

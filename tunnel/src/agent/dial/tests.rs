@@ -159,6 +159,9 @@ fn a_rebinding_name_keeps_only_its_harmless_answers() {
         (vec![], Err(Reason::Unresolved)),
     ] {
         let kept = kept.map(|kept| answers(&kept));
-        assert_eq!(allowed(&endpoint, answers(&given), &policy), kept);
+        assert_eq!(
+            allowed(&endpoint, answers(&given), &policy, Transport::Tcp),
+            kept
+        );
     }
 }

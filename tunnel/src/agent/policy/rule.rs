@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::agent::network::Network;
 use crate::target::{Endpoint, SocketPath};
 
-/// One rule: `HOST:PORT` or `unix:PATH`.
+/// One rule: `HOST:PORT`, `udp:HOST:PORT` or `unix:PATH`.
 ///
 /// HOST is an address, a network (`10.0.0.0/8`, IPv6 in brackets), a name, or `*.NAME` for every name below NAME. PORT is a number, a
 /// range (`8000-8099`) or `*`. PATH is a socket's, or `DIRECTORY/*` for every socket in that directory.
@@ -16,8 +16,10 @@ pub struct Rule(pub(super) Allowed);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Allowed {
-    /// Allows TCP connections.
-    Tcp {
+    /// Allows TCP connections or UDP flows.
+    Inet {
+        /// By which of the two.
+        transport: Transport,
         /// To where.
         host: Host,
         /// To which ports.
@@ -30,6 +32,15 @@ pub(super) enum Allowed {
         /// The socket's name in it, or every one.
         name: Option<String>,
     },
+}
+
+/// How an address is dialed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A rule says nothing of it.
+    Tcp,
+    /// A rule begins with `udp:`.
+    Udp,
 }
 
 /// Which hosts a rule is about.
@@ -48,7 +59,7 @@ pub(super) enum Host {
 pub enum RuleError {
     /// It is neither of the forms.
     #[error(
-        "{0:?} is not a rule: write HOST:PORT or unix:PATH; HOST is an address, a network such as 10.0.0.0/8 (IPv6 in brackets), a name or *.NAME, PORT a number, a range such as 8000-8099, or *"
+        "{0:?} is not a rule: write HOST:PORT, udp:HOST:PORT or unix:PATH; HOST is an address, a network such as 10.0.0.0/8 (IPv6 in brackets), a name or *.NAME, PORT a number, a range such as 8000-8099, or *"
     )]
     Malformed(String),
     /// The path could be another one's.
@@ -66,8 +77,12 @@ impl FromStr for Rule {
             let rule = unix(path).ok_or_else(|| RuleError::Path(text.to_owned()));
             return rule.map(Self);
         }
-        let rule = tcp(text).ok_or_else(|| RuleError::Malformed(text.to_owned()));
+        let rule = match text.strip_prefix("udp:") {
+            Some(rest) => inet(Transport::Udp, rest),
+            None => inet(Transport::Tcp, text),
+        };
         rule.map(Self)
+            .ok_or_else(|| RuleError::Malformed(text.to_owned()))
     }
 }
 
@@ -81,9 +96,10 @@ fn unix(path: &str) -> Option<Allowed> {
     })
 }
 
-fn tcp(text: &str) -> Option<Allowed> {
+fn inet(transport: Transport, text: &str) -> Option<Allowed> {
     let (host, ports) = text.rsplit_once(':')?;
-    Some(Allowed::Tcp {
+    Some(Allowed::Inet {
+        transport,
         host: self::host(host)?,
         ports: self::ports(ports)?,
     })

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::{Policy, Rule};
+use super::{Policy, Rule, Transport};
 use crate::target::Target;
 
 fn policy(rules: &[&str]) -> Policy {
@@ -9,8 +9,10 @@ fn policy(rules: &[&str]) -> Policy {
 }
 
 fn allows(rules: &[&str], target: &str, address: &str) -> bool {
+    let address = address.parse().unwrap();
     match target.parse().unwrap() {
-        Target::Tcp(endpoint) => policy(rules).allows(&endpoint, address.parse().unwrap()),
+        Target::Tcp(endpoint) => policy(rules).allows(Transport::Tcp, &endpoint, address),
+        Target::Udp(endpoint) => policy(rules).allows(Transport::Udp, &endpoint, address),
         Target::Unix(_) => panic!("{target} has no address"),
     }
 }
@@ -51,6 +53,10 @@ fn addresses_networks_names_and_ports() {
             true,
         ),
         ("10.0.0.0/8:443", "tcp/a:443", "10.255.0.1:443", true),
+        ("10.0.0.0/8:443", "udp/a:443", "10.255.0.1:443", false),
+        ("udp:10.0.0.0/8:53", "udp/a:53", "10.255.0.1:53", true),
+        ("udp:10.0.0.0/8:53", "tcp/a:53", "10.255.0.1:53", false),
+        ("udp:[2001:db8::1]:*", "udp/a:53", "[2001:db8::1]:53", true),
         ("10.0.0.0/8:443", "tcp/a:443", "11.0.0.1:443", false),
         ("0.0.0.0/0:*", "tcp/a:443", "11.0.0.1:443", true),
         ("0.0.0.0/0:*", "tcp/a:443", "[2001:db8::1]:443", false),
@@ -287,6 +293,9 @@ fn what_is_not_a_rule_is_refused() {
         "[10.0.0.1]:80",
         "a b:80",
         "x/8:80",
+        "udp:",
+        "udp:53",
+        "udp:udp:a:53",
         "unix:",
         "unix:app.sock",
         "unix:/run/../app.sock",

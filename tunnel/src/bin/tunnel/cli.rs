@@ -75,8 +75,11 @@ pub(crate) struct ServerArgs {
     /// with %2F for /) connect.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8123")]
     listen: SocketAddr,
-    /// Forward a public TCP port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000 or
-    /// 127.0.0.1:8080=home/unix//run/app.sock. Repeatable.
+    /// Forward a public port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000,
+    /// 127.0.0.1:8080=home/unix//run/app.sock or 127.0.0.1:5353=home/udp/10.0.0.53:53. Repeatable.
+    ///
+    /// The port is a UDP port if the target is one. Each address that sends to it is a flow of its own, with a socket of its own at the
+    /// agent. Give such a port the address that visitors send to: answers from 0.0.0.0 leave by whatever address the system takes.
     #[arg(long = "forward", value_name = "LISTEN=AGENT/TARGET")]
     forwards: Vec<Forward>,
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
@@ -91,6 +94,12 @@ pub(crate) struct ServerArgs {
     /// How long a half-closed connection may go without a byte before it is reset.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     linger: Duration,
+    /// How long a UDP flow may go without a datagram before it ends; it may take twice as long.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    udp_idle: Duration,
+    /// UDP flows of one forward at once; datagrams of more visitors are dropped and counted.
+    #[arg(long, value_name = "COUNT", default_value_t = 512)]
+    max_flows: usize,
     /// Connections at once, of visitors and agents together; more wait.
     #[arg(long, value_name = "COUNT", default_value_t = 16_384)]
     max_connections: usize,
@@ -128,12 +137,12 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "HEADER")]
     token_header: Option<HeaderName>,
     /// Allow targets, as 127.0.0.1:9000, 10.0.0.0/8:8000-8099, [2001:db8::1]:*, db.internal:5432, *.internal:443,
-    /// unix:/run/app.sock or unix:/run/apps/*. Repeatable; without it every target is refused.
+    /// udp:10.0.0.53:53, unix:/run/app.sock or unix:/run/apps/*. Repeatable; without it every target is refused.
     ///
     /// What is checked is the address that is dialed, and of a Unix socket the file that all symbolic links lead to. A name stands
     /// for whatever it resolves to here, except for addresses of the machine and its link (127.0.0.0/8, ::1, 169.254.0.0/16,
     /// fe80::/10) and those where clouds keep their credentials: allow these by address, or by a network that lies within them.
-    #[arg(long = "allow", value_name = "HOST:PORT|unix:PATH")]
+    #[arg(long = "allow", value_name = "[udp:]HOST:PORT|unix:PATH")]
     allow: Vec<Rule>,
     /// How long resolving and dialing a target may take together.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -194,6 +203,8 @@ impl ServerArgs {
         config.metrics = self.metrics;
         config.response_timeout = self.response_timeout;
         config.splice.linger = self.linger;
+        config.flow.idle = self.udp_idle;
+        config.flow.flows_max = self.max_flows;
         config.connections_max = self.max_connections;
         config.mux.max_streams = self.max_streams;
         config.legacy.max_streams = self.max_streams;
