@@ -193,10 +193,13 @@ fn name(text: &str) -> Result<String, &'static str> {
 
 impl ServerArgs {
     pub(crate) fn into_config(self) -> anyhow::Result<server::Config> {
-        if self.max_connections == 0 || self.max_streams == 0 {
+        if self.max_connections == 0 || self.max_streams == 0 || self.max_flows == 0 {
             bail!(
-                "--max-connections and --max-streams must be at least 1: with 0 nothing could be served"
+                "--max-connections, --max-streams and --max-flows must be at least 1: with 0 nothing could be served"
             );
+        }
+        if self.udp_idle.is_zero() {
+            bail!("--udp-idle must be longer than 0s: every flow would end at once");
         }
         let mut config = server::Config::new(self.listen, self.token.read()?);
         config.forwards = self.forwards;
