@@ -15,6 +15,7 @@ pub mod forward;
 mod front;
 pub mod handshake;
 mod ingress;
+mod links;
 mod registry;
 mod request;
 mod visitor;

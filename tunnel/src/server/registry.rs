@@ -1,9 +1,10 @@
-//! Which agents are here, and by which sessions. Those of one instance are used side by side; the newest instance of a name is the one.
+//! Which agents are here. The newest instance of a name is the one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::handshake::LinkId;
+use super::links::Links;
 use crate::mux::Reason;
 use crate::scope;
 use crate::session::Session;
@@ -12,18 +13,10 @@ use crate::session::Session;
 #[derive(Debug)]
 pub(super) struct Registry {
     sessions_max: usize,
-    agents: Mutex<HashMap<String, Agent>>,
+    agents: Mutex<HashMap<String, Links>>,
 }
 
-/// The sessions of one instance of an agent; there is at least one.
-#[derive(Debug, Default)]
-struct Agent {
-    links: Vec<(Option<LinkId>, Entry)>,
-    /// Where the next search begins, so that sessions of equal load take turns.
-    turn: usize,
-}
-
-/// One session, and the scope that owns the tasks of its streams.
+/// One session of an agent, and the scope that owns the tasks of its streams.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) session: Session,
@@ -33,29 +26,6 @@ pub(super) struct Entry {
 /// As many sessions are here as may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
-
-impl Agent {
-    /// Returns the session with the fewest streams. One whose answer to a ping is overdue comes after all others, so
-    /// that a link that is dead and not known to be gets no stream that another could serve.
-    fn pick(&mut self) -> Option<Entry> {
-        self.turn = self.turn.wrapping_add(1);
-        let from = self.turn.checked_rem(self.links.len())?;
-        let (earlier, later) = self.links.split_at_checked(from)?;
-        let (_, entry) = later
-            .iter()
-            .chain(earlier)
-            .min_by_key(|(_, entry)| entry.session.burden())?;
-        Some(entry.clone())
-    }
-}
-
-/// Whether a session by `new` takes the place of one by `old`: it is of another instance, or the same link once more.
-fn replaces(new: Option<LinkId>, old: Option<LinkId>) -> bool {
-    match (new, old) {
-        (Some(new), Some(old)) => new.instance != old.instance || new.slot == old.slot,
-        (None, _) | (_, None) => true,
-    }
-}
 
 impl Registry {
     pub(super) fn new(sessions_max: usize) -> Self {
@@ -72,18 +42,15 @@ impl Registry {
         link: Option<LinkId>,
         entry: Entry,
     ) -> Result<(), Full> {
-        let mut agents = self.lock();
-        if !has_room(&agents, self.sessions_max, name, link) {
-            return Err(Full);
-        }
-        let agent = agents.entry(name.to_owned()).or_default();
-        let replaced: Vec<_> = agent
-            .links
-            .extract_if(.., |(old, _)| replaces(link, *old))
-            .collect();
-        agent.links.push((link, entry));
-        drop(agents);
-        for (_, older) in replaced {
+        let replaced = {
+            let mut agents = self.lock();
+            if !has_room(&agents, self.sessions_max, name, link) {
+                return Err(Full);
+            }
+            let links = agents.entry(name.to_owned()).or_default();
+            links.insert(link, entry)
+        };
+        for older in replaced {
             older.session.end(Reason::Replaced);
         }
         Ok(())
@@ -92,11 +59,9 @@ impl Registry {
     /// Forgets a session, unless another took its place.
     pub(super) fn remove(&self, name: &str, session: u64) {
         let mut agents = self.lock();
-        if let Some(agent) = agents.get_mut(name) {
-            agent
-                .links
-                .retain(|(_, entry)| entry.session.id() != session);
-            if agent.links.is_empty() {
+        if let Some(links) = agents.get_mut(name) {
+            links.remove(session);
+            if links.is_empty() {
                 agents.remove(name);
             }
         }
@@ -104,7 +69,7 @@ impl Registry {
 
     /// Returns the session of this name that the next stream is for.
     pub(super) fn find(&self, name: &str) -> Option<Entry> {
-        self.lock().get_mut(name)?.pick()
+        self.lock().get_mut(name)?.pick().cloned()
     }
 
     /// Whether one more session may come.
@@ -126,19 +91,16 @@ impl Registry {
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Agent>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Links>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn entries(agents: &HashMap<String, Agent>) -> impl Iterator<Item = &Entry> {
-    let links = agents.values().flat_map(|agent| &agent.links);
-    links.map(|(_, entry)| entry)
+fn entries(agents: &HashMap<String, Links>) -> impl Iterator<Item = &Entry> {
+    agents.values().flat_map(Links::entries)
 }
 
-fn has_room(agents: &HashMap<String, Agent>, max: usize, name: &str, link: Option<LinkId>) -> bool {
-    let takes_a_place = agents
-        .get(name)
-        .is_some_and(|agent| agent.links.iter().any(|(old, _)| replaces(link, *old)));
-    takes_a_place || entries(agents).count() < max
+fn has_room(agents: &HashMap<String, Links>, max: usize, name: &str, link: Option<LinkId>) -> bool {
+    let links = agents.get(name);
+    links.is_some_and(|links| links.has_place(link)) || entries(agents).count() < max
 }
