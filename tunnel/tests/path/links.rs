@@ -9,14 +9,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tunnel::agent::{self, Agent};
-use tunnel::server::{self, Server};
+use tunnel::server;
 
-use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, refused, server_config};
+use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, refused};
 use crate::rig::{sum, until, within};
 
 /// Stands between an agent and its server; each connection can be cut or frozen.
 struct Relay {
-    address: SocketAddr,
     connections: Arc<Mutex<Vec<Connection>>>,
     accepting: JoinHandle<()>,
 }
@@ -36,9 +35,15 @@ impl Drop for Relay {
 }
 
 impl Relay {
-    async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind(loopback()).await.unwrap();
+    /// Puts a relay between an agent that is not yet started and its server.
+    fn before(config: &mut agent::Config) -> Self {
+        let url = config.server.to_string();
+        let server: SocketAddr = url.split('/').nth(2).unwrap().parse().unwrap();
+        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
+        config.server = format!("ws://{address}/connect").parse().unwrap();
         let connections = Arc::new(Mutex::new(Vec::new()));
         let taken = Arc::clone(&connections);
         let accepting = tokio::spawn(async move {
@@ -51,7 +56,6 @@ impl Relay {
             }
         });
         Self {
-            address,
             connections,
             accepting,
         }
@@ -102,24 +106,16 @@ async fn start_with(
     change_server: impl FnOnce(&mut server::Config),
     change_agent: impl FnOnce(&mut agent::Config),
 ) -> (Rig, Relay) {
-    let target = TcpListener::bind(loopback()).await.unwrap();
-    let address = target.local_addr().unwrap();
-    let mut config = server_config(address);
-    change_server(&mut config);
-    let server = Server::start(config).await.unwrap();
-    let relay = Relay::start(server.front()).await;
-    let mut config = agent_config(&server, &[address.to_string()]);
-    config.server = format!("ws://{}/connect", relay.address).parse().unwrap();
-    config.links = links;
-    config.backoff = (Duration::from_millis(10), Duration::from_millis(50));
-    change_agent(&mut config);
-    let rig = Rig {
-        agent: Agent::start(config, None),
-        server,
-        target,
-    };
+    let mut relay = None;
+    let rig = Rig::start_with(change_server, |agent| {
+        relay = Some(Relay::before(agent));
+        agent.links = links;
+        agent.backoff = (Duration::from_millis(10), Duration::from_millis(50));
+        change_agent(agent);
+    })
+    .await;
     are_up(&rig, links).await;
-    (rig, relay)
+    (rig, relay.unwrap())
 }
 
 async fn are_up(rig: &Rig, links: u8) {

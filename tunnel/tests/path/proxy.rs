@@ -13,9 +13,8 @@ use tunnel::agent::policy::Policy;
 use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, Agent};
 use tunnel::metrics::Metrics;
-use tunnel::server::Server;
 
-use crate::rig::{PROMPT, Rig, agent_config, loopback, server_config, token, until, within};
+use crate::rig::{PROMPT, Rig, loopback, token, until, within};
 
 /// Answers each CONNECT with a script of its own, and passes bytes on if it has a way to.
 struct FakeProxy {
@@ -31,8 +30,10 @@ impl Drop for FakeProxy {
 }
 
 impl FakeProxy {
-    async fn start(answer: &'static [u8], way: Option<SocketAddr>) -> Self {
-        let listener = TcpListener::bind(loopback()).await.unwrap();
+    fn start(answer: &'static [u8], way: Option<SocketAddr>) -> Self {
+        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&heads);
@@ -86,19 +87,18 @@ const GRANTED: &[u8] = b"HTTP/1.1 200 Connection established\r\nVia: a\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_link_goes_through_the_proxy_and_the_targets_do_not() {
-    let target = TcpListener::bind(loopback()).await.unwrap();
-    let address = target.local_addr().unwrap();
-    let server = Server::start(server_config(address)).await.unwrap();
-    let proxy = FakeProxy::start(GRANTED, Some(server.front())).await;
-    let mut config = agent_config(&server, &[address.to_string()]);
-    proxy.stand_before(&mut config);
-    let rig = Rig {
-        agent: Agent::start(config, None),
-        server,
-        target,
-    };
-    within(PROMPT, "connecting", rig.agent.connected()).await;
-    until("the registration", || rig.server.has_agent("web")).await;
+    let mut proxy = None;
+    let rig = Rig::start_with(
+        |_| {},
+        |agent| {
+            let url = agent.server.to_string();
+            let server = url.split('/').nth(2).unwrap().parse().unwrap();
+            let before = FakeProxy::start(GRANTED, Some(server));
+            before.stand_before(agent);
+            proxy = Some(before);
+        },
+    )
+    .await;
     let (mut visitor, mut target) = rig.pair().await;
     visitor.write_all(b"question").await.unwrap();
     let read = within(PROMPT, "the question", target.read_exact(&mut [0; 8])).await;
@@ -107,7 +107,7 @@ async fn the_link_goes_through_the_proxy_and_the_targets_do_not() {
     rig.at_rest().await;
     let credentials = "Basic dXNlcjpjYW5hcnk=";
     assert_eq!(
-        *proxy.heads.lock().unwrap(),
+        *proxy.unwrap().heads.lock().unwrap(),
         [format!(
             "CONNECT tunnel.test:8123 HTTP/1.1\r\nHost: tunnel.test:8123\r\nProxy-Authorization: {credentials}\r\n\r\n"
         )]
@@ -139,7 +139,7 @@ async fn a_proxy_that_gives_no_connection_is_counted_and_let_go() {
         // A tunnel to nobody.
         (GRANTED, "timed out"),
     ] {
-        let proxy = FakeProxy::start(answer, None).await;
+        let proxy = FakeProxy::start(answer, None);
         let url = "ws://tunnel.test:8123/connect".parse().unwrap();
         let policy = Policy::default();
         let mut config = agent::Config::new(url, "web".to_owned(), policy, token());
@@ -159,7 +159,7 @@ async fn a_proxy_that_gives_no_connection_is_counted_and_let_go() {
 fn no_secret_of_a_proxy_is_told() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
-    let proxy = runtime.block_on(FakeProxy::start(answer, None));
+    let proxy = runtime.block_on(async { FakeProxy::start(answer, None) });
     let agent = |variable: &str, value: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tunnel"));
         command
