@@ -42,7 +42,8 @@ pub(super) async fn dial(
             }
             Target::Udp(endpoint) => {
                 let addresses = resolve(endpoint, policy, Transport::Udp).await?;
-                dial_datagrams(addresses, target, owner).map(Dialed::Datagrams)
+                let dialed = dial_datagrams(addresses, target, owner).await;
+                dialed.map(Dialed::Datagrams)
             }
             Target::Unix(path) => {
                 let dialed = dial_unix(target, path, owner, policy).await;
@@ -70,14 +71,14 @@ async fn dial_first(
 }
 
 /// Takes the first address that there is a way to; nobody answers.
-fn dial_datagrams(
+async fn dial_datagrams(
     addresses: Vec<SocketAddr>,
     target: &Target,
     owner: Owner,
 ) -> Result<DatagramSocket, Reason> {
     let mut failure = Reason::Unresolved;
     for address in addresses {
-        match DatagramSocket::dial(address, owner, &label(target)) {
+        match DatagramSocket::dial(address, owner, &label(target)).await {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = reason(target, address, &error),
         }

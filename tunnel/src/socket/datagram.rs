@@ -53,11 +53,14 @@ impl DatagramSocket {
     /// # Errors
     ///
     /// What `socket(2)` or `connect(2)` say.
-    pub fn dial(address: SocketAddr, owner: Owner, label: &str) -> io::Result<Self> {
+    pub async fn dial(address: SocketAddr, owner: Owner, label: &str) -> io::Result<Self> {
         let socket = unbound(address)?;
         bind(&socket, Role::Stream, owner, label);
         socket.connect(&address.into())?;
-        Ok(Self { io: adopt(socket)? })
+        let io = adopt(socket)?;
+        // It is at once, and until it was asked nothing can be sent.
+        io.writable().await?;
+        Ok(Self { io })
     }
 
     /// Takes the next datagram. What an earlier one met (ICMP errors) is skipped. While nothing arrives the buffer holds no memory.
@@ -67,6 +70,8 @@ impl DatagramSocket {
     /// What waiting for the socket says.
     pub async fn receive(&self, buffer: &mut BytesMut) -> io::Result<Bytes> {
         loop {
+            // A source that never pauses must not keep others from their turn.
+            tokio::task::consume_budget().await;
             buffer.clear();
             buffer.reserve(LENGTH_MAX);
             match self.io.try_recv_buf(&mut buffer.limit(LENGTH_MAX)) {
@@ -75,10 +80,7 @@ impl DatagramSocket {
                     *buffer = BytesMut::new();
                     self.io.readable().await?;
                 }
-                Err(error) => {
-                    tracing::debug!(%error, "a datagram did not arrive");
-                    tokio::task::yield_now().await;
-                }
+                Err(error) => tracing::debug!(%error, "a datagram did not arrive"),
             }
         }
     }

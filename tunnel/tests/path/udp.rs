@@ -14,6 +14,7 @@ use tunnel::dialect::native::{Decoder, encode};
 use tunnel::mux::Frame;
 use tunnel::server::handshake::Remotedialer;
 use tunnel::server::{self, Server};
+use tunnel::socket::{DatagramSocket, NOBODY};
 use tunnel::target::Target;
 use tunnel::{agent, datagram};
 
@@ -272,4 +273,34 @@ async fn a_full_queue_drops_what_comes_and_keeps_what_it_has() {
         }
     }
     assert_eq!(received, [vec![0; 1000], vec![1; 1000]]);
+}
+
+/// A source that never pauses is left alone after some datagrams, so that the flow's other direction has its turn.
+#[tokio::test]
+async fn a_flood_does_not_hold_its_task() {
+    const SENT: usize = 200;
+    let source = socket().await;
+    let to = source.local_addr().unwrap();
+    let dialed = DatagramSocket::dial(to, NOBODY, "target").await;
+    let dialed = dialed.unwrap();
+    dialed.send(b"begin").unwrap();
+    let (_, from) = receive(&source).await;
+    for _ in 0..SENT {
+        source.send_to(b"x", from).await.unwrap();
+    }
+    let mut received = 0;
+    let mut buffer = bytes::BytesMut::new();
+    let mut flood = std::pin::pin!(async {
+        while received < SENT {
+            dialed.receive(&mut buffer).await.unwrap();
+            received += 1;
+        }
+    });
+    let mut turns = 0;
+    let whole = std::future::poll_fn(|cx| {
+        turns += 1;
+        flood.as_mut().poll(cx)
+    });
+    within(PROMPT, "the flood", whole).await;
+    assert!(turns > 1);
 }
