@@ -129,7 +129,10 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn dial(target: &Target, owner: Owner) -> anyhow::Result<Socket> {
-    let addresses = tunnel::socket::resolve(target.host(), target.port()).await?;
+    let Target::Tcp(endpoint) = target else {
+        anyhow::bail!("this proxy dials TCP only");
+    };
+    let addresses = tunnel::socket::resolve(endpoint).await?;
     let address = addresses.first().context("no address")?;
     Ok(Socket::dial(*address, Role::Stream, owner, &format!("target {target}")).await?)
 }

@@ -1,31 +1,42 @@
 //! The private side: dials the server, and dials for the server what its policy allows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::HeaderName;
+use tokio_util::sync::CancellationToken;
 
 pub mod backoff;
 mod connect;
 mod dial;
+mod network;
 pub mod policy;
+pub mod proxy;
+mod race;
 
 pub use connect::{ServerUrl, ServerUrlError};
 
 use backoff::Backoff;
 use connect::{ConnectError, connect};
+use dial::{Dialed, dial};
 use policy::Policy;
+use proxy::Proxy;
 
 use crate::chance;
 use crate::clock::Clock;
 use crate::dialect::Dialect;
+use crate::flow;
 use crate::link::{self, Link, LinkError};
 use crate::metrics::{Metrics, SessionMetrics};
 use crate::mux::{self, Reason, SessionError, Side, legacy};
 use crate::scope::{self, Scope};
-use crate::session::{Core, Incoming, Session};
-use crate::socket::{Owner, Role, Socket};
+use crate::server::handshake::{LINKS_MAX, LinkId};
+use crate::session::{Core, Incoming, Session, Stream};
+use crate::socket::{DatagramSocket, Owner, Role, Socket};
 use crate::splice::{self, splice};
 use crate::target::Target;
 use crate::token::Token;
@@ -37,6 +48,8 @@ pub struct Config {
     pub server: ServerUrl,
     /// The name under which visitors ask for this agent.
     pub name: String,
+    /// The proxy through which the server is reached. Targets are not.
+    pub proxy: Option<Proxy>,
     /// What may be dialed.
     pub policy: Policy,
     /// The secret that the server knows.
@@ -45,6 +58,9 @@ pub struct Config {
     pub dial_timeout: Duration,
     /// How long connecting to the server and its handshake may take together.
     pub connect_timeout: Duration,
+    /// Links to the server at once, 1 to [`LINKS_MAX`]; what lies outside counts as the nearer end. Streams are spread over
+    /// them, and a link that dies costs its own only.
+    pub links: u8,
     /// The first and the longest wait between attempts to connect.
     pub backoff: (Duration, Duration),
     /// How the server talks.
@@ -59,6 +75,8 @@ pub struct Config {
     pub link: link::Config,
     /// Bounds of each splice.
     pub splice: splice::Config,
+    /// Bounds of each UDP flow.
+    pub flow: flow::Config,
 }
 
 impl Config {
@@ -68,10 +86,12 @@ impl Config {
         Self {
             server,
             name,
+            proxy: None,
             policy,
             token,
             dial_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
+            links: 1,
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             dialect: Dialect::Native,
             token_header: None,
@@ -79,6 +99,7 @@ impl Config {
             legacy: legacy::Config::default(),
             link: link::Config::default(),
             splice: splice::Config::default(),
+            flow: flow::Config::default(),
         }
     }
 }
@@ -95,7 +116,11 @@ struct Shared {
     config: Config,
     clock: Clock,
     metrics: Option<Arc<Metrics>>,
-    session: tokio::sync::watch::Sender<Option<Session>>,
+    /// Tells its links from those of another agent of this name.
+    instance: u64,
+    draining: CancellationToken,
+    /// The sessions by the slots of their links.
+    sessions: watch::Sender<BTreeMap<u8, Session>>,
 }
 
 impl Agent {
@@ -103,54 +128,69 @@ impl Agent {
     #[must_use]
     pub fn start(config: Config, metrics: Option<Arc<Metrics>>) -> Self {
         let scope = Scope::new();
+        let links = config.links.clamp(1, LINKS_MAX);
         let shared = Arc::new(Shared {
             config,
             clock: Clock::start(),
             metrics,
-            session: tokio::sync::watch::Sender::new(None),
+            instance: chance::number(),
+            draining: CancellationToken::new(),
+            sessions: watch::Sender::default(),
         });
-        scope.spawn(stay_connected(Arc::clone(&shared), scope.handle()));
+        for slot in 0..links {
+            scope.spawn(stay_connected(Arc::clone(&shared), slot, scope.handle()));
+        }
         Self { scope, shared }
     }
 
-    /// Waits until the agent is connected.
+    /// Waits until the agent is connected, by whatever link.
     pub async fn connected(&self) {
-        let mut session = self.shared.session.subscribe();
+        let mut sessions = self.shared.sessions.subscribe();
         // The sender lives as long as `self`.
-        let _ = session.wait_for(Option::is_some).await;
+        let _ = sessions.wait_for(|sessions| !sessions.is_empty()).await;
     }
 
     /// Waits until the agent is not connected.
     pub async fn disconnected(&self) {
-        let mut session = self.shared.session.subscribe();
+        let mut sessions = self.shared.sessions.subscribe();
         // The sender lives as long as `self`.
-        let _ = session.wait_for(Option::is_none).await;
+        let _ = sessions.wait_for(BTreeMap::is_empty).await;
+    }
+
+    /// Returns the number of links that are up.
+    #[must_use]
+    pub fn links(&self) -> usize {
+        self.shared.sessions.borrow().len()
     }
 
     /// Waits until the agent serves no stream.
     pub async fn quiet(&self) {
-        let session = self.shared.session.borrow().clone();
-        if let Some(session) = session {
+        for session in self.shared.sessions() {
             session.quiet().await;
         }
     }
 
-    /// Takes no new streams, waits until `deadline` for those that are open, resets the rest and ends the link.
+    /// Takes no new streams, waits until `deadline` for those that are open, resets the rest and ends every link.
     pub async fn drain(self, deadline: Duration) {
-        let session = self.shared.session.borrow().clone();
-        if let Some(session) = session {
+        self.shared.draining.cancel();
+        let sessions = self.shared.sessions();
+        for session in &sessions {
             session.drain();
-            if tokio::time::timeout(deadline, session.quiet())
-                .await
-                .is_err()
-            {
-                tracing::warn!(
-                    streams = session.streams(),
-                    "streams are left at the drain deadline; they are reset"
-                );
-            }
+        }
+        if tokio::time::timeout(deadline, self.quiet()).await.is_err() {
+            let streams: usize = sessions.iter().map(Session::streams).sum();
+            tracing::warn!(
+                streams,
+                "streams are left at the drain deadline; they are reset"
+            );
         }
         self.scope.end(TEARDOWN).await;
+    }
+}
+
+impl Shared {
+    fn sessions(&self) -> Vec<Session> {
+        self.sessions.borrow().values().cloned().collect()
     }
 }
 
@@ -160,22 +200,34 @@ const TEARDOWN: Duration = Duration::from_secs(2);
 /// A session that lived shorter than this does not count as a success.
 const LIVED: Duration = Duration::from_secs(1);
 
-async fn stay_connected(shared: Arc<Shared>, handle: scope::Handle) {
+/// Keeps one link up until the agent drains or ends.
+async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
     let (min, max) = shared.config.backoff;
     let mut backoff = Backoff::new(min, max);
-    let cancelled = handle.cancelled().clone();
-    while !cancelled.is_cancelled() {
-        let attempt = tokio::time::timeout(shared.config.connect_timeout, connect(&shared.config));
+    let link = LinkId {
+        instance: shared.instance,
+        slot,
+    };
+    let over = async {
+        tokio::select! {
+            () = handle.cancelled().cancelled() => {}
+            () = shared.draining.cancelled() => {}
+        }
+    };
+    let mut over = std::pin::pin!(over);
+    loop {
+        let timeout = shared.config.connect_timeout;
+        let attempt = tokio::time::timeout(timeout, connect(&shared.config, link));
         let attempt = tokio::select! {
             biased;
-            () = cancelled.cancelled() => return,
+            () = &mut over => return,
             attempt = attempt => attempt.unwrap_or(Err(ConnectError::TimedOut)),
         };
         match attempt {
             Ok((websocket, id)) => {
                 let began = shared.clock.now();
-                let error = serve(&shared, websocket, id, &handle).await;
-                tracing::info!(session = id, %error, "the link ended");
+                let error = serve(&shared, websocket, id, slot, &handle).await;
+                tracing::info!(session = id, link = slot, %error, "the link ended");
                 if matches!(
                     error,
                     LinkError::Session(SessionError::Ended(Reason::Replaced))
@@ -186,13 +238,16 @@ async fn stay_connected(shared: Arc<Shared>, handle: scope::Handle) {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, server = %shared.config.server, "cannot connect")
+                if let Some(metrics) = &shared.metrics {
+                    metrics.connect_failed(error.reason());
+                }
+                tracing::warn!(%error, server = %shared.config.server, link = slot, "cannot connect")
             }
         }
         let wait = chance::up_to(backoff.next_limit());
         tokio::select! {
             biased;
-            () = cancelled.cancelled() => return,
+            () = &mut over => return,
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -203,6 +258,7 @@ async fn serve(
     shared: &Arc<Shared>,
     websocket: WebSocketStream<Socket>,
     id: u64,
+    slot: u8,
     outer: &scope::Handle,
 ) -> LinkError {
     let whole = Owner {
@@ -226,14 +282,19 @@ async fn serve(
         }
     };
     let session = Session::new(id, core, shared.clock, carrier, metrics);
-    tracing::info!(session = id, server = %shared.config.server, agent = shared.config.name, "connected");
+    tracing::info!(session = id, server = %shared.config.server, agent = shared.config.name, link = slot, "connected");
     let scope = Scope::new();
     scope.spawn(accept_streams(
         Arc::clone(shared),
         session.clone(),
         scope.handle(),
     ));
-    shared.session.send_replace(Some(session.clone()));
+    shared.sessions.send_modify(|sessions| {
+        sessions.insert(slot, session.clone());
+    });
+    if shared.draining.is_cancelled() {
+        session.drain();
+    }
     let mut run = std::pin::pin!(
         Link::new(websocket, session.clone(), shared.config.link, shared.clock).run()
     );
@@ -245,7 +306,9 @@ async fn serve(
             run.await
         }
     };
-    shared.session.send_replace(None);
+    shared.sessions.send_modify(|sessions| {
+        sessions.remove(&slot);
+    });
     scope.end(TEARDOWN).await;
     error
 }
@@ -260,6 +323,11 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     let target = std::str::from_utf8(incoming.target())
         .ok()
         .and_then(|text| text.parse::<Target>().ok());
+    // remotedialer's dialect cannot say where a datagram ends.
+    let target = target.filter(|target| match (target, shared.config.dialect) {
+        (Target::Udp(_), Dialect::Remotedialer) => false,
+        (_, Dialect::Native | Dialect::Remotedialer) => true,
+    });
     let Some(target) = target else {
         incoming.refuse(Reason::Protocol);
         return;
@@ -268,21 +336,48 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     let dialed = tokio::select! {
         biased;
         _ = incoming.ended() => return,
-        dialed = dial::dial(&target, owner, &shared.config.policy, shared.config.dial_timeout) => dialed,
+        dialed = dial(&target, owner, &shared.config.policy, shared.config.dial_timeout) => dialed,
     };
     match dialed {
-        Ok(socket) => match incoming.accept() {
+        Ok(Dialed::Stream(socket)) => match incoming.accept() {
             Ok(stream) => {
                 let ending = splice(socket, stream, shared.config.splice).await;
                 tracing::debug!(stream = owner.stream, %target, %ending, "target released");
             }
             Err(_) => socket.reset_on_release(),
         },
+        Ok(Dialed::Datagrams(socket)) => {
+            if let Ok(stream) = incoming.accept() {
+                serve_flow(&shared, socket, stream).await;
+                tracing::debug!(stream = owner.stream, %target, "target released");
+            }
+        }
         Err(reason) => {
             if let Some(metrics) = &shared.metrics {
                 metrics.open_failed(reason.name());
             }
             incoming.refuse(reason);
         }
+    }
+}
+
+/// Carries the datagrams of a flow. When it is over, so is the stream, and then the socket goes.
+async fn serve_flow(shared: &Shared, socket: DatagramSocket, stream: Stream) {
+    let metrics = shared.metrics.as_deref();
+    let (inlet, outlet) = flow::queue(shared.config.flow.queue);
+    let receive = async {
+        let mut buffer = BytesMut::new();
+        while let Ok(datagram) = socket.receive(&mut buffer).await {
+            if let Err(dropped) = inlet.offer(datagram) {
+                flow::count(metrics, dropped);
+            }
+        }
+    };
+    // The server knows when a flow is idle.
+    let send = |datagram: &[u8]| socket.send(datagram);
+    let carry = flow::carry(stream, outlet, send, None, metrics);
+    tokio::select! {
+        _ = carry => {}
+        () = receive => {}
     }
 }

@@ -27,6 +27,8 @@ pub struct Metrics {
     streams: IntGauge,
     bytes: IntCounterVec,
     open_failures: IntCounterVec,
+    connect_failures: IntCounterVec,
+    datagrams_dropped: IntCounterVec,
     addresses: Capped,
     clients: Capped,
 }
@@ -87,6 +89,16 @@ impl Metrics {
                 "Streams that were refused or could not be dialed, by reason.",
                 &["reason"],
             )?,
+            connect_failures: counters(
+                "watertight_connect_failures_total",
+                "Attempts of an agent to reach its server that failed, by reason.",
+                &["reason"],
+            )?,
+            datagrams_dropped: counters(
+                "watertight_datagrams_dropped_total",
+                "Datagrams of UDP flows that were dropped, by reason.",
+                &["reason"],
+            )?,
             addresses: Capped::default(),
             clients: Capped::default(),
             registry: registry.clone(),
@@ -124,6 +136,16 @@ impl Metrics {
     /// Counts a stream that was refused or could not be dialed.
     pub fn open_failed(&self, reason: &str) {
         self.open_failures.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a datagram that was dropped.
+    pub fn datagram_dropped(&self, reason: &str) {
+        self.datagrams_dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts an attempt to reach the server that failed.
+    pub fn connect_failed(&self, reason: &str) {
+        self.connect_failures.with_label_values(&[reason]).inc();
     }
 }
 

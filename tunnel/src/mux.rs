@@ -146,6 +146,19 @@ impl Mux {
         self.over
     }
 
+    /// Whether an open would be sent, to a peer that owes no answer to a ping for longer than [`Config::pong_due`].
+    #[must_use]
+    pub fn takes_opens(&self, now: Time) -> bool {
+        let draining = self.draining || self.peer_draining;
+        let silent = now.saturating_sub(self.last_heard);
+        let owes = silent
+            > self
+                .config
+                .ping_interval
+                .saturating_add(self.config.pong_due);
+        self.over.is_none() && !draining && !owes
+    }
+
     /// Returns how a stream ended, if it has; one that is gone has.
     #[must_use]
     pub fn ending(&self, id: StreamId) -> Option<Ending> {

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 pub mod admin;
 mod exchange;
+mod flows;
 pub mod forward;
 mod front;
 pub mod handshake;
 mod ingress;
+mod links;
 mod registry;
 mod request;
 mod visitor;
@@ -24,6 +26,7 @@ use handshake::Remotedialer;
 use registry::Registry;
 
 use crate::clock::Clock;
+use crate::flow;
 use crate::link;
 use crate::metrics::Metrics;
 use crate::mux::{self, Reason, legacy};
@@ -37,7 +40,7 @@ use crate::token::Token;
 pub struct Config {
     /// Where agents and HTTP visitors connect.
     pub listen: SocketAddr,
-    /// Static TCP forwards.
+    /// Static forwards.
     pub forwards: Vec<Forward>,
     /// Where the counters are served.
     pub metrics: Option<SocketAddr>,
@@ -45,7 +48,7 @@ pub struct Config {
     pub token: Token,
     /// Connections of visitors and agents at once; more wait in the kernel's backlog.
     pub connections_max: usize,
-    /// Agents at once.
+    /// Links of agents at once.
     pub sessions_max: usize,
     /// How long the head of a request may take, and how long a kept-alive connection may be silent.
     pub header_timeout: Duration,
@@ -63,6 +66,8 @@ pub struct Config {
     pub link: link::Config,
     /// Bounds of each splice.
     pub splice: splice::Config,
+    /// Bounds of the flows of each UDP forward.
+    pub flow: flow::Config,
 }
 
 impl Config {
@@ -84,6 +89,7 @@ impl Config {
             legacy: legacy::Config::default(),
             link: link::Config::default(),
             splice: splice::Config::default(),
+            flow: flow::Config::default(),
         }
     }
 }
@@ -122,11 +128,7 @@ impl Server {
         let front = Listener::listen(config.listen, "front").await?;
         let mut forwards = Vec::new();
         for forward in &config.forwards {
-            let label = format!("forward to {}", forward.destination());
-            forwards.push((
-                Listener::listen(forward.listen, &label).await?,
-                forward.clone(),
-            ));
+            forwards.push((forward::Port::listen(forward).await?, forward.clone()));
         }
         let admin = match config.metrics {
             Some(address) => Some(Listener::listen(address, "metrics").await?),
@@ -137,10 +139,7 @@ impl Server {
             visitors: Scope::new(),
             links: Scope::new(),
             front: front.address(),
-            forwards: forwards
-                .iter()
-                .map(|(listener, _)| listener.address())
-                .collect(),
+            forwards: forwards.iter().map(|(port, _)| port.address()).collect(),
             admin: admin.as_ref().map(Listener::address),
             shared: Arc::new(Shared {
                 clock: Clock::start(),
@@ -154,8 +153,8 @@ impl Server {
         let (listening, shared) = (&server.listening, || Arc::clone(&server.shared));
         let (visitors, links) = (server.visitors.handle(), server.links.handle());
         listening.spawn_interruptible(front::serve(shared(), front, visitors, links));
-        for (listener, forward) in forwards {
-            listening.spawn_interruptible(forward::serve(shared(), listener, forward));
+        for (port, forward) in forwards {
+            listening.spawn_interruptible(port.serve(shared(), forward));
         }
         if let Some(listener) = admin {
             listening.spawn_interruptible(admin::serve(metrics, listener, listening.handle()));
@@ -238,7 +237,7 @@ fn reason_of(error: mux::OpenError) -> Reason {
         mux::OpenError::Busy => Reason::Busy,
         mux::OpenError::Draining => Reason::Draining,
         mux::OpenError::SessionOver => Reason::SessionOver,
-        mux::OpenError::TargetTooLong => Reason::Protocol,
+        mux::OpenError::TargetTooLong | mux::OpenError::NoDatagrams => Reason::Protocol,
     }
 }
 

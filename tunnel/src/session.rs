@@ -129,6 +129,9 @@ impl Session {
     pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
+        if matches!(target, Target::Udp(_)) && !state.mux.carries_datagrams() {
+            return Err(OpenError::NoDatagrams);
+        }
         let id = state.mux.open(now, Bytes::from(target.to_string()))?;
         let slot = Slot {
             metrics: Some(self.shared.metrics.stream_opened(target)),
@@ -197,6 +200,13 @@ impl Session {
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.lock().mux.streams()
+    }
+
+    /// Returns how much speaks against giving this session the next stream: first whether it may be dead, then its streams.
+    pub(crate) fn burden(&self) -> (bool, usize) {
+        let now = self.shared.clock.now();
+        let state = self.shared.lock();
+        (!state.mux.takes_opens(now), state.mux.streams())
     }
 
     /// For the link: takes the bytes of one WebSocket message.

@@ -1,35 +1,63 @@
-//! The one door: every TCP socket is made, annotated and released here.
+//! The one door: every socket is made, annotated and released here.
 //!
 //! A [`Socket`] is owned by one task, which its scope owns; dropping it releases the only descriptor, since descriptors are never
 //! copied. A [`Mark`] can annotate a socket and does not keep it open. Annotations are news for a tracer and never
 //! matter to the tunnel's work: without one they do nothing.
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpSocket;
 pub use tracer_abi::annotation::{Owner, Role};
 
+mod datagram;
+mod listener;
+mod stream;
+mod unix;
+
+pub use datagram::{DatagramListener, DatagramSocket, Replies};
+pub use listener::Listener;
+pub use unix::SocketFile;
+
+use stream::Io;
+
 use crate::mux::Ending;
+use crate::target::Endpoint;
 
 /// The owner of sockets that serve no stream.
 pub const NOBODY: Owner = Owner::PRESENT;
 
-/// A connected TCP socket.
+/// A connected TCP or Unix socket.
 #[derive(Debug)]
 pub struct Socket {
-    io: Arc<TcpStream>,
-    peer: SocketAddr,
+    io: Arc<Io>,
+    peer: Peer,
+}
+
+/// The other end of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// One with an address.
+    Inet(SocketAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
 }
 
 impl Socket {
@@ -54,14 +82,14 @@ impl Socket {
         socket.set_nodelay(true)?;
         let io = socket.connect(address).await?;
         Ok(Self {
-            io: Arc::new(io),
-            peer: address,
+            io: Arc::new(Io::Tcp(io)),
+            peer: Peer::Inet(address),
         })
     }
 
-    /// Returns the other end's address.
+    /// Returns the other end.
     #[must_use]
-    pub const fn peer(&self) -> SocketAddr {
+    pub const fn peer(&self) -> Peer {
         self.peer
     }
 
@@ -87,11 +115,10 @@ impl Socket {
         SockRef::from(&*self.io).shutdown(Shutdown::Write)
     }
 
-    /// Makes the release of the socket a reset (RST) instead of an orderly end.
+    /// Makes the release of the socket a reset (RST) instead of an orderly end. A Unix socket has no resets: its other end reads
+    /// an end, or is told of a reset where the kernel sees unread bytes.
     pub fn reset_on_release(&self) {
-        if let Err(error) = self.io.set_zero_linger() {
-            tracing::debug!(%error, "SO_LINGER refused");
-        }
+        reset_on_release(&*self.io);
     }
 
     /// Bounds what the kernel holds of unsent bytes, so that what matters now does not wait behind it.
@@ -159,69 +186,6 @@ impl Socket {
 const READ_SIZE: usize = 32 * 1024;
 const READ_MIN: usize = 4 * 1024;
 
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.io.poll_read_ready(cx))?;
-            let mut target = &mut *buf;
-            match self.io.try_read_buf(&mut target) {
-                Ok(_) => return Poll::Ready(Ok(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.io.poll_write_ready(cx))?;
-            match self.io.try_write(data) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.io.poll_write_ready(cx))?;
-            match self.io.try_write_vectored(data) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.finish() {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            done => done,
-        })
-    }
-}
-
 /// Annotates a socket that somebody else owns. It does not keep the socket open; once that is released it does nothing.
 #[derive(Clone)]
 pub struct Mark {
@@ -246,10 +210,8 @@ impl Mark {
 
     /// Makes the release of the socket a reset (RST) instead of an orderly end.
     pub fn reset_on_release(&self) {
-        if let Some(io) = self.io.upgrade()
-            && let Err(error) = SockRef::from(&io).set_linger(Some(Duration::ZERO))
-        {
-            tracing::debug!(%error, "SO_LINGER refused");
+        if let Some(io) = self.io.upgrade() {
+            reset_on_release(&io);
         }
     }
 
@@ -272,103 +234,26 @@ impl Mark {
     }
 }
 
-/// A listening TCP socket.
-pub struct Listener {
-    io: Arc<TcpListener>,
-    address: SocketAddr,
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
-            .field("address", &self.address)
-            .finish()
-    }
-}
-
-impl Listener {
-    /// Listens on `address`; port 0 takes a free port.
-    ///
-    /// # Errors
-    ///
-    /// What `bind(2)` says, with the address.
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
-    pub async fn listen(address: SocketAddr, label: &str) -> io::Result<Self> {
-        let listen = async {
-            let io = TcpListener::bind(address).await?;
-            let address = io.local_addr()?;
-            let io = Arc::new(io);
-            Ok::<_, io::Error>(Self { io, address })
-        };
-        let listener = listen.await.map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-        })?;
-        bind(&*listener.io, Role::Listener, NOBODY, label);
-        Ok(listener)
-    }
-
-    /// Returns the address that it listens on, with the real port.
-    #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Returns a handle through which annotations can be told and that does not hold the listener.
-    #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark {
-            io: Arc::downgrade(&self.io) as Weak<dyn AsFd + Send + Sync>,
-        }
-    }
-
-    /// Takes the next connection. Errors that concern one connection only are skipped; when descriptors or memory run out it
-    /// waits a moment instead of spinning.
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
-    pub async fn accept(&self) -> Socket {
-        loop {
-            match self.io.accept().await {
-                Ok((io, peer)) => {
-                    if let Err(error) = io.set_nodelay(true) {
-                        tracing::debug!(%error, "TCP_NODELAY refused");
-                    }
-                    return Socket {
-                        io: Arc::new(io),
-                        peer,
-                    };
-                }
-                Err(error) if is_of_one_connection(&error) => {
-                    tracing::debug!(%error, "a connection was gone before it was accepted");
-                }
-                Err(error) => {
-                    tracing::warn!(%error, listener = %self.address, "cannot accept; is the limit of open files reached?");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
-}
-
-/// Resolves a host name. An address resolves to itself.
+/// Resolves the host of an endpoint; an address resolves to itself. At most [`ANSWERS_MAX`] answers are taken.
 ///
 /// # Errors
 ///
 /// What the system's resolver says.
-pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![SocketAddr::new(address, port)]);
+pub async fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
+    if let Some(address) = endpoint.address() {
+        return Ok(vec![SocketAddr::new(address, endpoint.port())]);
     }
-    Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    let answers = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await?;
+    Ok(answers.take(ANSWERS_MAX).collect())
+}
+
+/// How many addresses of one name are taken.
+pub const ANSWERS_MAX: usize = 16;
+
+fn reset_on_release(socket: &impl AsFd) {
+    if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "SO_LINGER refused");
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one door")]

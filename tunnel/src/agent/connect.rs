@@ -10,18 +10,30 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
 use super::Config;
+use super::proxy::{TunnelError, tunnel};
+use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
-use crate::server::handshake;
+use crate::server::handshake::{self, LinkId};
 use crate::socket::{self, NOBODY, Role, Socket};
-use crate::target::Target;
+use crate::target::Endpoint;
 
 /// Where a server takes agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
     uri: Uri,
-    host: String,
-    port: u16,
+    endpoint: Endpoint,
+}
+
+impl ServerUrl {
+    pub(super) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Whether TLS is asked for.
+    pub(super) fn is_secure(&self) -> bool {
+        self.uri.scheme_str() == Some("wss")
+    }
 }
 
 impl fmt::Display for ServerUrl {
@@ -58,22 +70,20 @@ impl FromStr for ServerUrl {
         if authority.as_str().contains('@') {
             return Err(malformed());
         }
-        let target = Target::tcp(authority.as_str(), Some(80)).map_err(|_| malformed())?;
-        Ok(Self {
-            host: target.host().to_owned(),
-            port: target.port(),
-            uri,
-        })
+        let endpoint = Endpoint::parse(authority.as_str(), Some(80)).map_err(|_| malformed())?;
+        Ok(Self { uri, endpoint })
     }
 }
 
 /// Why there is no link to the server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("cannot resolve the server's name: {0}")]
-    Resolve(std::io::Error),
-    #[error("cannot reach the server: {0}")]
-    Dial(std::io::Error),
+    #[error("cannot resolve {0}: {1}")]
+    Resolve(String, std::io::Error),
+    #[error("cannot reach {0}: {1}")]
+    Dial(String, std::io::Error),
+    #[error(transparent)]
+    Proxy(#[from] TunnelError),
     #[error("the server refused: {status}: {why}")]
     Refused { status: u16, why: String },
     #[error("the server's handshake failed: {0}")]
@@ -84,27 +94,51 @@ pub(super) enum ConnectError {
     TimedOut,
 }
 
-pub(super) async fn connect(
-    config: &Config,
-) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
-    let addresses = socket::resolve(&config.server.host, config.server.port)
-        .await
-        .map_err(ConnectError::Resolve)?;
-    let mut failure = ConnectError::Resolve(std::io::ErrorKind::NotFound.into());
-    for address in addresses {
-        match Socket::dial(address, Role::Link, NOBODY, "link to the server").await {
-            Ok(socket) => return shake_hands(config, socket).await,
-            Err(error) => failure = ConnectError::Dial(error),
+impl ConnectError {
+    /// Returns the reason that is counted.
+    pub(super) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve(..) => "unresolved",
+            Self::Dial(..) => "unreachable",
+            Self::Proxy(_) => "proxy",
+            Self::Refused { .. } => "refused",
+            Self::Handshake(_) | Self::NoSession => "handshake",
+            Self::TimedOut => "timed out",
         }
     }
-    Err(failure)
+}
+
+pub(super) async fn connect(
+    config: &Config,
+    link: LinkId,
+) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
+    let server = config.server.endpoint();
+    let socket = match &config.proxy {
+        Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
+        None => dial(server).await?,
+    };
+    shake_hands(config, link, socket).await
+}
+
+async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+    let addresses = socket::resolve(endpoint)
+        .await
+        .map_err(|error| ConnectError::Resolve(endpoint.to_string(), error))?;
+    let none = std::io::ErrorKind::NotFound.into();
+    race(addresses, none, |address| {
+        Socket::dial(address, Role::Link, NOBODY, "link to the server")
+    })
+    .await
+    .map_err(|error| ConnectError::Dial(endpoint.to_string(), error))
 }
 
 async fn shake_hands(
     config: &Config,
+    link: LinkId,
     socket: Socket,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
-    let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
+    let request =
+        request(config, link).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
     let websocket = Some(config.link.websocket(config.dialect));
     let (websocket, response) =
         match tokio_tungstenite::client_async_with_config(request, socket, websocket).await {
@@ -137,7 +171,7 @@ async fn shake_hands(
     Ok((websocket, id))
 }
 
-fn request(config: &Config) -> Result<Request<()>, WsError> {
+fn request(config: &Config, link: LinkId) -> Result<Request<()>, WsError> {
     let mut request = config.server.uri.clone().into_client_request()?;
     let mut header = |name: HeaderName, value: &str| {
         let mut value = HeaderValue::from_str(value)?;
@@ -146,7 +180,13 @@ fn request(config: &Config) -> Result<Request<()>, WsError> {
         Ok::<_, WsError>(())
     };
     match config.dialect {
-        Dialect::Native => header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?,
+        Dialect::Native => {
+            header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?;
+            header(
+                HeaderName::from_static(handshake::LINK_HEADER),
+                &link.to_string(),
+            )?;
+        }
         Dialect::Remotedialer => {}
     }
     header(

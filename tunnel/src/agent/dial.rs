@@ -1,14 +1,27 @@
 //! Makes the connection to a target: resolve, check, dial, all within one deadline.
 
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use super::policy::Policy;
+use super::policy::{Policy, Transport};
+use super::race::race;
 use crate::mux::Reason;
-use crate::socket::{self, Owner, Role, Socket};
-use crate::target::Target;
+use crate::socket::{self, DatagramSocket, Owner, Peer, Role, Socket, SocketFile};
+use crate::target::{Endpoint, SocketPath, Target};
 
-/// Dials the first allowed address that answers. Dropping the future drops the socket.
+#[cfg(test)]
+mod tests;
+
+/// What was dialed.
+pub(super) enum Dialed {
+    Stream(Socket),
+    Datagrams(DatagramSocket),
+}
+
+/// Dials the first allowed address that answers. Dropping the future drops every socket of the attempt.
 ///
 /// # Errors
 ///
@@ -18,39 +31,139 @@ pub(super) async fn dial(
     owner: Owner,
     policy: &Policy,
     deadline: Duration,
-) -> Result<Socket, Reason> {
-    match tokio::time::timeout(deadline, dial_any(target, owner, policy)).await {
+) -> Result<Dialed, Reason> {
+    let dialed = async {
+        match target {
+            Target::Tcp(endpoint) => {
+                let addresses = resolve(endpoint, policy, Transport::Tcp).await?;
+                dial_first(addresses, target, owner)
+                    .await
+                    .map(Dialed::Stream)
+            }
+            Target::Udp(endpoint) => {
+                let addresses = resolve(endpoint, policy, Transport::Udp).await?;
+                let dialed = dial_datagrams(addresses, target, owner).await;
+                dialed.map(Dialed::Datagrams)
+            }
+            Target::Unix(path) => {
+                let dialed = dial_unix(target, path, owner, policy).await;
+                dialed.map(Dialed::Stream)
+            }
+        }
+    };
+    match tokio::time::timeout(deadline, dialed).await {
         Ok(result) => result,
         Err(_) => Err(Reason::TimedOut),
     }
 }
 
-async fn dial_any(target: &Target, owner: Owner, policy: &Policy) -> Result<Socket, Reason> {
-    let addresses = socket::resolve(target.host(), target.port())
-        .await
-        .map_err(|error| {
-            tracing::debug!(%target, %error, "cannot resolve");
-            Reason::Unresolved
-        })?;
+async fn dial_first(
+    addresses: Vec<SocketAddr>,
+    target: &Target,
+    owner: Owner,
+) -> Result<Socket, Reason> {
+    let label = label(target);
+    race(addresses, Reason::Unresolved, async |address| {
+        let dialed = Socket::dial(address, Role::Stream, owner, &label).await;
+        dialed.map_err(|error| reason(target, address, &error))
+    })
+    .await
+}
+
+/// Takes the first address that there is a way to; nobody answers.
+async fn dial_datagrams(
+    addresses: Vec<SocketAddr>,
+    target: &Target,
+    owner: Owner,
+) -> Result<DatagramSocket, Reason> {
     let mut failure = Reason::Unresolved;
     for address in addresses {
-        if !policy.allows(target, address) {
-            tracing::debug!(%target, %address, "the policy does not allow this target; --allow would");
-            failure = Reason::Denied;
-            continue;
-        }
-        match Socket::dial(address, Role::Stream, owner, &format!("target {target}")).await {
+        match DatagramSocket::dial(address, owner, &label(target)).await {
             Ok(socket) => return Ok(socket),
-            Err(error) => {
-                tracing::debug!(%target, %address, %error, "cannot dial");
-                failure = reason(&error);
-            }
+            Err(error) => failure = reason(target, address, &error),
         }
     }
     Err(failure)
 }
 
-fn reason(error: &io::Error) -> Reason {
+/// Returns the addresses of `endpoint` that may be dialed. Nothing is resolved again afterwards.
+async fn resolve(
+    endpoint: &Endpoint,
+    policy: &Policy,
+    by: Transport,
+) -> Result<Vec<SocketAddr>, Reason> {
+    match socket::resolve(endpoint).await {
+        Ok(answers) => allowed(endpoint, answers, policy, by),
+        Err(error) => {
+            tracing::debug!(%endpoint, %error, "cannot resolve");
+            Err(Reason::Unresolved)
+        }
+    }
+}
+
+fn allowed(
+    endpoint: &Endpoint,
+    mut answers: Vec<SocketAddr>,
+    policy: &Policy,
+    by: Transport,
+) -> Result<Vec<SocketAddr>, Reason> {
+    if answers.is_empty() {
+        return Err(Reason::Unresolved);
+    }
+    answers.retain_mut(|address| {
+        address.set_ip(address.ip().to_canonical());
+        let allowed = policy.allows(by, endpoint, *address);
+        if !allowed {
+            tracing::debug!(%endpoint, %address, "the policy does not allow this address; an --allow for it would");
+        }
+        allowed
+    });
+    if answers.is_empty() {
+        return Err(Reason::Denied);
+    }
+    Ok(answers)
+}
+
+async fn dial_unix(
+    target: &Target,
+    path: &SocketPath,
+    owner: Owner,
+    policy: &Policy,
+) -> Result<Socket, Reason> {
+    let (policy, path) = (policy.clone(), path.clone());
+    // As with a name that is being resolved, nobody can call off a file system that hangs; nothing but the file is held.
+    let found = tokio::task::spawn_blocking(move || find(Path::new(path.as_str()), &policy)).await;
+    let file = found.unwrap_or(Err(Reason::Unreachable))?;
+    let dialed = file.dial(Role::Stream, owner, &label(target)).await;
+    dialed.map_err(|error| reason(target, Peer::Unix, &error))
+}
+
+/// Finds the file of a socket that may be dialed. A path that no rule is about is not looked at, so that its answer tells nothing of
+/// what there is.
+fn find(path: &Path, policy: &Policy) -> Result<SocketFile, Reason> {
+    let as_written = |directory: &Path| Some(directory.to_owned());
+    let resolved = |directory: &Path| directory.canonicalize().ok();
+    if !policy.allows_unix(path, as_written) && !policy.allows_unix(path, resolved) {
+        tracing::debug!(path = %path.display(), "the policy does not allow this socket; --allow unix:PATH would");
+        return Err(Reason::Denied);
+    }
+    let file = SocketFile::find(path).map_err(|error| {
+        tracing::debug!(path = %path.display(), %error, "cannot find the socket");
+        Reason::Unresolved
+    })?;
+    if !policy.allows_unix(file.path(), resolved) {
+        tracing::debug!(path = %path.display(), file = %file.path().display(), "the path leads to a socket that the policy does not allow");
+        return Err(Reason::Denied);
+    }
+    Ok(file)
+}
+
+fn label(target: &Target) -> String {
+    format!("target {target}")
+}
+
+fn reason(target: &Target, at: impl fmt::Display, error: &io::Error) -> Reason {
+    tracing::debug!(%target, %at, %error, "cannot dial");
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Reason::Refused,
         io::ErrorKind::TimedOut => Reason::TimedOut,

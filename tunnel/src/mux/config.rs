@@ -30,6 +30,8 @@ pub struct Config {
     pub open_timeout: Duration,
     /// After this long without a frame from the peer a ping is sent.
     pub ping_interval: Duration,
+    /// How long the answer to a ping may take until streams are rather opened in another session of the same agent.
+    pub pong_due: Duration,
     /// After this long without a frame from the peer the session is over.
     pub silence: Duration,
 }
@@ -48,6 +50,7 @@ impl Default for Config {
             refusals_max: 1024,
             open_timeout: Duration::from_secs(15),
             ping_interval: Duration::from_secs(10),
+            pong_due: Duration::from_secs(1),
             silence: Duration::from_secs(30),
         }
     }

@@ -147,6 +147,9 @@ pub enum OpenError {
     /// The target is longer than [`TARGET_MAX`](super::frame::TARGET_MAX).
     #[error("the target's name is too long")]
     TargetTooLong,
+    /// The target is a flow of datagrams, and the session's dialect has none.
+    #[error("the session's dialect carries no datagrams")]
+    NoDatagrams,
     /// The stream was reset before it was accepted.
     #[error("the stream was refused: {0}")]
     Refused(Reason),

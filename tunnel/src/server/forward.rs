@@ -1,18 +1,19 @@
-//! Static TCP forwards: a public port whose every connection is a stream to one target of one agent.
+//! Static forwards: a public port whose every visitor is a stream to one target of one agent. UDP targets have UDP ports.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{NO_AGENT, Shared, handshake, reason_of};
-use crate::socket::{Listener, NOBODY, Role, Socket};
+use super::{NO_AGENT, Shared, flows, handshake, reason_of};
+use crate::socket::{DatagramListener, Listener, NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
 
-/// `LISTEN=AGENT/tcp/HOST:PORT`.
+/// `LISTEN=AGENT/TARGET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The public address.
@@ -24,7 +25,7 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Returns `AGENT/tcp/HOST:PORT`.
+    /// Returns `AGENT/TARGET`.
     #[must_use]
     pub fn destination(&self) -> String {
         format!("{}/{}", self.agent, self.target)
@@ -42,7 +43,7 @@ impl fmt::Display for Forward {
 pub enum ForwardError {
     /// It has not the three parts.
     #[error(
-        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000"
+        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, LISTEN=AGENT/udp/HOST:PORT or LISTEN=AGENT/unix//PATH"
     )]
     Malformed(String),
     /// LISTEN is not `IP:PORT`.
@@ -73,7 +74,39 @@ impl FromStr for Forward {
     }
 }
 
-pub(super) async fn serve(shared: Arc<Shared>, listener: Listener, forward: Forward) {
+/// The public port of a forward.
+pub(super) enum Port {
+    Tcp(Listener),
+    Udp(DatagramListener),
+}
+
+impl Port {
+    pub(super) async fn listen(forward: &Forward) -> io::Result<Self> {
+        let label = format!("forward to {}", forward.destination());
+        match &forward.target {
+            Target::Tcp(_) | Target::Unix(_) => Listener::listen(forward.listen, &label)
+                .await
+                .map(Self::Tcp),
+            Target::Udp(_) => DatagramListener::listen(forward.listen, &label).map(Self::Udp),
+        }
+    }
+
+    pub(super) const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(listener) => listener.address(),
+            Self::Udp(listener) => listener.address(),
+        }
+    }
+
+    pub(super) async fn serve(self, shared: Arc<Shared>, forward: Forward) {
+        match self {
+            Self::Tcp(listener) => serve(shared, listener, forward).await,
+            Self::Udp(listener) => flows::serve(shared, listener, forward).await,
+        }
+    }
+}
+
+async fn serve(shared: Arc<Shared>, listener: Listener, forward: Forward) {
     let forward = Arc::new(forward);
     loop {
         let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {

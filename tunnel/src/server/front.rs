@@ -128,6 +128,7 @@ fn connect(
     let Accepted {
         name,
         dialect,
+        link,
         accept_key,
     } = match checked {
         Ok(accepted) => accepted,
@@ -143,10 +144,10 @@ fn connect(
     if shared.draining.is_cancelled() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the server is draining");
     }
-    if !shared.registry.has_room(&name) {
+    if !shared.registry.has_room(&name, link) {
         return say(
             StatusCode::SERVICE_UNAVAILABLE,
-            "as many agents are connected as may be",
+            "as many links are connected as may be",
         );
     }
     let id = chance::session_id();
@@ -174,7 +175,12 @@ fn connect(
     links.spawn(serve_agent(
         Arc::clone(shared),
         upgrade,
-        Agent { name, dialect, id },
+        Agent {
+            name,
+            dialect,
+            link,
+            id,
+        },
         links.clone(),
     ));
     response

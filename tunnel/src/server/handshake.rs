@@ -1,5 +1,7 @@
 //! What an agent must show before its connection becomes a link.
 
+use std::fmt;
+
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -13,6 +15,36 @@ pub const NAME_HEADER: &str = "x-tunnel-id";
 
 /// The response header with the session's identifier, a decimal number.
 pub const SESSION_HEADER: &str = "x-tunnel-session";
+
+/// The request header by which the links of one agent are told from those of another of the same name: a [`LinkId`].
+pub const LINK_HEADER: &str = "x-tunnel-link";
+
+/// The most links that one agent may have to one server.
+pub const LINKS_MAX: u8 = 16;
+
+/// Which link of which instance of an agent: `INSTANCE/SLOT`, two decimal numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkId {
+    /// Chosen at random when the agent starts.
+    pub instance: u64,
+    /// Below [`LINKS_MAX`].
+    pub slot: u8,
+}
+
+impl fmt::Display for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.instance, self.slot)
+    }
+}
+
+impl LinkId {
+    fn parse(value: &HeaderValue) -> Option<Self> {
+        let (instance, slot) = value.to_str().ok()?.split_once('/')?;
+        let slot = slot.parse().ok().filter(|slot| *slot < LINKS_MAX)?;
+        let instance = instance.parse().ok()?;
+        Some(Self { instance, slot })
+    }
+}
 
 /// The longest name of an agent in bytes.
 pub const NAME_MAX: usize = 64;
@@ -39,6 +71,8 @@ pub struct Remotedialer {
 pub(super) struct Accepted {
     pub(super) name: String,
     pub(super) dialect: Dialect,
+    /// An agent that names none has one link only.
+    pub(super) link: Option<LinkId>,
     pub(super) accept_key: String,
 }
 
@@ -102,10 +136,18 @@ pub(super) fn check<B>(
     let name = one(headers, &HeaderName::from_static(NAME_HEADER))?
         .and_then(|name| name.to_str().ok())
         .filter(|name| is_name(name));
+    let link = match one(headers, &HeaderName::from_static(LINK_HEADER))? {
+        None => None,
+        Some(value) => match LinkId::parse(value) {
+            Some(link) => Some(link),
+            None => return refuse(StatusCode::BAD_REQUEST, "X-Tunnel-Link is malformed"),
+        },
+    };
     match (key, name) {
         (Some(key), Some(name)) => Ok(Accepted {
             name: name.to_owned(),
             dialect,
+            link,
             accept_key: derive_accept_key(key.as_bytes()),
         }),
         (None, _) => refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"),
@@ -173,9 +215,25 @@ mod tests {
     fn a_good_handshake_is_accepted() {
         let token = Token::new("secret", "test").unwrap();
         let accepted = check(&request(|_| {}), &token, None).unwrap();
-        assert_eq!(accepted.name, "web");
+        assert_eq!((accepted.name.as_str(), accepted.link), ("web", None));
         // RFC 6455, section 1.3.
         assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn links_are_read() {
+        let token = Token::new("secret", "test").unwrap();
+        let link = |value: &str| {
+            let value = HeaderValue::from_str(value).unwrap();
+            let with = request(|headers| drop(headers.insert(LINK_HEADER, value)));
+            check(&with, &token, None).map(|accepted| accepted.link.unwrap())
+        };
+        let (instance, slot) = (u64::MAX, LINKS_MAX - 1);
+        let written = LinkId { instance, slot }.to_string();
+        assert_eq!(link(&written), Ok(LinkId { instance, slot }));
+        for text in ["", "1", "1/", "/1", "1/16", "1/-1", "x/1", "1/1/1"] {
+            assert_eq!(link(text).unwrap_err().status.as_u16(), 400, "{text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 
+use super::handshake::LinkId;
 use super::registry::{Entry, Full};
 use super::visitor::VisitorIo;
 use super::{Shared, TEARDOWN};
@@ -21,6 +22,7 @@ use crate::socket::{Role, Socket};
 pub(super) struct Agent {
     pub(super) name: String,
     pub(super) dialect: Dialect,
+    pub(super) link: Option<LinkId>,
     /// The identifier of its session.
     pub(super) id: u64,
 }
@@ -32,7 +34,12 @@ pub(super) async fn serve_agent(
     agent: Agent,
     links: scope::Handle,
 ) {
-    let Agent { name, dialect, id } = agent;
+    let Agent {
+        name,
+        dialect,
+        link: link_id,
+        id,
+    } = agent;
     let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
@@ -70,7 +77,7 @@ pub(super) async fn serve_agent(
         session: session.clone(),
         scope: scope.handle(),
     };
-    if let Err(Full) = shared.registry.insert(&name, entry) {
+    if let Err(Full) = shared.registry.insert(&name, link_id, entry) {
         session.end(Reason::Busy);
     }
     if shared.draining.is_cancelled() {

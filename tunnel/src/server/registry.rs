@@ -1,8 +1,10 @@
-//! Which agents are here. The newest session of a name is the one.
+//! Which agents are here. The newest instance of a name is the one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::handshake::LinkId;
+use super::links::Links;
 use crate::mux::Reason;
 use crate::scope;
 use crate::session::Session;
@@ -11,17 +13,17 @@ use crate::session::Session;
 #[derive(Debug)]
 pub(super) struct Registry {
     sessions_max: usize,
-    agents: Mutex<HashMap<String, Entry>>,
+    agents: Mutex<HashMap<String, Links>>,
 }
 
-/// One agent's session, and the scope that owns the tasks of its streams.
+/// One session of an agent, and the scope that owns the tasks of its streams.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) scope: scope::Handle,
 }
 
-/// As many agents are here as may be.
+/// As many sessions are here as may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -33,57 +35,72 @@ impl Registry {
         }
     }
 
-    /// Takes a session in. An older one of the same name ends at once.
-    pub(super) fn insert(&self, name: &str, entry: Entry) -> Result<(), Full> {
-        let older = {
+    /// Takes a session in. Those whose place it takes end at once.
+    pub(super) fn insert(
+        &self,
+        name: &str,
+        link: Option<LinkId>,
+        entry: Entry,
+    ) -> Result<(), Full> {
+        let replaced = {
             let mut agents = self.lock();
-            if agents.len() >= self.sessions_max && !agents.contains_key(name) {
+            if !has_room(&agents, self.sessions_max, name, link) {
                 return Err(Full);
             }
-            agents.insert(name.to_owned(), entry)
+            let links = agents.entry(name.to_owned()).or_default();
+            links.insert(link, entry)
         };
-        if let Some(older) = older {
+        for older in replaced {
             older.session.end(Reason::Replaced);
         }
         Ok(())
     }
 
-    /// Forgets a session, unless a newer one took its name.
+    /// Forgets a session, unless another took its place.
     pub(super) fn remove(&self, name: &str, session: u64) {
         let mut agents = self.lock();
-        if agents
-            .get(name)
-            .is_some_and(|entry| entry.session.id() == session)
-        {
-            agents.remove(name);
+        if let Some(links) = agents.get_mut(name) {
+            links.remove(session);
+            if links.is_empty() {
+                agents.remove(name);
+            }
         }
     }
 
-    /// Returns the session of this name.
+    /// Returns the session of this name that the next stream is for.
     pub(super) fn find(&self, name: &str) -> Option<Entry> {
-        self.lock().get(name).cloned()
+        self.lock().get_mut(name)?.pick().cloned()
     }
 
-    /// Whether one more agent may come.
-    pub(super) fn has_room(&self, name: &str) -> bool {
-        let agents = self.lock();
-        agents.len() < self.sessions_max || agents.contains_key(name)
+    /// Whether one more session may come.
+    pub(super) fn has_room(&self, name: &str, link: Option<LinkId>) -> bool {
+        has_room(&self.lock(), self.sessions_max, name, link)
     }
 
     /// Returns the number of tasks that all sessions own.
     pub(super) fn tasks(&self) -> usize {
-        self.lock().values().map(|entry| entry.scope.tasks()).sum()
+        let agents = self.lock();
+        entries(&agents).map(|entry| entry.scope.tasks()).sum()
     }
 
     /// Returns all sessions.
     pub(super) fn sessions(&self) -> Vec<Session> {
-        self.lock()
-            .values()
+        let agents = self.lock();
+        entries(&agents)
             .map(|entry| entry.session.clone())
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Links>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn entries(agents: &HashMap<String, Links>) -> impl Iterator<Item = &Entry> {
+    agents.values().flat_map(Links::entries)
+}
+
+fn has_room(agents: &HashMap<String, Links>, max: usize, name: &str, link: Option<LinkId>) -> bool {
+    let links = agents.get(name);
+    links.is_some_and(|links| links.has_place(link)) || entries(agents).count() < max
 }

@@ -3,6 +3,7 @@
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, Uri, Version};
+use percent_encoding::percent_decode_str;
 
 use super::handshake;
 use crate::target::Target;
@@ -32,18 +33,31 @@ impl Address {
         if !handshake::is_name(agent) {
             return Err((StatusCode::BAD_REQUEST, "this is not an agent's name"));
         }
-        match scheme {
-            "http" => {}
+        let target = match scheme {
+            "http" => Target::tcp(host, Some(80))
+                .map_err(|_| (StatusCode::BAD_REQUEST, "this is not a host or host:port"))?,
+            "http+unix" => percent_decode_str(host)
+                .decode_utf8()
+                .ok()
+                .and_then(|path| path.parse().ok())
+                .map(Target::Unix)
+                .ok_or((
+                    StatusCode::BAD_REQUEST,
+                    "this is not a socket's path; write http+unix/%2Frun%2Fapp.sock/{path}",
+                ))?,
             "https" => {
                 return Err((
                     StatusCode::NOT_IMPLEMENTED,
                     "https to the target is not in this version; use http or a TCP forward",
                 ));
             }
-            _ => return Err((StatusCode::BAD_REQUEST, "the scheme is http")),
-        }
-        let target = Target::tcp(host, Some(80))
-            .map_err(|_| (StatusCode::BAD_REQUEST, "this is not a host or host:port"))?;
+            _ => {
+                return Err((
+                    StatusCode::BAD_REQUEST,
+                    "the scheme is http, or http+unix for a Unix socket",
+                ));
+            }
+        };
         Ok(Self {
             agent: agent.to_owned(),
             target,
@@ -69,9 +83,15 @@ pub(super) fn rewrite(
     parts.version = Version::HTTP_11;
     strip_hop_by_hop(&mut parts.headers);
     parts.headers.remove(header::EXPECT);
-    let authority = address.target.authority();
-    let host = authority.strip_suffix(":80").unwrap_or(&authority);
-    let host = HeaderValue::from_str(host).map_err(|_| bad("the host is malformed"))?;
+    let host = match &address.target {
+        Target::Tcp(endpoint) | Target::Udp(endpoint) => {
+            let authority = endpoint.to_string();
+            let host = authority.strip_suffix(":80").unwrap_or(&authority);
+            HeaderValue::from_str(host).map_err(|_| bad("the host is malformed"))?
+        }
+        // Whatever listens there has no host; servers take this one.
+        Target::Unix(_) => HeaderValue::from_static("localhost"),
+    };
     parts.headers.insert(header::HOST, host);
     parts
         .headers
@@ -118,9 +138,17 @@ mod tests {
             ("web", "/a/b")
         );
         assert_eq!(address.target.to_string(), "tcp/127.0.0.1:9000");
-        assert_eq!(Address::parse("web/http/host").unwrap().target.port(), 80);
+        let default = Address::parse("web/http/host").unwrap();
+        assert_eq!(default.target.to_string(), "tcp/host:80");
         assert_eq!(Address::parse("web/http/host").unwrap().path, "/");
+        let socket = Address::parse("web/http+unix/%2frun%2Fa%20b.sock/v1/x%2Fy").unwrap();
+        assert_eq!(socket.target.to_string(), "unix//run/a b.sock");
+        assert_eq!(socket.path, "/v1/x%2Fy");
         for (text, status) in [
+            ("web/http+unix/run", 400),
+            ("web/http+unix/%2Frun%2F..%2Fx", 400),
+            ("web/http+unix/%2Frun%00", 400),
+            ("web/http+unix/%2F%ff", 400),
             ("web", 404),
             ("web/http", 404),
             ("web/https/a", 501),

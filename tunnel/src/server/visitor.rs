@@ -1,7 +1,6 @@
 //! A connection of the HTTP front: whom it serves now, and what its end means.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,21 +11,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::socket::{Mark, NOBODY, Owner, Role, Socket};
+use crate::socket::{Mark, NOBODY, Owner, Peer, Role, Socket};
 
 /// What the requests of one connection know of it. It does not keep the connection open.
 #[derive(Debug)]
 pub(super) struct Visitor {
     mark: Mark,
-    peer: SocketAddr,
+    peer: Peer,
     serving: AtomicBool,
     cut: CancellationToken,
     io: Mutex<Option<Waker>>,
 }
 
 impl Visitor {
-    /// Returns the visitor's address.
-    pub(super) const fn peer(&self) -> SocketAddr {
+    /// Returns who the visitor is.
+    pub(super) const fn peer(&self) -> Peer {
         self.peer
     }
 

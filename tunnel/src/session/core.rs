@@ -172,6 +172,23 @@ impl Core {
         either!(self, mux => mux.streams())
     }
 
+    /// Whether streams may carry [`crate::datagram`]s.
+    pub(super) const fn carries_datagrams(&self) -> bool {
+        match self {
+            Self::Native(_) => true,
+            Self::Remotedialer { .. } => false,
+        }
+    }
+
+    /// Whether a stream that is opened now can be expected to be answered.
+    pub(super) fn takes_opens(&self, now: Time) -> bool {
+        match self {
+            Self::Native(mux) => mux.takes_opens(now),
+            // Its clients have one session each.
+            Self::Remotedialer { mux, .. } => mux.over().is_none(),
+        }
+    }
+
     pub(super) fn over(&self) -> Option<SessionError> {
         either!(self, mux => mux.over())
     }

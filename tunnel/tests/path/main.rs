@@ -11,7 +11,11 @@
 mod forward;
 mod front;
 mod link;
+mod links;
 mod process;
+mod proxy;
 mod remotedialer;
 mod rig;
 mod session;
+mod udp;
+mod unix;

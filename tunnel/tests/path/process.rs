@@ -313,6 +313,32 @@ fn what_is_missing_or_wrong_is_named() {
             run(&mut command(&[
                 "agent",
                 "--server",
+                "ws://a/connect",
+                "--name",
+                "web",
+                "--links",
+                "17",
+            ])),
+            "1..=16",
+        ),
+        (
+            run(&mut command(&[
+                "agent",
+                "--server",
+                "ws://a/connect",
+                "--name",
+                "web",
+                "--links",
+                "2",
+                "--dialect",
+                "remotedialer",
+            ])),
+            "--dialect native",
+        ),
+        (
+            run(&mut command(&[
+                "agent",
+                "--server",
                 "wss://a/connect",
                 "--name",
                 "web",

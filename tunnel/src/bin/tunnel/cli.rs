@@ -8,6 +8,7 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use hyper::header::HeaderName;
 use tunnel::agent::policy::{Policy, Rule};
+use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, ServerUrl};
 use tunnel::dialect::Dialect;
 use tunnel::server::handshake::Remotedialer;
@@ -61,16 +62,25 @@ pub(crate) enum Command {
     /// port 0 takes a free port.
     Server(ServerArgs),
     /// The private side: connects to the server and dials what --allow names.
+    ///
+    /// The links to the server, and nothing else, go through the HTTP proxy that http_proxy or else all_proxy names as
+    /// http://[USER:PASSWORD@]HOST[:PORT]. no_proxy lists what is reached without: names, which stand for all below them, addresses,
+    /// networks as 10.0.0.0/8, or * for everything. All of them may be in capitals, too. Servers on this machine need no proxy.
     Agent(AgentArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ServerArgs {
-    /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH) connect.
+    /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH, or http+unix and a socket's path
+    /// with %2F for /) connect.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8123")]
     listen: SocketAddr,
-    /// Forward a public TCP port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000. Repeatable.
-    #[arg(long = "forward", value_name = "LISTEN=AGENT/tcp/HOST:PORT")]
+    /// Forward a public port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000,
+    /// 127.0.0.1:8080=home/unix//run/app.sock or 127.0.0.1:5353=home/udp/10.0.0.53:53. Repeatable.
+    ///
+    /// The port is a UDP port if the target is one. Each address that sends to it is a flow of its own, with a socket of its own at the
+    /// agent. Give such a port the address that visitors send to: answers from 0.0.0.0 leave by whatever address the system takes.
+    #[arg(long = "forward", value_name = "LISTEN=AGENT/TARGET")]
     forwards: Vec<Forward>,
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
     #[arg(long, value_name = "IP:PORT")]
@@ -84,6 +94,12 @@ pub(crate) struct ServerArgs {
     /// How long a half-closed connection may go without a byte before it is reset.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     linger: Duration,
+    /// How long a UDP flow may go without a datagram before it ends; it may take twice as long.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    udp_idle: Duration,
+    /// UDP flows of one forward at once; datagrams of more visitors are dropped and counted.
+    #[arg(long, value_name = "COUNT", default_value_t = 512)]
+    max_flows: usize,
     /// Connections at once, of visitors and agents together; more wait.
     #[arg(long, value_name = "COUNT", default_value_t = 16_384)]
     max_connections: usize,
@@ -103,22 +119,30 @@ pub(crate) struct ServerArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
-    /// The server, as ws://tunnel.example:8123/connect. Repeatable: the agent serves each by a session of its own.
+    /// The server, as ws://tunnel.example:8123/connect. Repeatable: the agent serves each by links of its own.
     #[arg(long = "server", value_name = "URL", required = true)]
     servers: Vec<ServerUrl>,
     /// The name under which visitors ask for this agent: 1 to 64 letters, digits, '-', '_' or '.'. A newer agent of the same
     /// name replaces this one.
     #[arg(long, value_name = "NAME", value_parser = name)]
     name: String,
+    /// Links to each server at once, 1 to 16. New streams go to the link with the fewest; one that breaks costs its own streams only
+    /// and is made again.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(handshake::LINKS_MAX)))]
+    links: u8,
     /// How the server talks: remotedialer is for servers built on rancher/remotedialer.
     #[arg(long, value_enum, default_value_t = DialectArg::Native)]
     dialect: DialectArg,
     /// The request header that carries the token, as X-API-Tunnel-Token; else Authorization: Bearer.
     #[arg(long, value_name = "HEADER")]
     token_header: Option<HeaderName>,
-    /// Allow a target, as 127.0.0.1:9000, 10.0.0.0/8:443, [::1]:* or db.internal:5432. What is checked is the resolved
-    /// address; a name stands for whatever it resolves to here. Repeatable; without it every target is refused.
-    #[arg(long = "allow", value_name = "HOST:PORT")]
+    /// Allow targets, as 127.0.0.1:9000, 10.0.0.0/8:8000-8099, [2001:db8::1]:*, db.internal:5432, *.internal:443,
+    /// udp:10.0.0.53:53, unix:/run/app.sock or unix:/run/apps/*. Repeatable; without it every target is refused.
+    ///
+    /// What is checked is the address that is dialed, and of a Unix socket the file that all symbolic links lead to. A name stands
+    /// for whatever it resolves to here, except for addresses of the machine and its link (127.0.0.0/8, ::1, 169.254.0.0/16,
+    /// fe80::/10) and those where clouds keep their credentials: allow these by address, or by a network that lies within them.
+    #[arg(long = "allow", value_name = "[udp:]HOST:PORT|unix:PATH")]
     allow: Vec<Rule>,
     /// How long resolving and dialing a target may take together.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -169,16 +193,21 @@ fn name(text: &str) -> Result<String, &'static str> {
 
 impl ServerArgs {
     pub(crate) fn into_config(self) -> anyhow::Result<server::Config> {
-        if self.max_connections == 0 || self.max_streams == 0 {
+        if self.max_connections == 0 || self.max_streams == 0 || self.max_flows == 0 {
             bail!(
-                "--max-connections and --max-streams must be at least 1: with 0 nothing could be served"
+                "--max-connections, --max-streams and --max-flows must be at least 1: with 0 nothing could be served"
             );
+        }
+        if self.udp_idle.is_zero() {
+            bail!("--udp-idle must be longer than 0s: every flow would end at once");
         }
         let mut config = server::Config::new(self.listen, self.token.read()?);
         config.forwards = self.forwards;
         config.metrics = self.metrics;
         config.response_timeout = self.response_timeout;
         config.splice.linger = self.linger;
+        config.flow.idle = self.udp_idle;
+        config.flow.flows_max = self.max_flows;
         config.connections_max = self.max_connections;
         config.mux.max_streams = self.max_streams;
         config.legacy.max_streams = self.max_streams;
@@ -200,9 +229,14 @@ impl AgentArgs {
                 .any(|earlier| earlier == server)
             {
                 bail!(
-                    "--server {server} is given twice: its sessions would replace each other for ever"
+                    "--server {server} is given twice: more links to one server are what --links is for"
                 );
             }
+        }
+        if self.links > 1 && matches!(self.dialect, DialectArg::Remotedialer) {
+            bail!(
+                "--links is for --dialect native: a remotedialer server uses one session of a name"
+            );
         }
         if self.allow.is_empty() {
             tracing::warn!("no --allow: every target will be refused");
@@ -214,14 +248,23 @@ impl AgentArgs {
             DialectArg::Remotedialer => Dialect::Remotedialer,
         };
         let configs = self.servers.into_iter().map(|server| {
+            let proxy = Proxy::for_server(&server, |variable| {
+                let value = std::env::var_os(variable)?;
+                Some(value.to_string_lossy().into_owned())
+            })?;
+            if let Some(proxy) = &proxy {
+                tracing::info!(%server, %proxy, "the server is reached through a proxy");
+            }
             let (name, policy, token) = (self.name.clone(), policy.clone(), token.clone());
             let mut config = agent::Config::new(server, name, policy, token);
+            config.proxy = proxy;
+            config.links = self.links;
             config.dialect = dialect;
             config.token_header = self.token_header.clone();
             config.dial_timeout = self.dial_timeout;
             config.splice.linger = self.linger;
-            config
+            Ok(config)
         });
-        Ok(configs.collect())
+        configs.collect()
     }
 }

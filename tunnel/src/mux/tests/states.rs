@@ -396,3 +396,18 @@ fn an_abort_with_nothing_queued_is_a_reset() {
         Some(Ending::Reset(Reason::Aborted, By::Us))
     );
 }
+
+#[test]
+fn a_peer_takes_opens_until_its_pong_is_overdue() {
+    let config = Config::default();
+    let mut mux = server(config);
+    let due = T0 + config.ping_interval + config.pong_due;
+    assert!(mux.takes_opens(due));
+    let late = due + Duration::from_nanos(1);
+    assert!(!mux.takes_opens(late));
+    mux.handle_frame(late, Frame::Pong { nonce: 1 }).unwrap();
+    assert!(mux.takes_opens(late));
+    let reason = Reason::Draining;
+    mux.handle_frame(late, Frame::GoAway { reason }).unwrap();
+    assert!(!mux.takes_opens(late));
+}
