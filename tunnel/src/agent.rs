@@ -21,7 +21,7 @@ use crate::chance;
 use crate::clock::Clock;
 use crate::dialect::Dialect;
 use crate::link::{self, Link, LinkError};
-use crate::metrics::{Metrics, SessionMetrics};
+use crate::metrics::{Metrics, Party, SessionMetrics};
 use crate::mux::{self, Reason, SessionError, Side, legacy};
 use crate::scope::{self, Scope};
 use crate::session::{Core, Incoming, Session};
@@ -111,6 +111,12 @@ impl Agent {
         });
         scope.spawn(stay_connected(Arc::clone(&shared), scope.handle()));
         Self { scope, shared }
+    }
+
+    /// Returns the counters, if it has any.
+    #[must_use]
+    pub fn counters(&self) -> Option<&Metrics> {
+        self.shared.metrics.as_deref()
     }
 
     /// Waits until the agent is connected.
@@ -213,7 +219,7 @@ async fn serve(
         .get_ref()
         .bind(Role::Link, whole, "link to the server");
     let metrics = match &shared.metrics {
-        Some(metrics) => metrics.session_began(&shared.config.name),
+        Some(metrics) => metrics.session_began(&shared.config.name, Party::Server),
         None => SessionMetrics::default(),
     };
     let carrier = websocket.get_ref().mark();
@@ -265,6 +271,7 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
         return;
     };
     let owner = incoming.owner();
+    incoming.count(&target);
     let dialed = tokio::select! {
         biased;
         _ = incoming.ended() => return,

@@ -25,7 +25,7 @@ use registry::Registry;
 
 use crate::clock::Clock;
 use crate::link;
-use crate::metrics::Metrics;
+use crate::metrics::{Compat, Metrics};
 use crate::mux::{self, Reason, legacy};
 use crate::scope::Scope;
 use crate::socket::Listener;
@@ -41,6 +41,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Where the counters are served.
     pub metrics: Option<SocketAddr>,
+    /// Whose counters there are besides our own.
+    pub compat_metrics: Option<Compat>,
     /// The secret that agents must know.
     pub token: Token,
     /// Connections of visitors and agents at once; more wait in the kernel's backlog.
@@ -73,6 +75,7 @@ impl Config {
             listen,
             forwards: Vec::new(),
             metrics: None,
+            compat_metrics: None,
             token,
             connections_max: 16_384,
             sessions_max: 4096,
@@ -118,7 +121,7 @@ impl Server {
     ///
     /// When an address cannot be listened on, or the counters cannot be registered.
     pub async fn start(config: Config) -> io::Result<Self> {
-        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
         let front = Listener::listen(config.listen, "front").await?;
         let mut forwards = Vec::new();
         for forward in &config.forwards {

@@ -131,7 +131,7 @@ impl Session {
         let mut state = self.shared.lock();
         let id = state.mux.open(now, Bytes::from(target.to_string()))?;
         let slot = Slot {
-            metrics: Some(self.shared.metrics.stream_opened(target)),
+            metrics: Some(self.shared.metrics.stream_began(target)),
             ..Slot::default()
         };
         state.slots.insert(id, slot);
@@ -218,7 +218,8 @@ impl Session {
     /// For the link: appends the next WebSocket message of about `batch` bytes to `out`; nothing when there is none.
     pub(crate) fn send_message(&self, batch: usize, out: &mut BytesMut) {
         let mut state = self.shared.lock();
-        state.mux.poll_message(batch, out);
+        let transmitted = state.mux.poll_message(batch, out);
+        self.shared.metrics.transmitted(transmitted);
         self.shared.pass_on(&mut state);
     }
 
@@ -314,9 +315,7 @@ impl Shared {
         tracing::debug!(session = self.id, stream = stream.number(), %ending, "stream ended");
         self.carrier.end(self.stream_owner(stream), ending);
         if let Some(slot) = state.slots.get_mut(&stream) {
-            if let Some(metrics) = slot.metrics.take() {
-                metrics.ended(ending);
-            }
+            slot.metrics = None;
             wake(&mut slot.opened);
             wake(&mut slot.reader);
             wake(&mut slot.writer);
@@ -336,6 +335,7 @@ impl Shared {
             stream: 0,
         };
         self.carrier.end(whole, Ending::Reset(reason, By::Us));
+        self.metrics.over();
         self.over.cancel();
         wake(&mut state.acceptor);
         wake(&mut state.quiet);

@@ -12,6 +12,7 @@ use super::visitor::VisitorIo;
 use super::{Shared, TEARDOWN};
 use crate::dialect::Dialect;
 use crate::link::Link;
+use crate::metrics::Party;
 use crate::mux::{Reason, Side};
 use crate::scope::{self, Scope};
 use crate::session::{Core, Session};
@@ -46,7 +47,7 @@ pub(super) async fn serve_agent(
         return;
     };
     let peer = socket.peer();
-    let metrics = shared.metrics.session_began(&name);
+    let metrics = shared.metrics.session_began(&name, Party::Agent);
     let now = shared.clock.now();
     let core = match dialect {
         Dialect::Native => Core::native(Side::Server, shared.config.mux, now),

@@ -11,6 +11,7 @@
 mod forward;
 mod front;
 mod link;
+mod metrics;
 mod process;
 mod remotedialer;
 mod rig;

@@ -115,6 +115,8 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         &forward,
         "--metrics",
         "127.0.0.1:0",
+        "--compat-metrics",
+        "remotedialer",
         "--drain",
         "15s",
     ]);

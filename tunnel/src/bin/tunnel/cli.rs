@@ -10,6 +10,7 @@ use hyper::header::HeaderName;
 use tunnel::agent::policy::{Policy, Rule};
 use tunnel::agent::{self, ServerUrl};
 use tunnel::dialect::Dialect;
+use tunnel::metrics::Compat;
 use tunnel::server::handshake::Remotedialer;
 use tunnel::server::{self, Forward, handshake};
 use tunnel::token::{Token, TokenError};
@@ -53,6 +54,20 @@ enum DialectArg {
     Remotedialer,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CompatArg {
+    /// rancher/remotedialer: session_server_total_add_connections and nine more.
+    Remotedialer,
+}
+
+impl From<CompatArg> for Compat {
+    fn from(argument: CompatArg) -> Self {
+        match argument {
+            CompatArg::Remotedialer => Self::Remotedialer,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The public side: takes agents and visitors.
@@ -75,6 +90,9 @@ pub(crate) struct ServerArgs {
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
+    /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
+    #[arg(long, value_enum, value_name = "PROGRAM", requires = "metrics")]
+    compat_metrics: Option<CompatArg>,
     /// How long open streams may go on after SIGTERM before they are reset.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
@@ -132,6 +150,9 @@ pub(crate) struct AgentArgs {
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
+    #[arg(long, value_enum, value_name = "PROGRAM", requires = "metrics")]
+    pub(crate) compat_metrics: Option<CompatArg>,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -177,6 +198,7 @@ impl ServerArgs {
         let mut config = server::Config::new(self.listen, self.token.read()?);
         config.forwards = self.forwards;
         config.metrics = self.metrics;
+        config.compat_metrics = self.compat_metrics.map(Compat::from);
         config.response_timeout = self.response_timeout;
         config.splice.linger = self.linger;
         config.connections_max = self.max_connections;
