@@ -71,6 +71,8 @@ pub enum Event {
     },
     /// The peer takes no new streams.
     PeerDraining,
+    /// The peer is a server with more clients than are remembered: those beyond are not reached through it. Told once.
+    TooManyClients,
     /// The session is over; every stream has ended.
     SessionOver(SessionError),
 }

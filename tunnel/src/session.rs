@@ -127,9 +127,22 @@ impl Session {
     ///
     /// [`OpenError`] when there cannot be a stream now.
     pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
+        self.open_as(target, target.to_string())
+    }
+
+    /// Starts to open a stream to a target of `client`, which the peer has announced. Dropping the result cancels the open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when there cannot be a stream now.
+    pub fn open_through(&self, client: &str, target: &Target) -> Result<Opening, OpenError> {
+        self.open_as(target, format!("{client}::{target}"))
+    }
+
+    fn open_as(&self, target: &Target, text: String) -> Result<Opening, OpenError> {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
-        let id = state.mux.open(now, Bytes::from(target.to_string()))?;
+        let id = state.mux.open(now, Bytes::from(text))?;
         let slot = Slot {
             metrics: Some(self.shared.metrics.stream_began(target)),
             ..Slot::default()
@@ -138,6 +151,19 @@ impl Session {
         self.shared.settle(&mut state);
         drop(state);
         Ok(Opening::new(Stream::new(Arc::clone(&self.shared), id)))
+    }
+
+    /// Tells the peer, a server that we dialed, that streams of `client` can be opened through us by the session `key`, or no
+    /// longer. It never waits: what the peer has not read stays in the session, once for each client.
+    pub fn announce(&self, client: &str, key: i64, present: bool) {
+        self.shared
+            .with(|mux, _| mux.announce(client, key, present));
+    }
+
+    /// Whether the peer, a server that dialed us, has announced `client`.
+    #[must_use]
+    pub fn has_client(&self, client: &str) -> bool {
+        self.shared.lock().mux.has_client(client)
     }
 
     /// Waits for the next stream that the peer opens; `None` when the session is over.
@@ -303,6 +329,12 @@ impl Shared {
                 }
                 Event::Ended { stream, ending } => self.stream_ended(state, stream, ending),
                 Event::PeerDraining => self.peer_draining.cancel(),
+                Event::TooManyClients => {
+                    tracing::warn!(
+                        session = self.id,
+                        "the peer has more clients than are remembered; some cannot be reached through it"
+                    );
+                }
                 Event::SessionOver(error) => self.session_over(state, error),
             }
         }

@@ -152,6 +152,21 @@ impl Core {
         }
     }
 
+    /// Tells a peer of a client. Only remotedialer's dialect has peers.
+    pub(super) fn announce(&mut self, client: &str, key: i64, present: bool) {
+        match self {
+            Self::Native(_) => {}
+            Self::Remotedialer { mux, .. } => mux.announce(client, key, present),
+        }
+    }
+
+    pub(super) fn has_client(&self, client: &str) -> bool {
+        match self {
+            Self::Native(_) => false,
+            Self::Remotedialer { mux, .. } => mux.has_client(client),
+        }
+    }
+
     pub(super) fn is_open(&self, id: StreamId) -> bool {
         either!(self, mux => mux.is_open(id))
     }

@@ -33,8 +33,10 @@ impl Legacy {
             Body::Pause => self.recv_pause(connection, true),
             Body::Resume => self.recv_pause(connection, false),
             Body::SyncConnections(connections) => self.recv_sync(connections),
-            // Talk between servers, and what later versions say.
-            Body::AddClient(_) | Body::RemoveClient(_) | Body::Unknown(_) => {}
+            Body::AddClient(client) => self.recv_client(&client, true),
+            Body::RemoveClient(client) => self.recv_client(&client, false),
+            // What later versions say.
+            Body::Unknown(_) => {}
         }
         self.over.map_or(Ok(()), Err)
     }
