@@ -26,10 +26,11 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tunnel::metrics::{Compat, Metrics, Party, SessionMetrics, StreamMetrics};
+use tunnel::metrics::{Compat, Metrics, SessionMetrics, StreamMetrics};
 use tunnel::mux::Ending;
 use tunnel::scope::{self, Scope};
 use tunnel::server::admin;
+use tunnel::session::Party;
 use tunnel::socket::{Listener, Mark, NOBODY, Owner, Role, Socket};
 use tunnel::target::Target;
 

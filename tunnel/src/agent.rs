@@ -10,21 +10,22 @@ pub mod backoff;
 mod connect;
 mod dial;
 pub mod policy;
+mod upkeep;
 
 pub use connect::{ServerUrl, ServerUrlError};
 
-use backoff::Backoff;
-use connect::{ConnectError, connect};
+pub(crate) use connect::Uplink;
 use policy::Policy;
+pub(crate) use upkeep::{Upkeep, keep_up};
 
-use crate::chance;
 use crate::clock::Clock;
 use crate::dialect::Dialect;
 use crate::link::{self, Link, LinkError};
-use crate::metrics::{Metrics, Party, SessionMetrics};
-use crate::mux::{self, Reason, SessionError, Side, legacy};
+use crate::metrics::{Metrics, SessionMetrics};
+use crate::mux::{self, Reason, Side, legacy};
 use crate::scope::{self, Scope};
-use crate::session::{Core, Incoming, Session};
+use crate::server::handshake;
+use crate::session::{Core, Incoming, Party, Session};
 use crate::socket::{Owner, Role, Socket};
 use crate::splice::{self, splice};
 use crate::target::Target;
@@ -146,10 +147,13 @@ impl Agent {
         let session = self.shared.session.borrow().clone();
         if let Some(session) = session {
             session.drain();
-            if tokio::time::timeout(deadline, session.quiet())
-                .await
-                .is_err()
-            {
+            let quiet = async {
+                session.quiet().await;
+                if !session.acknowledges() {
+                    tokio::time::sleep(splice::LAST_WORDS).await;
+                }
+            };
+            if tokio::time::timeout(deadline, quiet).await.is_err() && session.streams() > 0 {
                 tracing::warn!(
                     streams = session.streams(),
                     "streams are left at the drain deadline; they are reset"
@@ -163,44 +167,33 @@ impl Agent {
 /// How long tasks may take to let go after everything they wait for has ended.
 const TEARDOWN: Duration = Duration::from_secs(2);
 
-/// A session that lived shorter than this does not count as a success.
-const LIVED: Duration = Duration::from_secs(1);
-
 async fn stay_connected(shared: Arc<Shared>, handle: scope::Handle) {
-    let (min, max) = shared.config.backoff;
-    let mut backoff = Backoff::new(min, max);
-    let cancelled = handle.cancelled().clone();
-    while !cancelled.is_cancelled() {
-        let attempt = tokio::time::timeout(shared.config.connect_timeout, connect(&shared.config));
-        let attempt = tokio::select! {
-            biased;
-            () = cancelled.cancelled() => return,
-            attempt = attempt => attempt.unwrap_or(Err(ConnectError::TimedOut)),
-        };
-        match attempt {
-            Ok((websocket, id)) => {
-                let began = shared.clock.now();
-                let error = serve(&shared, websocket, id, &handle).await;
-                tracing::info!(session = id, %error, "the link ended");
-                if matches!(
-                    error,
-                    LinkError::Session(SessionError::Ended(Reason::Replaced))
-                ) {
-                    backoff.at_most();
-                } else if shared.clock.now().saturating_sub(began) >= LIVED {
-                    backoff.reset();
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, server = %shared.config.server, "cannot connect")
-            }
-        }
-        let wait = chance::up_to(backoff.next_limit());
-        tokio::select! {
-            biased;
-            () = cancelled.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
-        }
+    let config = &shared.config;
+    let uplink = Uplink {
+        server: &config.server,
+        name: (handshake::NAME_HEADER, &config.name),
+        token_header: config.token_header.clone(),
+        token: &config.token,
+        dialect: config.dialect,
+        timeout: config.connect_timeout,
+        backoff: config.backoff,
+        link: config.link,
+    };
+    let links = Links {
+        shared: Arc::clone(&shared),
+        handle: handle.clone(),
+    };
+    keep_up(&uplink, shared.clock, handle.cancelled(), &links).await;
+}
+
+struct Links {
+    shared: Arc<Shared>,
+    handle: scope::Handle,
+}
+
+impl Upkeep for Links {
+    async fn serve(&self, websocket: WebSocketStream<Socket>, id: u64) -> LinkError {
+        serve(&self.shared, websocket, id, &self.handle).await
     }
 }
 
@@ -240,17 +233,8 @@ async fn serve(
         scope.handle(),
     ));
     shared.session.send_replace(Some(session.clone()));
-    let mut run = std::pin::pin!(
-        Link::new(websocket, session.clone(), shared.config.link, shared.clock).run()
-    );
-    let error = tokio::select! {
-        biased;
-        error = &mut run => error,
-        () = outer.cancelled().cancelled() => {
-            session.end(Reason::SessionOver);
-            run.await
-        }
-    };
+    let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
+    let error = link.run_until(outer.cancelled()).await;
     shared.session.send_replace(None);
     scope.end(TEARDOWN).await;
     error

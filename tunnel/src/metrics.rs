@@ -8,6 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncode
 
 mod remotedialer;
 
+use crate::session::Party;
 use crate::target::Target;
 use remotedialer::{Added, ClientBytes, PeerCounters};
 
@@ -16,17 +17,6 @@ use remotedialer::{Added, ClientBytes, PeerCounters};
 pub enum Compat {
     /// Those of rancher/remotedialer.
     Remotedialer,
-}
-
-/// Who is at the other end of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Party {
-    /// An agent that dialed us.
-    Agent,
-    /// A server that dialed us.
-    Peer,
-    /// A server that we dialed. remotedialer does not count such a session, only what it carries.
-    Server,
 }
 
 /// The counters of one server or agent.
@@ -100,6 +90,7 @@ impl Metrics {
         let added = remotedialer.and_then(|counters| match party {
             Party::Agent => Some(counters.session(client, false)),
             Party::Peer => Some(counters.session(client, true)),
+            // The original does not count it, only what it carries.
             Party::Server => None,
         });
         SessionMetrics {

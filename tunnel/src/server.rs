@@ -14,13 +14,16 @@ pub mod forward;
 mod front;
 pub mod handshake;
 mod ingress;
+pub mod peer;
 mod registry;
+mod relay;
 mod request;
 mod visitor;
 
 pub use forward::Forward;
 
 use handshake::Remotedialer;
+use peer::Peers;
 use registry::Registry;
 
 use crate::clock::Clock;
@@ -28,6 +31,7 @@ use crate::link;
 use crate::metrics::{Compat, Metrics};
 use crate::mux::{self, Reason, legacy};
 use crate::scope::Scope;
+use crate::session::Session;
 use crate::socket::Listener;
 use crate::splice;
 use crate::token::Token;
@@ -57,6 +61,8 @@ pub struct Config {
     pub visitor_linger: Duration,
     /// Whether and how clients of remotedialer's dialect are taken.
     pub remotedialer: Option<Remotedialer>,
+    /// The other servers, if there are any.
+    pub peers: Option<Arc<Peers>>,
     /// Bounds of each session.
     pub mux: mux::Config,
     /// Bounds of each session in remotedialer's dialect.
@@ -83,6 +89,7 @@ impl Config {
             response_timeout: Duration::from_secs(60),
             visitor_linger: Duration::from_millis(500),
             remotedialer: None,
+            peers: None,
             mux: mux::Config::default(),
             legacy: legacy::Config::default(),
             link: link::Config::default(),
@@ -160,6 +167,15 @@ impl Server {
         for (listener, forward) in forwards {
             listening.spawn_interruptible(forward::serve(shared(), listener, forward));
         }
+        if let Some(peers) = &server.shared.config.peers {
+            for peer in &peers.table {
+                let (peers, peer) = (Arc::clone(peers), peer.clone());
+                let links = server.links.handle();
+                server
+                    .links
+                    .spawn(peer::stay_connected(shared(), peers, peer, links));
+            }
+        }
         if let Some(listener) = admin {
             listening.spawn_interruptible(admin::serve(metrics, listener, listening.handle()));
         }
@@ -190,7 +206,7 @@ impl Server {
         &self.shared.metrics
     }
 
-    /// Whether an agent of this name is connected.
+    /// Whether an agent of this name is connected, here or at a peer that is.
     #[must_use]
     pub fn has_agent(&self, name: &str) -> bool {
         self.shared.registry.find(name).is_some()
@@ -207,6 +223,7 @@ impl Server {
     pub async fn drain(self, deadline: Duration) {
         self.listening.end(TEARDOWN).await;
         self.shared.draining.cancel();
+        self.shared.registry.withdraw();
         let sessions = self.shared.registry.sessions();
         for session in &sessions {
             session.drain();
@@ -215,10 +232,14 @@ impl Server {
             for session in &sessions {
                 session.quiet().await;
             }
+            if !sessions.iter().all(Session::acknowledges) {
+                tokio::time::sleep(splice::LAST_WORDS).await;
+            }
             self.visitors.join().await;
         };
-        if tokio::time::timeout(deadline, quiet).await.is_err() {
-            let streams: usize = sessions.iter().map(crate::session::Session::streams).sum();
+        let in_time = tokio::time::timeout(deadline, quiet).await.is_ok();
+        let streams: usize = sessions.iter().map(Session::streams).sum();
+        if !in_time && streams > 0 {
             tracing::warn!(
                 streams,
                 "streams are left at the drain deadline; they are reset"

@@ -25,6 +25,17 @@ use crate::mux::{By, Ending, Event, OpenError, Reason, SessionError, StreamId, T
 use crate::socket::{Mark, Owner};
 use crate::target::Target;
 
+/// Who is at the other end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// An agent that dialed us.
+    Agent,
+    /// A server that dialed us.
+    Peer,
+    /// A server that we dialed, as its agent or as its peer.
+    Server,
+}
+
 /// A handle to one session. Cloning it is cheap; the session ends with its link and not with its handles.
 #[derive(Clone)]
 pub struct Session {
@@ -200,6 +211,16 @@ impl Session {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Whether the peer acknowledges what was delivered. One that does not needs a moment to pass on what was sent last, before
+    /// it hears that the session is over.
+    #[must_use]
+    pub fn acknowledges(&self) -> bool {
+        match self.shared.lock().mux {
+            Core::Native(_) => true,
+            Core::Remotedialer { .. } => false,
+        }
     }
 
     /// Ends the session and all its streams; the link sends the reason as its last frame.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
@@ -9,12 +10,13 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
-use super::Config;
 use crate::chance;
 use crate::dialect::{Dialect, native};
+use crate::link;
 use crate::server::handshake;
 use crate::socket::{self, NOBODY, Role, Socket};
 use crate::target::Target;
+use crate::token::Token;
 
 /// Where a server takes agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +69,25 @@ impl FromStr for ServerUrl {
     }
 }
 
+/// What it takes to reach a server and to be known there.
+pub(crate) struct Uplink<'a> {
+    pub(crate) server: &'a ServerUrl,
+    /// The request header that carries the name, and the name.
+    pub(crate) name: (&'static str, &'a str),
+    /// The request header that carries the secret instead of `Authorization: Bearer`.
+    pub(crate) token_header: Option<HeaderName>,
+    pub(crate) token: &'a Token,
+    pub(crate) dialect: Dialect,
+    /// How long connecting and the handshake may take together.
+    pub(crate) timeout: Duration,
+    /// The first and the longest wait between attempts.
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) link: link::Config,
+}
+
 /// Why there is no link to the server.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("cannot resolve the server's name: {0}")]
     Resolve(std::io::Error),
     #[error("cannot reach the server: {0}")]
@@ -85,7 +103,7 @@ pub(super) enum ConnectError {
 }
 
 pub(super) async fn connect(
-    config: &Config,
+    config: &Uplink<'_>,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
     let addresses = socket::resolve(&config.server.host, config.server.port)
         .await
@@ -101,7 +119,7 @@ pub(super) async fn connect(
 }
 
 async fn shake_hands(
-    config: &Config,
+    config: &Uplink<'_>,
     socket: Socket,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
     let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
@@ -137,7 +155,7 @@ async fn shake_hands(
     Ok((websocket, id))
 }
 
-fn request(config: &Config) -> Result<Request<()>, WsError> {
+fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
     let mut request = config.server.uri.clone().into_client_request()?;
     let mut header = |name: HeaderName, value: &str| {
         let mut value = HeaderValue::from_str(value)?;
@@ -149,10 +167,8 @@ fn request(config: &Config) -> Result<Request<()>, WsError> {
         Dialect::Native => header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?,
         Dialect::Remotedialer => {}
     }
-    header(
-        HeaderName::from_static(handshake::NAME_HEADER),
-        &config.name,
-    )?;
+    let (name_header, name) = config.name;
+    header(HeaderName::from_static(name_header), name)?;
     match &config.token_header {
         Some(name) => header(name.clone(), config.token.secret())?,
         None => header(AUTHORIZATION, &config.token.bearer())?,

@@ -198,7 +198,8 @@ impl<T: Eq + Hash> Capped<T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::metrics::{Compat, Metrics, Party, Transmitted};
+    use crate::metrics::{Compat, Metrics, Transmitted};
+    use crate::session::Party;
     use crate::target::Target;
 
     use super::*;

@@ -1,7 +1,9 @@
 //! The command line.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -12,6 +14,7 @@ use tunnel::agent::{self, ServerUrl};
 use tunnel::dialect::Dialect;
 use tunnel::metrics::Compat;
 use tunnel::server::handshake::Remotedialer;
+use tunnel::server::peer::{Peer, Peers};
 use tunnel::server::{self, Forward, handshake};
 use tunnel::token::{Token, TokenError};
 
@@ -116,6 +119,8 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     max_streams: usize,
     #[command(flatten)]
+    peers: PeerArgs,
+    #[command(flatten)]
     token: TokenArgs,
 }
 
@@ -167,16 +172,64 @@ struct TokenArgs {
 
 impl TokenArgs {
     fn read(&self) -> Result<Token, TokenError> {
-        match &self.token_file {
-            Some(path) => Token::from_file(path),
-            None => match std::env::var("TUNNEL_TOKEN") {
-                Ok(secret) => Token::new(&secret, "TUNNEL_TOKEN"),
-                Err(std::env::VarError::NotPresent) => Err(TokenError::Missing),
-                Err(std::env::VarError::NotUnicode(_)) => {
-                    Err(TokenError::NotVisible("TUNNEL_TOKEN".to_owned()))
-                }
-            },
+        read_token(self.token_file.as_deref(), "--token-file", "TUNNEL_TOKEN")
+    }
+}
+
+/// Reads a secret from the file that `option` names, or else from the environment.
+fn read_token(
+    file: Option<&Path>,
+    option: &'static str,
+    variable: &'static str,
+) -> Result<Token, TokenError> {
+    match file {
+        Some(path) => Token::from_file(path),
+        None => match std::env::var(variable) {
+            Ok(secret) => Token::new(&secret, variable),
+            Err(std::env::VarError::NotPresent) => Err(TokenError::Missing { option, variable }),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(TokenError::NotVisible(variable.to_owned()))
+            }
+        },
+    }
+}
+
+#[derive(Debug, Args)]
+struct PeerArgs {
+    /// Another server, as east=ws://10.0.0.2:8123/connect: visitors reach its agents through this one, and its visitors the agents
+    /// here. Both must name each other. Repeatable. Servers built on rancher/remotedialer can be peers.
+    #[arg(long = "peer", value_name = "ID=URL", requires = "peer_id")]
+    peers: Vec<Peer>,
+    /// The name by which the peers know this server.
+    #[arg(long, value_name = "ID", requires = "peers", value_parser = name)]
+    peer_id: Option<String>,
+    /// The file with the secret that all peers share; else the environment variable TUNNEL_PEER_TOKEN. Not that of the agents.
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    peer_token_file: Option<PathBuf>,
+}
+
+impl PeerArgs {
+    fn into_peers(self, agents: &Token) -> anyhow::Result<Option<Peers>> {
+        let Some(id) = self.peer_id else {
+            return Ok(None);
+        };
+        let mut names = HashSet::from([id.as_str()]);
+        for peer in &self.peers {
+            if !names.insert(&peer.id) {
+                bail!(
+                    "--peer {peer}: the name {} is taken; give each server one of its own",
+                    peer.id
+                );
+            }
         }
+        let file = self.peer_token_file.as_deref();
+        let token = read_token(file, "--peer-token-file", "TUNNEL_PEER_TOKEN")?;
+        if token == *agents {
+            bail!(
+                "the peers' token is the agents': an agent could pass for a peer and be sent the streams of others; use another one"
+            );
+        }
+        Ok(Some(Peers::new(id, token, self.peers)))
     }
 }
 
@@ -195,7 +248,10 @@ impl ServerArgs {
                 "--max-connections and --max-streams must be at least 1: with 0 nothing could be served"
             );
         }
-        let mut config = server::Config::new(self.listen, self.token.read()?);
+        let token = self.token.read()?;
+        let peers = self.peers.into_peers(&token)?;
+        let mut config = server::Config::new(self.listen, token);
+        config.peers = peers.map(Arc::new);
         config.forwards = self.forwards;
         config.metrics = self.metrics;
         config.compat_metrics = self.compat_metrics.map(Compat::from);
