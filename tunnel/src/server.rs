@@ -142,6 +142,8 @@ impl Server {
             Some(address) => Some(Listener::listen(address, "metrics").await?),
             None => None,
         };
+        let peers = config.peers.as_deref();
+        let servers = peers.map(Peers::names).unwrap_or_default();
         let server = Self {
             listening: Scope::new(),
             visitors: Scope::new(),
@@ -154,7 +156,7 @@ impl Server {
             admin: admin.as_ref().map(Listener::address),
             shared: Arc::new(Shared {
                 clock: Clock::start(),
-                registry: Registry::new(config.sessions_max),
+                registry: Registry::new(config.sessions_max, servers),
                 metrics: Arc::clone(&metrics),
                 connections: Arc::new(Semaphore::new(config.connections_max)),
                 draining: CancellationToken::new(),

@@ -2,6 +2,7 @@
 //!
 //! A stream from a peer goes to an own agent or nowhere, so it makes one hop at the most and loops are impossible.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -54,6 +55,12 @@ impl Peers {
             connect_timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
         }
+    }
+
+    /// Returns the names of all servers, this one included.
+    pub(super) fn names(&self) -> HashSet<String> {
+        let table = self.table.iter().map(|peer| &peer.id);
+        table.chain([&self.id]).cloned().collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who is here: the agents, the peers that dialed us, and the peers that we dialed. The newest session of a name is the one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::mux::{OpenError, Reason};
@@ -12,6 +12,9 @@ use crate::target::Target;
 #[derive(Debug)]
 pub(super) struct Registry {
     sessions_max: usize,
+    /// The names of this server and its peers. The original announces its peers as if they were agents; whoever believes that
+    /// sends streams in circles.
+    servers: HashSet<String>,
     state: Mutex<State>,
 }
 
@@ -59,9 +62,10 @@ impl Route {
 pub(super) struct Full;
 
 impl Registry {
-    pub(super) fn new(sessions_max: usize) -> Self {
+    pub(super) fn new(sessions_max: usize, servers: HashSet<String>) -> Self {
         Self {
             sessions_max,
+            servers,
             state: Mutex::default(),
         }
     }
@@ -125,6 +129,7 @@ impl Registry {
         let own = state.agents.get(name).cloned();
         let (entry, through) = match own {
             Some(entry) => (entry, None),
+            None if self.servers.contains(name) => return None,
             None => {
                 let mut peers = state.peers.values();
                 let entry = peers.find(|entry| entry.session.has_client(name))?;
