@@ -490,11 +490,7 @@ impl Mux {
         if self.over.is_some() {
             return;
         }
-        let reason = match error {
-            SessionError::Ended(reason) => reason,
-            SessionError::Silent => Reason::TimedOut,
-            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
-        };
+        let reason = error.reason();
         self.over = Some(error);
         self.schedule.clear();
         self.refusals.clear();

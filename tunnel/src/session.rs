@@ -378,16 +378,12 @@ impl Shared {
 
     fn session_over(&self, state: &mut State, error: SessionError) {
         tracing::debug!(session = self.id, %error, "session over");
-        let reason = match error {
-            SessionError::Ended(reason) => reason,
-            SessionError::Silent => Reason::TimedOut,
-            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
-        };
         let whole = Owner {
             session: self.id,
             stream: 0,
         };
-        self.carrier.end(whole, Ending::Reset(reason, By::Us));
+        self.carrier
+            .end(whole, Ending::Reset(error.reason(), By::Us));
         self.metrics.over();
         self.over.cancel();
         wake(&mut state.acceptor);

@@ -27,40 +27,44 @@ const STREAM_SEND: usize = 2048;
 const SESSION_SEND: usize = 4096;
 const QUEUE_MAX: usize = 8;
 
-const NATIVE: mux::Config = mux::Config {
-    max_streams: STREAMS_MAX,
-    frame_max: 1024,
-    send_buffer: STREAM_SEND,
-    session_send_buffer: SESSION_SEND,
-    window_floor: 512,
-    window_initial: 2048,
-    window_max: 4096,
-    session_window: 8192,
-    refusals_max: QUEUE_MAX,
-    open_timeout: Duration::from_millis(50),
-    ping_interval: Duration::from_millis(20),
-    silence: Duration::from_millis(200),
-};
+fn native_config() -> mux::Config {
+    mux::Config {
+        max_streams: STREAMS_MAX,
+        send_buffer: STREAM_SEND,
+        session_send_buffer: SESSION_SEND,
+        window_floor: 512,
+        window_initial: 2048,
+        window_max: 4096,
+        session_window: 8192,
+        refusals_max: QUEUE_MAX,
+        open_timeout: Duration::from_millis(50),
+        ping_interval: Duration::from_millis(20),
+        silence: Duration::from_millis(200),
+        ..Default::default()
+    }
+}
 
-const LEGACY: legacy::Config = legacy::Config {
-    max_streams: STREAMS_MAX,
-    piece_max: 1024,
-    send_buffer: STREAM_SEND,
-    session_send_buffer: SESSION_SEND,
-    pause_above: 1024,
-    resume_below: 256,
-    pause_floor: 512,
-    session_pause: 8192,
-    stream_cap: 4096,
-    session_cap: 16_384,
-    answers_max: QUEUE_MAX,
-    clients_max: 4,
-    ping_interval: Duration::from_millis(20),
-    sync_interval: Duration::from_millis(50),
-    silence: Duration::from_millis(200),
-    dial_grace: Duration::from_millis(5),
-    delivery_grace: Duration::from_millis(30),
-};
+fn legacy_config() -> legacy::Config {
+    legacy::Config {
+        max_streams: STREAMS_MAX,
+        send_buffer: STREAM_SEND,
+        session_send_buffer: SESSION_SEND,
+        pause_above: 1024,
+        resume_below: 256,
+        pause_floor: 512,
+        session_pause: 8192,
+        stream_cap: 4096,
+        session_cap: 16_384,
+        answers_max: QUEUE_MAX,
+        clients_max: 4,
+        ping_interval: Duration::from_millis(20),
+        sync_interval: Duration::from_millis(50),
+        silence: Duration::from_millis(200),
+        dial_grace: Duration::from_millis(5),
+        delivery_grace: Duration::from_millis(30),
+        ..Default::default()
+    }
+}
 
 /// A session's core and its dialect, as a link has them.
 trait Core {
@@ -137,11 +141,11 @@ macro_rules! common {
 
 impl Core for Mux {
     fn held_max(message: usize) -> usize {
-        let floors = STREAMS_MAX * usize::try_from(NATIVE.window_floor).unwrap();
-        usize::try_from(NATIVE.session_window).unwrap() + floors + message
+        let floors = STREAMS_MAX * usize::try_from(native_config().window_floor).unwrap();
+        usize::try_from(native_config().session_window).unwrap() + floors + message
     }
     fn start(side: Side) -> Self {
-        Self::new(side, NATIVE, Time::ZERO)
+        Self::new(side, native_config(), Time::ZERO)
     }
     fn take(&mut self, now: Time, message: Bytes) -> bool {
         native::Decoder::new(message)
@@ -163,10 +167,10 @@ impl Core for Mux {
 
 impl Core for Legacy {
     fn held_max(message: usize) -> usize {
-        LEGACY.session_cap + STREAMS_MAX * LEGACY.pause_floor + message
+        legacy_config().session_cap + STREAMS_MAX * legacy_config().pause_floor + message
     }
     fn start(side: Side) -> Self {
-        Self::new(side, "web/7", LEGACY, Time::ZERO)
+        Self::new(side, "web/7", legacy_config(), Time::ZERO)
     }
     fn take(&mut self, now: Time, message: Bytes) -> bool {
         let held = self.held();

@@ -31,12 +31,12 @@ mod tests;
 pub use config::Config;
 
 use clients::{Announcements, Clients};
-use stream::{ReceivePhase, SendPhase, Stream};
+use stream::{SendPhase, Stream};
 
 use super::error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
 use super::frame::{Side, StreamId};
 use super::schedule::Schedule;
-use super::stream::Phase;
+use super::stream::{Phase, ReceivePhase};
 use super::{Event, GONE, Time};
 use crate::dialect::remotedialer::ADDRESS_MAX;
 

@@ -79,11 +79,7 @@ impl Legacy {
         if self.over.is_some() {
             return;
         }
-        let reason = match error {
-            SessionError::Ended(reason) => reason,
-            SessionError::Silent => Reason::TimedOut,
-            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
-        };
+        let reason = error.reason();
         self.over = Some(error);
         self.schedule.clear();
         self.answers.clear();

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::stream::{ReceivePhase, SendPhase, Stream, stream_of};
+use super::stream::{SendPhase, Stream, stream_of};
 use super::{Answer, Legacy, text};
 use crate::dialect::remotedialer::{ADDRESS_MAX, Body, EOF, Message};
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::frame::{Side, StreamId};
-use crate::mux::stream::Phase;
+use crate::mux::stream::{Phase, ReceivePhase};
 use crate::mux::{Event, Time};
 
 impl Legacy {
