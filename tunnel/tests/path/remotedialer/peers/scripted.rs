@@ -115,24 +115,27 @@ async fn own_agents_come_before_those_of_a_peer() {
     let target = TcpListener::bind(loopback()).await.unwrap();
     let address = target.local_addr().unwrap();
     let (west, _east) = west(|config| config.forwards = server_config(address).forwards).await;
+    let agent = agent(&west, address, Dialect::Native).await;
+    until("the registration", || west.has_agent("web")).await;
     let mut peer = dial_as(&west, "east", "shared").await.unwrap();
     peer.send(0, add("web/1")).await;
-    until("the announcement", || west.has_agent("web")).await;
-    let agent = agent(&west, address, Dialect::Native).await;
-    until("the registration", || {
-        count(&west, "add_websocket_session") == 2
-    })
-    .await;
+    peer.send(99, data(b"?")).await;
+    assert_eq!(peer.receive().await.0, 99);
     let _visitor = TcpStream::connect(west.forwards()[0]).await.unwrap();
     let (_target, _) = within(PROMPT, "the dial", target.accept()).await.unwrap();
     agent.drain(Duration::ZERO).await;
-    until("the end of the session", || {
-        count(&west, "remove_websocket_session") == 1
-    })
-    .await;
-    let _visitor = TcpStream::connect(west.forwards()[0]).await.unwrap();
-    let connect = format!("web::tcp/{address}");
-    assert_eq!(peer.receive().await.1, Body::Connect(connect.into()));
+    // Until the agent is forgotten, its visitors are refused.
+    let connect = within(PROMPT, "the peer's turn", async {
+        loop {
+            let _visitor = TcpStream::connect(west.forwards()[0]).await;
+            let asked = tokio::time::timeout(Duration::from_millis(100), peer.receive());
+            if let Ok((_, connect)) = asked.await {
+                return connect;
+            }
+        }
+    });
+    let expected = format!("web::tcp/{address}");
+    assert_eq!(connect.await, Body::Connect(expected.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
