@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -12,6 +12,7 @@ use tunnel::mux::{Frame, Reason, StreamId};
 use tunnel::server::Server;
 
 use crate::rig::{LONG, PROMPT, drain, loopback, server_config, until, within};
+use crate::world::{TcpListener, connect};
 
 /// A server, and a peer that has shaken hands as the agent "web".
 struct Script {
@@ -36,7 +37,7 @@ impl Script {
         ] {
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        let socket = TcpStream::connect(server.front()).await.unwrap();
+        let socket = connect(server.front()).await.unwrap();
         let (peer, response) = tokio_tungstenite::client_async(request, socket)
             .await
             .unwrap();
@@ -78,7 +79,7 @@ impl Script {
     }
 
     async fn visitor(&mut self) -> (TcpStream, StreamId) {
-        let visitor = TcpStream::connect(self.server.forwards()[0]).await.unwrap();
+        let visitor = connect(self.server.forwards()[0]).await.unwrap();
         match self.receive().await {
             Frame::Open { stream, target, .. } => {
                 assert!(target.starts_with(b"tcp/127.0.0.1:"));

@@ -15,3 +15,4 @@ mod process;
 mod remotedialer;
 mod rig;
 mod session;
+mod world;

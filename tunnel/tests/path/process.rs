@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::world::of_the_world;
+
 struct Process {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -91,7 +93,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn get(front: &str, path: &str) -> String {
-    let mut visitor = TcpStream::connect(front).unwrap();
+    let mut visitor = of_the_world(TcpStream::connect(front).unwrap());
     write!(
         visitor,
         "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -104,7 +106,7 @@ fn get(front: &str, path: &str) -> String {
 
 #[test]
 fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = target.local_addr().unwrap().to_string();
     let forward = format!("127.0.0.1:0=web/tcp/{address}");
     let mut server = Process::start(&[
@@ -132,7 +134,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
 
     std::thread::spawn(move || {
         for stream in target.incoming() {
-            let mut stream = stream.unwrap();
+            let mut stream = of_the_world(stream.unwrap());
             std::thread::spawn(move || {
                 let mut byte = [0];
                 let mut head = Vec::new();
@@ -164,7 +166,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         );
     }
 
-    let mut open = TcpStream::connect(&forward).unwrap();
+    let mut open = of_the_world(TcpStream::connect(&forward).unwrap());
     open.write_all(b"GET").unwrap();
     until("the stream", || {
         get(&metrics, "/metrics").contains("watertight_streams 1")
@@ -185,7 +187,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
 
 #[test]
 fn one_agent_serves_several_servers_in_either_dialect() {
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = target.local_addr().unwrap().to_string();
     let forward = format!("127.0.0.1:0=web/tcp/{address}");
     let listen = ["--listen", "127.0.0.1:0", "--forward", &forward];
@@ -213,7 +215,7 @@ fn one_agent_serves_several_servers_in_either_dialect() {
         for server in &mut servers {
             let forward = server.listening("forward");
             let reaches = || {
-                let mut visitor = TcpStream::connect(&forward).ok()?;
+                let mut visitor = of_the_world(TcpStream::connect(&forward).ok()?);
                 visitor.write_all(b"x").ok()?;
                 // A visitor that came before the agent is reset.
                 visitor
@@ -229,7 +231,8 @@ fn one_agent_serves_several_servers_in_either_dialect() {
                 visitor = reaches();
                 visitor.is_some()
             });
-            let (mut stream, _) = target.accept().unwrap();
+            let (stream, _) = target.accept().unwrap();
+            let mut stream = of_the_world(stream);
             stream.write_all(b"y").unwrap();
             let mut byte = [0];
             let mut visitor = visitor.unwrap();
@@ -252,7 +255,7 @@ fn one_agent_serves_several_servers_in_either_dialect() {
 
 #[test]
 fn a_second_signal_leaves_at_once() {
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = target.local_addr().unwrap().to_string();
     let forward = format!("127.0.0.1:0=web/tcp/{address}");
     let mut server = Process::start(&[
@@ -272,7 +275,7 @@ fn a_second_signal_leaves_at_once() {
     ]);
     let mut held = None;
     until("the agent's coming", || {
-        let mut visitor = TcpStream::connect(&forward).unwrap();
+        let mut visitor = of_the_world(TcpStream::connect(&forward).unwrap());
         visitor
             .set_read_timeout(Some(Duration::from_millis(200)))
             .unwrap();
@@ -348,7 +351,7 @@ fn what_is_missing_or_wrong_is_named() {
             "{word}: {text}"
         );
     }
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = taken.local_addr().unwrap().to_string();
     let output = run(&mut command(&["server", "--listen", &address]));
     assert!(

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tunnel::agent::policy::Policy;
 use tunnel::agent::{self, Agent};
 use tunnel::server::{self, Forward, Server};
 use tunnel::target::Target;
 use tunnel::token::Token;
+
+use crate::world::{TcpListener, connect};
 
 /// Far more than anything takes, so that a hang fails the test.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -100,7 +102,7 @@ impl Rig {
     }
 
     pub(crate) async fn visitor(&self) -> TcpStream {
-        TcpStream::connect(self.server.forwards()[0]).await.unwrap()
+        connect(self.server.forwards()[0]).await.unwrap()
     }
 
     /// Every stream must be gone, and its tasks with it: what is left is the link, and who reads what comes over it.
@@ -164,7 +166,7 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
 /// Connects and expects to be turned away, at whatever moment.
 pub(crate) async fn refused(address: SocketAddr) {
     let refusal = async {
-        match TcpStream::connect(address).await {
+        match connect(address).await {
             Ok(mut visitor) => drain(&mut visitor).await.is_err(),
             Err(_) => true,
         }

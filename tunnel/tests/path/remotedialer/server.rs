@@ -14,6 +14,7 @@ use tunnel::server::handshake::Remotedialer;
 
 use super::{Peer, data, text};
 use crate::rig::{LONG, PROMPT, drain, fill, loopback, reset, server_config, sum, until, within};
+use crate::world::connect as connect_visitor;
 
 struct Script {
     server: Server,
@@ -28,7 +29,7 @@ async fn connect(server: &Server, secret: &str) -> Result<Peer, WsError> {
     ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    let socket = TcpStream::connect(server.front()).await.unwrap();
+    let socket = connect_visitor(server.front()).await.unwrap();
     let (websocket, _) = tokio_tungstenite::client_async(request, socket).await?;
     Ok(Peer::new(websocket))
 }
@@ -54,7 +55,7 @@ impl Script {
     }
 
     async fn visitor(&mut self) -> (TcpStream, i64) {
-        let visitor = TcpStream::connect(self.server.forwards()[0]).await.unwrap();
+        let visitor = connect_visitor(self.server.forwards()[0]).await.unwrap();
         match self.peer.receive().await {
             (connection, Body::Connect(address)) => {
                 assert_eq!(address, "tcp/127.0.0.1:9");
@@ -116,7 +117,7 @@ async fn an_error_resets_the_visitor_and_tells_the_front_why() {
     script.peer.send(connection, text(refused)).await;
     let end = within(PROMPT, "the reset", drain(&mut visitor)).await;
     assert!(end.is_err());
-    let mut visitor = TcpStream::connect(script.server.front()).await.unwrap();
+    let mut visitor = connect_visitor(script.server.front()).await.unwrap();
     let request =
         b"GET /client/web/http/127.0.0.1:9/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     visitor.write_all(request).await.unwrap();
@@ -188,9 +189,7 @@ async fn a_peer_that_ignores_the_pause_loses_that_connection_alone() {
             .is_err()
     );
     // The rest was late data; once the stream is forgotten, the answer is "not found". The session goes on.
-    let mut visitor = TcpStream::connect(script.server.forwards()[0])
-        .await
-        .unwrap();
+    let mut visitor = connect_visitor(script.server.forwards()[0]).await.unwrap();
     let connection = loop {
         if let (connection, Body::Connect(_)) = script.peer.receive().await {
             break connection;
