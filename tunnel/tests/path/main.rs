@@ -10,6 +10,7 @@
 
 mod forward;
 mod front;
+mod leaks;
 mod link;
 mod process;
 mod remotedialer;

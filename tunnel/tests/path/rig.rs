@@ -132,6 +132,27 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
+/// One byte there and one back.
+pub(crate) async fn round_trip(visitor: &mut TcpStream, target: &mut TcpStream) {
+    let trip = async {
+        visitor.write_all(b"?").await.unwrap();
+        target.read_exact(&mut [0]).await.unwrap();
+        target.write_all(b"!").await.unwrap();
+        visitor.read_exact(&mut [0]).await.unwrap();
+    };
+    within(PROMPT, "the round trip", trip).await;
+}
+
+/// Both ends were reset.
+pub(crate) async fn broken(visitor: &mut TcpStream, target: &mut TcpStream) {
+    let visitor = within(PROMPT, "the visitor's reset", drain(visitor)).await;
+    let target = within(PROMPT, "the target's reset", drain(target)).await;
+    assert!(
+        visitor.is_err() && target.is_err(),
+        "{visitor:?} {target:?}"
+    );
+}
+
 /// Writes until the way is full: nothing moved for a while.
 pub(crate) async fn fill(stream: &mut TcpStream) -> usize {
     let data = vec![1; 64 * 1024];

@@ -15,6 +15,10 @@ use tracer_abi::annotation::{self, Owner, Role};
 
 use crate::rig::loopback;
 
+mod relay;
+
+pub(crate) use relay::{Pace, Relay};
+
 /// Tells a tracer that a socket belongs to the world.
 pub(crate) fn of_the_world<S: AsFd>(socket: S) -> S {
     // Without a tracer nobody hears it.

@@ -143,9 +143,9 @@ async fn what_is_refused_is_told_for_that_connection_alone() {
     script.at_rest().await;
 }
 
-/// L1: the write to a target that does not read outlived the stream, and the session.
+/// The write to a target that does not read outlived the stream, and the session.
 #[tokio::test(flavor = "multi_thread")]
-async fn l1_a_target_that_does_not_read_is_released_when_its_opener_leaves() {
+async fn a_target_that_does_not_read_is_released_when_its_opener_leaves() {
     let grace = Duration::from_millis(300);
     for last in ["EOF", "operation was canceled"] {
         let mut script = Script::start_with(|config| config.delivery_grace = grace).await;
@@ -172,9 +172,9 @@ async fn l1_a_target_that_does_not_read_is_released_when_its_opener_leaves() {
     );
 }
 
-/// L2: a writer that was paused was never woken when its connection ended.
+/// A writer that was paused was never woken when its connection ended.
 #[tokio::test(flavor = "multi_thread")]
-async fn l2_a_paused_stream_ends_when_its_opener_leaves() {
+async fn a_paused_stream_ends_when_its_opener_leaves() {
     let mut script = Script::start().await;
     let mut target = script.connect(2).await;
     script.peer.send(2, Body::Pause).await;
@@ -190,9 +190,9 @@ async fn l2_a_paused_stream_ends_when_its_opener_leaves() {
     script.at_rest().await;
 }
 
-/// L3: the dial went on for up to a minute after its opener had left.
+/// The dial went on for up to a minute after its opener had left.
 #[tokio::test(flavor = "multi_thread")]
-async fn l3_a_dial_is_called_off_when_its_opener_leaves() {
+async fn a_dial_is_called_off_when_its_opener_leaves() {
     let hole = BlackHole::open().await;
     let mut script = Script::start().await;
     for connection in 2..5 {

@@ -217,9 +217,9 @@ async fn data_of_an_unknown_connection_is_answered() {
     );
 }
 
-/// L4: the list was made before its agent knew of the connection. L5: the end of an orphan is told.
+/// The list was made before its agent knew of the connection, and the end of an orphan was told to nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn l4_l5_a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
+async fn a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
     let mut script = Script::start().await;
     let (mut visitor, connection) = script.visitor().await;
     // This peer does not read, so it has proved nothing.
@@ -279,9 +279,9 @@ async fn the_end_of_a_session_ends_its_connections_at_both_ends() {
     until("the end of the session", || server.tasks() == 0).await;
 }
 
-/// L14: the socket of a session that was given up for silence stayed open.
+/// The socket of a session that was given up for silence stayed open.
 #[tokio::test(flavor = "multi_thread")]
-async fn l14_a_silent_peer_loses_its_socket_with_its_session() {
+async fn a_silent_peer_loses_its_socket_with_its_session() {
     let mut script = Script::start_with(|config| config.silence = Duration::from_millis(300)).await;
     let (mut visitor, _) = script.visitor().await;
     assert!(
