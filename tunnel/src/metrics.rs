@@ -27,6 +27,7 @@ pub struct Metrics {
     streams: IntGauge,
     bytes: IntCounterVec,
     open_failures: IntCounterVec,
+    tasks: IntGauge,
     addresses: Capped,
     clients: Capped,
 }
@@ -87,6 +88,7 @@ impl Metrics {
                 "Streams that were refused or could not be dialed, by reason.",
                 &["reason"],
             )?,
+            tasks: gauge("watertight_tasks", "Tasks of the program that are alive.")?,
             addresses: Capped::default(),
             clients: Capped::default(),
             registry: registry.clone(),
@@ -100,6 +102,10 @@ impl Metrics {
     ///
     /// When a metric cannot be written as text.
     pub fn text(&self) -> Result<String, prometheus::Error> {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            self.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 

@@ -8,6 +8,8 @@
     reason = "tests are the world outside of the tunnel, and a test that cannot go on has failed"
 )]
 
+mod child;
+mod endings;
 mod forward;
 mod front;
 mod leaks;

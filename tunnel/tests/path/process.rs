@@ -1,95 +1,15 @@
 //! The binary: its lines, its exit status, its signals and its descriptors.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+use std::time::Duration;
 
+use crate::child::{Process, command, until};
 use crate::world::of_the_world;
-
-struct Process {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tunnel"));
-    command
-        .args(arguments)
-        .env("TUNNEL_TOKEN", "secret")
-        .env_remove("RUST_LOG");
-    command
-}
 
 fn run(command: &mut Command) -> Output {
     command.output().unwrap()
-}
-
-impl Process {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments)
-            .env("TUNNEL_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    fn listening(&mut self, kind: &str) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        let prefix = format!("listening {kind}=");
-        line.trim()
-            .strip_prefix(&prefix)
-            .unwrap_or_else(|| panic!("{line:?}"))
-            .to_owned()
-    }
-
-    fn signal(&self) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    fn sockets(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
-            .unwrap()
-            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
-            .filter(|link| link.to_string_lossy().starts_with("socket:"))
-            .count()
-    }
-
-    fn status(&mut self) -> i32 {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(Instant::now() < deadline, "the process does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn get(front: &str, path: &str) -> String {

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::{TcpSocket, TcpStream, ToSocketAddrs};
 use tracer_abi::annotation::{self, Owner, Role};
 
 use crate::rig::loopback;
@@ -27,7 +27,9 @@ pub(crate) fn of_the_world<S: AsFd>(socket: S) -> S {
 }
 
 pub(crate) async fn connect(address: impl ToSocketAddrs) -> io::Result<TcpStream> {
-    TcpStream::connect(address).await.map(of_the_world)
+    let mut addresses = tokio::net::lookup_host(address).await?;
+    let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+    of_the_world(TcpSocket::new_v4()?).connect(address).await
 }
 
 /// A listener of the world.
