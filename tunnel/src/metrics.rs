@@ -31,6 +31,7 @@ pub struct Metrics {
     connect_failures: IntCounterVec,
     datagrams_dropped: IntCounterVec,
     remotedialer: Option<remotedialer::Counters>,
+    tasks: IntGauge,
 }
 
 impl Metrics {
@@ -80,6 +81,7 @@ impl Metrics {
                 Some(Compat::Remotedialer) => Some(remotedialer::Counters::new(&registry)?),
                 None => None,
             },
+            tasks: gauge("watertight_tasks", "Tasks of the program that are alive.")?,
             registry: registry.clone(),
         };
         Ok(Arc::new(metrics))
@@ -91,6 +93,10 @@ impl Metrics {
     ///
     /// When a metric cannot be written as text.
     pub fn text(&self) -> Result<String, prometheus::Error> {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let tasks = runtime.metrics().num_alive_tasks();
+            self.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 

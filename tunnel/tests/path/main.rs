@@ -8,8 +8,11 @@
     reason = "tests are the world outside of the tunnel, and a test that cannot go on has failed"
 )]
 
+mod child;
+mod endings;
 mod forward;
 mod front;
+mod leaks;
 mod link;
 mod links;
 mod metrics;
@@ -20,3 +23,4 @@ mod rig;
 mod session;
 mod udp;
 mod unix;
+mod world;

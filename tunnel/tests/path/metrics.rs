@@ -80,7 +80,9 @@ async fn every_way_in_which_a_stream_ends_counts_it_out_once() {
 
         let closed = std::mem::replace(
             &mut rig.target,
-            tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            crate::world::TcpListener::bind(crate::rig::loopback())
+                .await
+                .unwrap(),
         );
         drop(closed);
         refused(rig.server.forwards()[0]).await;
