@@ -188,7 +188,13 @@ async fn carry_in(
             return Ok(());
         }
         progress.moved(data.len());
-        match send.write(data).await {
+        let written = tokio::select! {
+            biased;
+            written = send.write(data) => written,
+            // The stream may have been stopped since it promised the capacity.
+            () = socket.hung_up() => return Err(Broken::Read),
+        };
+        match written {
             Ok(()) => {}
             Err(WriteError::Finished) => {
                 progress.half.notify_one();

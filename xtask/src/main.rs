@@ -33,6 +33,8 @@ enum Chore {
     Check,
     /// Measures, as ratios to doing without, interleaved in one run.
     Bench(bench::Args),
+    #[command(hide = true, name = test::RUN_BINARY)]
+    TestBinary(test::BinaryArgs),
     #[command(hide = true, name = "__connections")]
     Connections(bench::LoadArgs),
     #[command(hide = true, name = "__upstream")]
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse_from(arguments()).chore {
         Chore::Run(args) => run::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::TestBinary(args) => test::run_binary(&args),
         Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
         Chore::Check => check::run().map(|()| ExitCode::SUCCESS),
         Chore::Bench(args) => bench::run(&args),

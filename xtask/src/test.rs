@@ -1,10 +1,15 @@
-//! `cargo xtask test`: every test, those that need root and eBPF included when root.
+//! `cargo xtask test`: every test, those that need root and eBPF included when root. The tunnel's own tests over real sockets
+//! run under the tracer then: a socket that outlives its request fails them, whatever the test itself looks at.
 
-use std::process::{Command, ExitCode};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
-use crate::shell::cargo;
+use crate::shell::{self, cargo, target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -16,12 +21,47 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
+/// What cargo starts in the place of each test binary.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BinaryArgs {
+    binary: PathBuf,
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<OsString>,
+}
+
 /// Tells the privileged tests that they may not be skipped.
 const STRICT: &str = "WATERTIGHT_TEST_STRICT";
 
+/// The chore that cargo starts test binaries through.
+pub(crate) const RUN_BINARY: &str = "__test-binary";
+
+/// The test binary that is audited: `tunnel/tests/path`.
+const AUDITED: &str = "path-";
+
+/// `tracer run` says with it that this machine cannot be traced on.
+const CANNOT_TRACE: i32 = 5;
+
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let root = rustix::process::geteuid().is_root();
+    ensure!(
+        root || !args.strict,
+        "the strict tests load eBPF programs and need root: sudo -E env PATH=\"$PATH\" cargo xtask test"
+    );
     let mut command: Command = cargo();
     command.args(["test", "--workspace", "--locked", "--all-features"]);
+    if root {
+        shell::run(cargo().args(["build", "--locked", "--package", "tracer-user", "--bins"]))?;
+        let own = std::env::current_exe()?;
+        let runner = [own.to_str().context("a path is not UTF-8")?, RUN_BINARY];
+        command.args([
+            "--config",
+            &format!("target.'cfg(all())'.runner = {runner:?}"),
+        ]);
+    } else {
+        eprintln!(
+            "skipped: the audit of the tunnel's tests loads eBPF programs and needs root (sudo -E)"
+        );
+    }
     if !args.rest.is_empty() {
         command.arg("--").args(&args.rest);
     }
@@ -35,3 +75,60 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         ExitCode::FAILURE
     })
 }
+
+/// Runs one test binary, the tunnel's own tests under the tracer.
+pub(crate) fn run_binary(args: &BinaryArgs) -> Result<ExitCode> {
+    let name = args.binary.file_name().unwrap_or_default();
+    let mut plain = Command::new(&args.binary);
+    plain.args(&args.rest);
+    if name.to_string_lossy().starts_with(AUDITED) {
+        let report = target().join("tunnel-tests.audit.json");
+        let status = audit(args, &report)?;
+        if status.code() != Some(CANNOT_TRACE) {
+            if status.success() {
+                check(&report, args.rest.is_empty())
+                    .with_context(|| format!("the audit is in {}", report.display()))?;
+            }
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            return Ok(ExitCode::from(code.unwrap_or(1)));
+        }
+        ensure!(
+            std::env::var_os(STRICT).is_none(),
+            "the tunnel's tests must run under the tracer, which this machine does not let trace"
+        );
+        eprintln!(
+            "skipped: the audit of the tunnel's tests; the tracer says above what is missing"
+        );
+    }
+    Err(plain.exec()).with_context(|| format!("cannot run {}", args.binary.display()))
+}
+
+fn audit(args: &BinaryArgs, report: &Path) -> Result<ExitStatus> {
+    let tracer = target().join("debug/tracer");
+    let mut command = Command::new(&tracer);
+    command.arg("run").arg("--json").arg(report).arg("--");
+    command.arg(&args.binary).args(&args.rest);
+    command
+        .status()
+        .with_context(|| format!("cannot run {}", tracer.display()))
+}
+
+/// Requires that the evidence is whole, and when all tests ran that there is some.
+fn check(report: &Path, all: bool) -> Result<()> {
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(report)?)?;
+    let field = |path| report.pointer(path).unwrap_or(&Value::Null);
+    let (verdict, agrees) = (field("/verdict"), field("/witness/agrees"));
+    ensure!(
+        verdict == "clean" && *agrees == Value::Bool(true),
+        "the verdict on the tunnel's tests is {verdict} and the witness agrees: {agrees}"
+    );
+    let streams = field("/owners/streams_ended").as_u64().unwrap_or(0);
+    ensure!(
+        !all || streams >= STREAMS_MIN,
+        "the audit saw {streams} streams of the tunnel's tests end; there are thousands"
+    );
+    Ok(())
+}
+
+/// All tests together open many more.
+const STREAMS_MIN: u64 = 1000;

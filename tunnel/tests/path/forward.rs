@@ -3,11 +3,14 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tunnel::agent::policy::Policy;
+use tunnel::target::Target;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, fill, pattern, refused, reset, until, within};
+use crate::world::{BlackHole, TcpListener};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_arrive_in_both_directions_at_once() {
@@ -237,11 +240,7 @@ async fn a_refused_target_resets_the_visitor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_target_is_not_dialed() {
-    let rig = Rig::start_with(
-        |_| {},
-        |config| config.policy = tunnel::agent::policy::Policy::default(),
-    )
-    .await;
+    let rig = Rig::start_with(|_| {}, |config| config.policy = Policy::default()).await;
     refused(rig.server.forwards()[0]).await;
     let text = rig.server.counters().text().unwrap();
     assert!(
@@ -253,41 +252,20 @@ async fn a_denied_target_is_not_dialed() {
     rig.at_rest().await;
 }
 
-/// A listener whose backlog is full answers no SYN.
+/// The dial hangs: the listener answers no SYN.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dial_ends_with_the_visitor_that_asked_for_it() {
-    let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    hole.bind(
-        &"127.0.0.1:0"
-            .parse::<std::net::SocketAddr>()
-            .unwrap()
-            .into(),
-    )
-    .unwrap();
-    hole.listen(0).unwrap();
-    let address = hole.local_addr().unwrap().as_socket().unwrap();
-    let _full = TcpStream::connect(address).await.unwrap();
-    let dials = move || {
-        let port = format!("0100007F:{:04X}", address.port());
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        table
-            .lines()
-            .filter(|line| line.contains(&format!(" {port} 02 ")))
-            .count()
-    };
-    let target = tunnel::target::Target::tcp(&address.to_string(), None).unwrap();
+    let hole = BlackHole::open().await;
+    let target = Target::tcp(&hole.address.to_string(), None).unwrap();
     let rig = Rig::start_with(
         |config| config.forwards[0].target = target,
-        |config| {
-            config.policy =
-                tunnel::agent::policy::Policy::new(vec![format!("{address}").parse().unwrap()])
-        },
+        |config| config.policy = Policy::new(vec![hole.address.to_string().parse().unwrap()]),
     )
     .await;
-    let visitor = rig.visitor().await;
-    until("the dial", || dials() == 1).await;
-    reset(visitor);
-    until("the end of the dial", || dials() == 0).await;
+    let visitors = join_all((0..50).map(|_| rig.visitor())).await;
+    until("the dials", || hole.dials() == 50).await;
+    visitors.into_iter().for_each(reset);
+    until("the end of the dials", || hole.dials() == 0).await;
     rig.at_rest().await;
 }
 
@@ -311,7 +289,7 @@ async fn a_thousand_short_connections_leave_nothing() {
                 visitor.write_all(&[1; 100]).await.unwrap();
                 assert_eq!(drain(&mut visitor).await.unwrap(), 100);
             });
-            futures_util::future::join_all(batch).await;
+            join_all(batch).await;
         }
     };
     within(LONG, "the visitors", async {

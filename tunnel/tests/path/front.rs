@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, reset, until, within};
+use crate::world::{TcpListener, connect};
 
 /// A visitor's connection to the front.
 struct Client {
@@ -20,7 +21,7 @@ struct Reply {
 
 impl Client {
     async fn connect(rig: &Rig) -> Self {
-        let stream = TcpStream::connect(rig.server.front()).await.unwrap();
+        let stream = connect(rig.server.front()).await.unwrap();
         Self {
             io: BufReader::new(stream),
         }
@@ -235,7 +236,7 @@ async fn a_target_that_refuses_or_hangs_up_is_a_bad_gateway() {
     drop(target);
     assert_eq!(client.get(&path).await.status, 502);
     drop(client);
-    let target = tokio::net::TcpListener::bind(address).await.unwrap();
+    let target = TcpListener::bind(address).await.unwrap();
     Rig {
         server,
         agent,

@@ -1,17 +1,20 @@
 //! A scripted peer in the agent's place: what it may do, and what it may not.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tunnel::dialect::native::{Decoder, encode};
-use tunnel::mux::{Frame, Reason, StreamId};
+use tunnel::mux::{self, Frame, Reason, StreamId};
 use tunnel::server::Server;
 
 use crate::rig::{LONG, PROMPT, drain, loopback, server_config, until, within};
+use crate::world::{TcpListener, connect};
 
 /// A server, and a peer that has shaken hands as the agent "web".
 struct Script {
@@ -22,10 +25,14 @@ struct Script {
 
 impl Script {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut mux::Config)) -> Self {
         let target = TcpListener::bind(loopback()).await.unwrap();
-        let server = Server::start(server_config(target.local_addr().unwrap()))
-            .await
-            .unwrap();
+        let mut config = server_config(target.local_addr().unwrap());
+        change(&mut config.mux);
+        let server = Server::start(config).await.unwrap();
         let mut request = format!("ws://{}/connect", server.front())
             .into_client_request()
             .unwrap();
@@ -36,7 +43,7 @@ impl Script {
         ] {
             request.headers_mut().insert(name, value.parse().unwrap());
         }
-        let socket = TcpStream::connect(server.front()).await.unwrap();
+        let socket = connect(server.front()).await.unwrap();
         let (peer, response) = tokio_tungstenite::client_async(request, socket)
             .await
             .unwrap();
@@ -78,7 +85,7 @@ impl Script {
     }
 
     async fn visitor(&mut self) -> (TcpStream, StreamId) {
-        let visitor = TcpStream::connect(self.server.forwards()[0]).await.unwrap();
+        let visitor = connect(self.server.forwards()[0]).await.unwrap();
         match self.receive().await {
             Frame::Open { stream, target, .. } => {
                 assert!(target.starts_with(b"tcp/127.0.0.1:"));
@@ -235,4 +242,58 @@ async fn a_peer_that_vanishes_in_the_middle_of_opens_leaves_nothing() {
             .is_err()
     );
     until("the end of the session", || server.tasks() == 0).await;
+}
+
+/// Not even what was waiting for the link, which is full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_is_told_behind_a_full_link_and_is_the_last_of_its_stream() {
+    let mut script = Script::start().await;
+    let (mut visitor, stream) = script.visitor().await;
+    let window = u32::MAX;
+    script.send(&[Frame::Accept { stream, window }]).await;
+    crate::rig::fill(&mut visitor).await;
+    crate::rig::reset(visitor);
+    until("the end of the stream", || script.server.tasks() == 2).await;
+    let (mut visitor, other) = loop {
+        match script.receive().await {
+            Frame::Data { stream: of, .. } => assert_eq!(of, stream),
+            Frame::Reset { stream: of, reason } => {
+                assert_eq!((of, reason), (stream, Reason::Aborted));
+                break script.visitor().await;
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let stream = other;
+    script.send(&[Frame::Accept { stream, window }]).await;
+    visitor.write_all(b"next").await.unwrap();
+    let data = Bytes::from_static(b"next");
+    assert_eq!(script.receive().await, Frame::Data { stream, data });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_agent_loses_its_socket_with_its_session() {
+    let mut script = Script::start_with(|config| {
+        config.ping_interval = Duration::from_millis(100);
+        config.silence = Duration::from_millis(300);
+    })
+    .await;
+    let (mut visitor, _) = script.visitor().await;
+    let end = within(PROMPT, "the reset", drain(&mut visitor)).await;
+    assert!(end.is_err());
+    until("the end of the session", || script.server.tasks() == 0).await;
+    let mut socket = script.peer.into_inner();
+    // Whatever was said last, then the end.
+    let _ = within(PROMPT, "the end", drain(&mut socket)).await;
+}
+
+/// Half of a link is none, although what is written into it still goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_finishes_its_side_is_gone() {
+    let mut script = Script::start().await;
+    let (mut visitor, _) = script.visitor().await;
+    script.peer.get_mut().shutdown().await.unwrap();
+    let end = within(PROMPT, "the reset", drain(&mut visitor)).await;
+    assert!(end.is_err());
+    script.ends().await;
 }

@@ -13,6 +13,7 @@ use tunnel::server;
 
 use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, refused};
 use crate::rig::{sum, until, within};
+use crate::world::{connect, of_the_world};
 
 /// Stands between an agent and its server; each connection can be cut or frozen.
 struct Relay {
@@ -39,7 +40,7 @@ impl Relay {
     fn before(config: &mut agent::Config) -> Self {
         let url = config.server.to_string();
         let server: SocketAddr = url.split('/').nth(2).unwrap().parse().unwrap();
-        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        let listener = of_the_world(std::net::TcpListener::bind(loopback()).unwrap());
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
@@ -49,9 +50,9 @@ impl Relay {
         let accepting = tokio::spawn(async move {
             loop {
                 let (agent, _) = listener.accept().await.unwrap();
-                let server = TcpStream::connect(server).await.unwrap();
+                let server = connect(server).await.unwrap();
                 let frozen = Arc::new(AtomicBool::new(false));
-                let task = tokio::spawn(relay(agent, server, Arc::clone(&frozen)));
+                let task = tokio::spawn(relay(of_the_world(agent), server, Arc::clone(&frozen)));
                 taken.lock().unwrap().push(Connection { frozen, task });
             }
         });
@@ -269,7 +270,8 @@ async fn a_drain_covers_all_links() {
             .unwrap()
             .contains("reason=\"draining\"")
             || {
-                drop(std::net::TcpStream::connect(server.forwards()[0]));
+                let visitor = std::net::TcpStream::connect(server.forwards()[0]);
+                drop(visitor.map(of_the_world));
                 false
             }
     })

@@ -8,10 +8,14 @@
     reason = "tests are the world outside of the tunnel, and a test that cannot go on has failed"
 )]
 
+mod child;
+mod endings;
 mod forward;
 mod front;
+mod leaks;
 mod link;
 mod links;
+mod metrics;
 mod process;
 mod proxy;
 mod remotedialer;
@@ -19,3 +23,4 @@ mod rig;
 mod session;
 mod udp;
 mod unix;
+mod world;

@@ -1,97 +1,19 @@
 //! The binary: its lines, its exit status, its signals and its descriptors.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
+use std::time::Duration;
 
-struct Process {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tunnel"));
-    command
-        .args(arguments)
-        .env("TUNNEL_TOKEN", "secret")
-        .env_remove("RUST_LOG");
-    command
-}
+use crate::child::{Process, command, until};
+use crate::world::of_the_world;
 
 fn run(command: &mut Command) -> Output {
     command.output().unwrap()
 }
 
-impl Process {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments)
-            .env("TUNNEL_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    fn listening(&mut self, kind: &str) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        let prefix = format!("listening {kind}=");
-        line.trim()
-            .strip_prefix(&prefix)
-            .unwrap_or_else(|| panic!("{line:?}"))
-            .to_owned()
-    }
-
-    fn signal(&self) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    fn sockets(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
-            .unwrap()
-            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
-            .filter(|link| link.to_string_lossy().starts_with("socket:"))
-            .count()
-    }
-
-    fn status(&mut self) -> i32 {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(Instant::now() < deadline, "the process does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn get(front: &str, path: &str) -> String {
-    let mut visitor = TcpStream::connect(front).unwrap();
+    let mut visitor = of_the_world(TcpStream::connect(front).unwrap());
     write!(
         visitor,
         "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -104,7 +26,7 @@ fn get(front: &str, path: &str) -> String {
 
 #[test]
 fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = target.local_addr().unwrap().to_string();
     let forward = format!("127.0.0.1:0=web/tcp/{address}");
     let mut server = Process::start(&[
@@ -115,6 +37,8 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         &forward,
         "--metrics",
         "127.0.0.1:0",
+        "--compat-metrics",
+        "remotedialer",
         "--drain",
         "15s",
     ]);
@@ -132,7 +56,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
 
     std::thread::spawn(move || {
         for stream in target.incoming() {
-            let mut stream = stream.unwrap();
+            let mut stream = of_the_world(stream.unwrap());
             std::thread::spawn(move || {
                 let mut byte = [0];
                 let mut head = Vec::new();
@@ -164,7 +88,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         );
     }
 
-    let mut open = TcpStream::connect(&forward).unwrap();
+    let mut open = of_the_world(TcpStream::connect(&forward).unwrap());
     open.write_all(b"GET").unwrap();
     until("the stream", || {
         get(&metrics, "/metrics").contains("watertight_streams 1")
@@ -185,7 +109,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
 
 #[test]
 fn one_agent_serves_several_servers_in_either_dialect() {
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = target.local_addr().unwrap().to_string();
     let forward = format!("127.0.0.1:0=web/tcp/{address}");
     let listen = ["--listen", "127.0.0.1:0", "--forward", &forward];
@@ -213,7 +137,7 @@ fn one_agent_serves_several_servers_in_either_dialect() {
         for server in &mut servers {
             let forward = server.listening("forward");
             let reaches = || {
-                let mut visitor = TcpStream::connect(&forward).ok()?;
+                let mut visitor = of_the_world(TcpStream::connect(&forward).ok()?);
                 visitor.write_all(b"x").ok()?;
                 // A visitor that came before the agent is reset.
                 visitor
@@ -229,7 +153,8 @@ fn one_agent_serves_several_servers_in_either_dialect() {
                 visitor = reaches();
                 visitor.is_some()
             });
-            let (mut stream, _) = target.accept().unwrap();
+            let (stream, _) = target.accept().unwrap();
+            let mut stream = of_the_world(stream);
             stream.write_all(b"y").unwrap();
             let mut byte = [0];
             let mut visitor = visitor.unwrap();
@@ -252,7 +177,7 @@ fn one_agent_serves_several_servers_in_either_dialect() {
 
 #[test]
 fn a_second_signal_leaves_at_once() {
-    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = target.local_addr().unwrap().to_string();
     let forward = format!("127.0.0.1:0=web/tcp/{address}");
     let mut server = Process::start(&[
@@ -272,7 +197,7 @@ fn a_second_signal_leaves_at_once() {
     ]);
     let mut held = None;
     until("the agent's coming", || {
-        let mut visitor = TcpStream::connect(&forward).unwrap();
+        let mut visitor = of_the_world(TcpStream::connect(&forward).unwrap());
         visitor
             .set_read_timeout(Some(Duration::from_millis(200)))
             .unwrap();
@@ -287,6 +212,8 @@ fn a_second_signal_leaves_at_once() {
     server.signal();
     assert_eq!(server.status(), 1);
 }
+
+const EAST: &str = "east=ws://127.0.0.1:1/connect";
 
 #[test]
 fn what_is_missing_or_wrong_is_named() {
@@ -309,6 +236,31 @@ fn what_is_missing_or_wrong_is_named() {
             "AGENT/tcp/HOST:PORT",
         ),
         (run(command(&server).args(["--drain", "soon"])), "--drain"),
+        (run(command(&server).args(["--peer", EAST])), "--peer-id"),
+        (
+            run(command(&server).args(["--peer", "east", "--peer-id", "west"])),
+            "ID=URL",
+        ),
+        (
+            run(command(&server).args(["--peer", EAST, "--peer-id", "west"])),
+            "TUNNEL_PEER_TOKEN",
+        ),
+        (
+            run(command(&server)
+                .args(["--peer", EAST, "--peer-id", "west"])
+                .env("TUNNEL_PEER_TOKEN", "secret")),
+            "an agent could pass for a peer",
+        ),
+        (
+            run(command(&server)
+                .args(["--peer", EAST, "--peer-id", "east"])
+                .env("TUNNEL_PEER_TOKEN", "shared")),
+            "the name east is taken",
+        ),
+        (
+            run(command(&server).args(["--compat-metrics", "remotedialer"])),
+            "--metrics",
+        ),
         (
             run(&mut command(&[
                 "agent",
@@ -374,7 +326,7 @@ fn what_is_missing_or_wrong_is_named() {
             "{word}: {text}"
         );
     }
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = taken.local_addr().unwrap().to_string();
     let output = run(&mut command(&["server", "--listen", &address]));
     assert!(

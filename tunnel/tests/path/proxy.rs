@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tunnel::agent::policy::Policy;
 use tunnel::agent::proxy::Proxy;
@@ -15,6 +15,7 @@ use tunnel::agent::{self, Agent};
 use tunnel::metrics::Metrics;
 
 use crate::rig::{PROMPT, Rig, loopback, token, until, within};
+use crate::world::{connect, of_the_world};
 
 /// Answers each CONNECT with a script of its own, and passes bytes on if it has a way to.
 struct FakeProxy {
@@ -31,7 +32,7 @@ impl Drop for FakeProxy {
 
 impl FakeProxy {
     fn start(answer: &'static [u8], way: Option<SocketAddr>) -> Self {
-        let listener = std::net::TcpListener::bind(loopback()).unwrap();
+        let listener = of_the_world(std::net::TcpListener::bind(loopback()).unwrap());
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
         let address = listener.local_addr().unwrap();
@@ -39,7 +40,8 @@ impl FakeProxy {
         let seen = Arc::clone(&heads);
         let task = tokio::spawn(async move {
             loop {
-                let (mut agent, _) = listener.accept().await.unwrap();
+                let (agent, _) = listener.accept().await.unwrap();
+                let mut agent = of_the_world(agent);
                 let seen = Arc::clone(&seen);
                 tokio::spawn(async move {
                     let mut head = Vec::new();
@@ -54,7 +56,7 @@ impl FakeProxy {
                     }
                     match way {
                         Some(way) => {
-                            let mut server = TcpStream::connect(way).await.unwrap();
+                            let mut server = connect(way).await.unwrap();
                             let _ = tokio::io::copy_bidirectional(&mut agent, &mut server).await;
                         }
                         // Until the agent lets go.
@@ -146,7 +148,7 @@ async fn a_proxy_that_gives_no_connection_is_counted_and_let_go() {
         proxy.stand_before(&mut config);
         config.connect_timeout = Duration::from_millis(300);
         config.backoff = (Duration::from_secs(60), Duration::from_secs(60));
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(None).unwrap();
         let agent = Agent::start(config, Some(Arc::clone(&metrics)));
         let counter = format!("watertight_connect_failures_total{{reason=\"{reason}\"}} ");
         until(reason, || metrics.text().unwrap().contains(&counter)).await;

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tunnel::agent::policy::Policy;
 use tunnel::agent::{self, Agent};
+use tunnel::metrics::{Compat, Metrics};
 use tunnel::server::{self, Forward, Server};
 use tunnel::target::Target;
 use tunnel::token::Token;
+
+use crate::world::{TcpListener, connect};
 
 /// Far more than anything takes, so that a hang fails the test.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -55,6 +58,7 @@ pub(crate) fn server_config(target: SocketAddr) -> server::Config {
         agent: "web".to_owned(),
         target: Target::tcp(&target.to_string(), None).unwrap(),
     }];
+    config.compat_metrics = Some(Compat::Remotedialer);
     config
 }
 
@@ -80,7 +84,8 @@ impl Rig {
         let server = Server::start(config).await.unwrap();
         let mut config = agent_config(&server, &[address.to_string()]);
         agent(&mut config);
-        let agent = Agent::start(config, None);
+        let counters = Metrics::new(Some(Compat::Remotedialer)).unwrap();
+        let agent = Agent::start(config, Some(counters));
         within(LONG, "connecting", agent.connected()).await;
         until("the registration", || server.has_agent("web")).await;
         Self {
@@ -100,20 +105,25 @@ impl Rig {
     }
 
     pub(crate) async fn visitor(&self) -> TcpStream {
-        TcpStream::connect(self.server.forwards()[0]).await.unwrap()
+        connect(self.server.forwards()[0]).await.unwrap()
     }
 
     /// Every stream must be gone, and its tasks with it: what is left is the link, and who reads what comes over it.
     pub(crate) async fn at_rest(&self) {
         until("coming to rest", || self.server.tasks() <= 2).await;
         within(PROMPT, "the agent's streams", self.agent.quiet()).await;
-        let text = self.server.counters().text().unwrap();
-        assert_eq!(
-            sum(&text, "add_connections"),
-            sum(&text, "remove_connections"),
-            "{text}"
-        );
+        let agent = self.agent.counters();
+        for counters in agent.into_iter().chain([self.server.counters()]) {
+            let text = counters.text().unwrap();
+            assert_eq!(left(&text, "connections"), 0, "{text}");
+            assert!(text.contains("watertight_streams 0"), "{text}");
+        }
     }
+}
+
+/// How many more were added than removed of what a remotedialer counter pair counts.
+pub(crate) fn left(text: &str, name: &str) -> u64 {
+    sum(text, &format!("add_{name}")) - sum(text, &format!("remove_{name}"))
 }
 
 /// Sums a remotedialer counter over all its labels.
@@ -128,6 +138,27 @@ pub(crate) fn sum(text: &str, name: &str) -> u64 {
 pub(crate) fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
     drop(stream);
+}
+
+/// One byte there and one back.
+pub(crate) async fn round_trip(visitor: &mut TcpStream, target: &mut TcpStream) {
+    let trip = async {
+        visitor.write_all(b"?").await.unwrap();
+        target.read_exact(&mut [0]).await.unwrap();
+        target.write_all(b"!").await.unwrap();
+        visitor.read_exact(&mut [0]).await.unwrap();
+    };
+    within(PROMPT, "the round trip", trip).await;
+}
+
+/// Both ends were reset.
+pub(crate) async fn broken(visitor: &mut TcpStream, target: &mut TcpStream) {
+    let visitor = within(PROMPT, "the visitor's reset", drain(visitor)).await;
+    let target = within(PROMPT, "the target's reset", drain(target)).await;
+    assert!(
+        visitor.is_err() && target.is_err(),
+        "{visitor:?} {target:?}"
+    );
 }
 
 /// Writes until the way is full: nothing moved for a while.
@@ -164,7 +195,7 @@ pub(crate) fn pattern(length: usize) -> Vec<u8> {
 /// Connects and expects to be turned away, at whatever moment.
 pub(crate) async fn refused(address: SocketAddr) {
     let refusal = async {
-        match TcpStream::connect(address).await {
+        match connect(address).await {
             Ok(mut visitor) => drain(&mut visitor).await.is_err(),
             Err(_) => true,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tunnel::agent::Agent;
 use tunnel::server::Server;
 use tunnel::token::Token;
@@ -11,6 +11,7 @@ use tunnel::token::Token;
 use crate::rig::{
     LONG, PROMPT, Rig, agent_config, drain, loopback, refused, server_config, until, within,
 };
+use crate::world::{TcpListener, connect};
 
 async fn echo(visitor: &mut TcpStream, target: &mut TcpStream) {
     visitor.write_all(b"ping").await.unwrap();
@@ -174,7 +175,7 @@ async fn a_draining_agent_takes_no_streams_and_waits_for_those_it_has() {
     let drained = tokio::spawn(agent.drain(LONG));
     within(PROMPT, "the refusal", async {
         loop {
-            let Ok(mut late) = TcpStream::connect(server.forwards()[0]).await else {
+            let Ok(mut late) = connect(server.forwards()[0]).await else {
                 return;
             };
             let answer = tokio::time::timeout(Duration::from_millis(50), late.read(&mut [0])).await;

@@ -19,6 +19,7 @@ use tunnel::target::Target;
 use tunnel::{agent, datagram};
 
 use crate::rig::{LONG, PROMPT, Rig, loopback, pattern, server_config, until, within};
+use crate::world::{connect, of_the_world};
 
 fn to(target: SocketAddr) -> Target {
     format!("udp/{target}").parse().unwrap()
@@ -43,7 +44,7 @@ async fn rig(
 }
 
 async fn socket() -> UdpSocket {
-    UdpSocket::bind(loopback()).await.unwrap()
+    of_the_world(UdpSocket::bind(loopback()).await.unwrap())
 }
 
 async fn visitor(rig: &Rig) -> UdpSocket {
@@ -138,7 +139,7 @@ async fn a_flow_outlives_a_target_that_is_away() {
         visitor.send(b"lost").await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let target = UdpSocket::bind(address).await.unwrap();
+    let target = of_the_world(UdpSocket::bind(address).await.unwrap());
     visitor.send(b"second").await.unwrap();
     assert_eq!(receive(&target).await, (b"second".to_vec(), from));
 }
@@ -226,9 +227,7 @@ async fn a_full_queue_drops_what_comes_and_keeps_what_it_has() {
     ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    let link = tokio::net::TcpStream::connect(server.front())
-        .await
-        .unwrap();
+    let link = connect(server.front()).await.unwrap();
     let (mut link, _) = tokio_tungstenite::client_async(request, link)
         .await
         .unwrap();

@@ -14,6 +14,7 @@ use tunnel::socket::{NOBODY, Role, SocketFile};
 use tunnel::target::Target;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, fill, pattern, refused, reset, until, within};
+use crate::world::{connect, of_the_world};
 
 /// A rig whose forward leads to `asked` and whose agent allows `rule`.
 async fn rig(asked: &Path, rule: &Path, dialect: Dialect) -> Rig {
@@ -36,14 +37,14 @@ async fn rig(asked: &Path, rule: &Path, dialect: Dialect) -> Rig {
 fn socket() -> (TempDir, PathBuf, UnixListener) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.sock");
-    let listener = UnixListener::bind(&path).unwrap();
+    let listener = of_the_world(UnixListener::bind(&path).unwrap());
     (directory, path, listener)
 }
 
 async fn pair(rig: &Rig, listener: &UnixListener) -> (TcpStream, UnixStream) {
     let visitor = rig.visitor().await;
     let accepted = within(LONG, "the dial", listener.accept()).await.unwrap();
-    (visitor, accepted.0)
+    (visitor, of_the_world(accepted.0))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,7 +126,7 @@ async fn remotedialer_s_dialect_reaches_it_too() {
 async fn the_front_speaks_http_to_it() {
     let (_directory, path, listener) = socket();
     let rig = rig(&path, &path, Dialect::Native).await;
-    let mut visitor = TcpStream::connect(rig.server.front()).await.unwrap();
+    let mut visitor = connect(rig.server.front()).await.unwrap();
     let encoded = path.display().to_string().replace('/', "%2F");
     let request = format!(
         "GET /client/web/http+unix/{encoded}/v1/info?a=b HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\r\n"

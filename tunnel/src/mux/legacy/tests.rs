@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::dialect::remotedialer::{Body, Message};
 
+mod clients;
+
 const T0: Time = Duration::ZERO;
 
 fn at(milliseconds: u64) -> Time {
@@ -105,9 +107,9 @@ fn a_finish_ends_both_directions_behind_what_was_written() {
     assert_eq!((mux.streams(), mux.held(), sent(&mut mux).len()), (0, 0, 0));
 }
 
-/// L20: data before EOF dropped.
+/// Data before EOF dropped.
 #[test]
-fn l20_what_came_before_an_eof_is_read_before_the_end() {
+fn what_came_before_an_eof_is_read_before_the_end() {
     let mut mux = server(Config::default());
     mux.write(id(2), Bytes::from_static(b"unsent")).unwrap();
     recv(&mut mux, 2, data(3));
@@ -182,9 +184,9 @@ fn a_paused_stream_sends_nothing_and_goes_on_when_resumed() {
     assert_eq!(sent(&mut mux).len(), 1);
 }
 
-/// L6: one flag for both directions. Here a peer that is paused can still pause us, and the other way round.
+/// One flag for both directions. Here a peer that is paused can still pause us, and the other way round.
 #[test]
-fn l6_both_directions_pause_independently() {
+fn both_directions_pause_independently() {
     let mut mux = server(Config::default());
     recv(&mut mux, 2, Body::Pause);
     recv(&mut mux, 2, data(600 * 1024));
@@ -236,9 +238,9 @@ fn all_streams_together_are_bounded_and_small_ones_go_on() {
     assert!(greedy.iter().any(|stream| mux.ending(*stream).is_some()));
 }
 
-/// L1: an upload to a target that does not read, whose opener leaves.
+/// An upload to a target that does not read, whose opener leaves.
 #[test]
-fn l1_a_delivery_without_progress_ends_after_its_grace() {
+fn a_delivery_without_progress_ends_after_its_grace() {
     let config = Config::default();
     let mut mux = agent(config);
     recv(&mut mux, 2, data(1000));
@@ -255,9 +257,9 @@ fn l1_a_delivery_without_progress_ends_after_its_grace() {
     assert_eq!(mux.held(), 0);
 }
 
-/// L3: a dial that is not called off when its opener leaves.
+/// A dial that is not called off when its opener leaves.
 #[test]
-fn l3_an_opener_that_leaves_calls_off_the_dial() {
+fn an_opener_that_leaves_calls_off_the_dial() {
     let config = Config::default();
     let cancelled = Ending::Reset(Reason::Cancelled, By::Peer);
     let mut mux = dialing(config);
@@ -284,9 +286,9 @@ fn list(mux: &mut Legacy, connections: &[i64]) {
     recv(mux, 0, Body::SyncConnections(connections.to_vec()));
 }
 
-/// L4: a list that was made before its agent knew of a connection.
+/// A list that was made before its agent knew of a connection.
 #[test]
-fn l4_a_list_from_before_a_connect_ends_nothing() {
+fn a_list_from_before_a_connect_ends_nothing() {
     let mut mux = server(Config::default());
     // Nothing proves that the agent has read the connect, however many lists come.
     for _ in 0..10 {
@@ -308,7 +310,7 @@ fn l4_a_list_from_before_a_connect_ends_nothing() {
 }
 
 #[test]
-fn l4_a_message_about_the_connection_starts_the_count_again() {
+fn a_message_about_the_connection_starts_the_count_again() {
     let mut mux = server(Config::default());
     for _ in 0..10 {
         recv(&mut mux, 2, data(1));
@@ -322,9 +324,9 @@ fn l4_a_message_about_the_connection_starts_the_count_again() {
     assert!(!mux.is_open(id(2)));
 }
 
-/// L5: the end of a reconciled connection was told to nobody, and what only the agent had stayed for good.
+/// The end of a reconciled connection was told to nobody, and what only the agent had stayed for good.
 #[test]
-fn l5_both_ends_are_told_what_the_lists_disagree_on() {
+fn both_ends_are_told_what_the_lists_disagree_on() {
     let mut mux = server(Config::default());
     recv(&mut mux, 2, data(1));
     list(&mut mux, &[2, 77]);
@@ -337,9 +339,9 @@ fn l5_both_ends_are_told_what_the_lists_disagree_on() {
     assert_eq!(sent(&mut mux), [(2, text("operation was canceled"))]);
 }
 
-/// L5, the other way round: a server that ended a connection without a word.
+/// A server that ended a connection without a word.
 #[test]
-fn l5_a_quiet_connection_is_asked_after() {
+fn a_quiet_connection_is_asked_after() {
     let config = Config::default();
     let mut mux = agent(config);
     let tick = |mux: &mut Legacy, count: u32| {

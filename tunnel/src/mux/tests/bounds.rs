@@ -1,5 +1,6 @@
 //! Every bound of the configuration, reached.
 
+use super::pair::Pair;
 use super::*;
 
 fn open_frame(number: u64) -> Frame {
@@ -227,4 +228,45 @@ fn a_silent_peer_is_pinged_and_then_given_up() {
     assert_eq!(now, config.ping_interval + config.silence);
     assert_eq!(mux.over(), Some(SessionError::Silent));
     assert_eq!(mux.poll_timeout(), None);
+}
+
+/// Half of them are reset by either end, in either phase, the rest are finished.
+#[test]
+fn streams_that_come_and_go_leave_nothing() {
+    let mut pair = Pair::new(Config::default(), Duration::ZERO);
+    for round in 0..20_000_u64 {
+        let stream = pair.server.open(pair.now, bytes(1)).unwrap();
+        if round % 4 == 0 {
+            pair.server.reset(stream, Reason::Cancelled);
+        }
+        pair.settle();
+        if pair.agent.accept(stream).is_ok() {
+            pair.agent.write(stream, bytes(10)).unwrap();
+            pair.settle();
+            if round % 4 == 1 {
+                pair.agent.reset(stream, Reason::Aborted);
+            } else {
+                for mux in [&mut pair.agent, &mut pair.server] {
+                    mux.finish(stream).unwrap();
+                }
+                pair.settle();
+                for mux in [&mut pair.agent, &mut pair.server] {
+                    while let Ok(Some(data)) = mux.read(stream, 100) {
+                        mux.consume(stream, data.len());
+                    }
+                    mux.deliver(stream);
+                }
+            }
+            pair.settle();
+        }
+        pair.agent.release(stream);
+        pair.server.release(stream);
+        pair.settle();
+        for mux in [&mut pair.agent, &mut pair.server] {
+            while mux.poll_event().is_some() {}
+            assert_eq!((mux.streams(), mux.send_buffered()), (0, 0));
+            assert_eq!((mux.deadlines.len(), mux.refusals.len()), (0, 0));
+            assert_eq!(mux.budget.used(), 0);
+        }
+    }
 }

@@ -30,12 +30,13 @@ impl Pair {
     pub(super) fn transmit(&mut self, limit: usize) {
         let arrival = self.now + self.delay;
         for _ in 0..limit {
-            if let Some(frame) = self.server.poll_transmit() {
-                self.to_agent.push_back((arrival, frame));
+            let frames = [self.server.poll_transmit(), self.agent.poll_transmit()];
+            if frames == [None, None] {
+                break;
             }
-            if let Some(frame) = self.agent.poll_transmit() {
-                self.to_server.push_back((arrival, frame));
-            }
+            let [from_server, from_agent] = frames.map(|frame| frame.map(|frame| (arrival, frame)));
+            self.to_agent.extend(from_server);
+            self.to_server.extend(from_agent);
         }
     }
 

@@ -14,6 +14,7 @@ use tunnel::server::handshake::Remotedialer;
 
 use super::{Peer, data, text};
 use crate::rig::{LONG, PROMPT, drain, fill, loopback, reset, server_config, sum, until, within};
+use crate::world::connect as connect_visitor;
 
 struct Script {
     server: Server,
@@ -28,7 +29,7 @@ async fn connect(server: &Server, secret: &str) -> Result<Peer, WsError> {
     ] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    let socket = TcpStream::connect(server.front()).await.unwrap();
+    let socket = connect_visitor(server.front()).await.unwrap();
     let (websocket, _) = tokio_tungstenite::client_async(request, socket).await?;
     Ok(Peer::new(websocket))
 }
@@ -54,7 +55,7 @@ impl Script {
     }
 
     async fn visitor(&mut self) -> (TcpStream, i64) {
-        let visitor = TcpStream::connect(self.server.forwards()[0]).await.unwrap();
+        let visitor = connect_visitor(self.server.forwards()[0]).await.unwrap();
         match self.peer.receive().await {
             (connection, Body::Connect(address)) => {
                 assert_eq!(address, "tcp/127.0.0.1:9");
@@ -116,7 +117,7 @@ async fn an_error_resets_the_visitor_and_tells_the_front_why() {
     script.peer.send(connection, text(refused)).await;
     let end = within(PROMPT, "the reset", drain(&mut visitor)).await;
     assert!(end.is_err());
-    let mut visitor = TcpStream::connect(script.server.front()).await.unwrap();
+    let mut visitor = connect_visitor(script.server.front()).await.unwrap();
     let request =
         b"GET /client/web/http/127.0.0.1:9/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     visitor.write_all(request).await.unwrap();
@@ -188,9 +189,7 @@ async fn a_peer_that_ignores_the_pause_loses_that_connection_alone() {
             .is_err()
     );
     // The rest was late data; once the stream is forgotten, the answer is "not found". The session goes on.
-    let mut visitor = TcpStream::connect(script.server.forwards()[0])
-        .await
-        .unwrap();
+    let mut visitor = connect_visitor(script.server.forwards()[0]).await.unwrap();
     let connection = loop {
         if let (connection, Body::Connect(_)) = script.peer.receive().await {
             break connection;
@@ -218,9 +217,9 @@ async fn data_of_an_unknown_connection_is_answered() {
     );
 }
 
-/// L4: the list was made before its agent knew of the connection. L5: the end of an orphan is told.
+/// The list was made before its agent knew of the connection, and the end of an orphan was told to nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn l4_l5_a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
+async fn a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
     let mut script = Script::start().await;
     let (mut visitor, connection) = script.visitor().await;
     // This peer does not read, so it has proved nothing.
@@ -280,9 +279,9 @@ async fn the_end_of_a_session_ends_its_connections_at_both_ends() {
     until("the end of the session", || server.tasks() == 0).await;
 }
 
-/// L14: the socket of a session that was given up for silence stayed open.
+/// The socket of a session that was given up for silence stayed open.
 #[tokio::test(flavor = "multi_thread")]
-async fn l14_a_silent_peer_loses_its_socket_with_its_session() {
+async fn a_silent_peer_loses_its_socket_with_its_session() {
     let mut script = Script::start_with(|config| config.silence = Duration::from_millis(300)).await;
     let (mut visitor, _) = script.visitor().await;
     assert!(

@@ -1,0 +1,86 @@
+//! Endings at random moments. Whatever ends, at either side: what arrived is a prefix of what was sent, an orderly end loses
+//! nothing, and everyone hears of it soon.
+//!
+//! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed. `WATERTIGHT_TEST_SECONDS` gives each
+//! test more time than [`TIME`].
+
+mod flow;
+mod processes;
+mod streams;
+
+use std::time::{Duration, Instant};
+
+/// Endings of each kind.
+const COUNT: usize = 200;
+
+/// After this many seconds no further ending begins; what was left out is printed.
+const TIME: u64 = 20;
+
+/// Random numbers that a seed repeats (splitmix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = self.0;
+        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        number ^ (number >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// Small numbers as often as large ones.
+    fn length(&mut self) -> usize {
+        let magnitude = self.below(20);
+        usize::try_from(self.below(2 << magnitude)).unwrap()
+    }
+}
+
+/// Hands out one source of chance for each ending, until they are enough or have taken long enough.
+struct Endings {
+    seed: u64,
+    began: Instant,
+    time: Duration,
+    next: usize,
+}
+
+impl Drop for Endings {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        eprintln!("{} of {COUNT} endings in {took:.1?}", self.next);
+    }
+}
+
+impl Endings {
+    fn begin(what: &str) -> Self {
+        let set = |name| std::env::var(name).map(|number| number.parse().unwrap());
+        let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), what);
+        let seed = set("WATERTIGHT_TEST_SEED").unwrap_or_else(|_| random());
+        let seconds = set("WATERTIGHT_TEST_SECONDS").unwrap_or(TIME);
+        eprintln!("{what}: WATERTIGHT_TEST_SEED={seed}");
+        Self {
+            seed,
+            began: Instant::now(),
+            time: Duration::from_secs(seconds),
+            next: 0,
+        }
+    }
+}
+
+impl Iterator for Endings {
+    type Item = Chance;
+
+    fn next(&mut self) -> Option<Chance> {
+        if self.next == COUNT || self.began.elapsed() > self.time {
+            return None;
+        }
+        self.next += 1;
+        // So that neighbours have nothing in common.
+        let own = Chance(self.next as u64).next();
+        Some(Chance(self.seed ^ own))
+    }
+}

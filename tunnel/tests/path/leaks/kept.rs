@@ -1,0 +1,201 @@
+//! What is kept when nothing is going on any more: descriptors, tasks, memory, time.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+use crate::child::Process;
+use crate::rig::{LONG, PROMPT, Rig, drain, loopback, within};
+use crate::world::{TcpListener, connect};
+
+/// Server and agent as processes of their own.
+struct Tunnel {
+    /// Each with where it tells its counters.
+    processes: [(Process, String); 2],
+    forward: String,
+    target: TcpListener,
+}
+
+/// What a process holds.
+#[derive(Debug)]
+struct Held {
+    sockets: usize,
+    tasks: u64,
+    /// In KiB.
+    memory: u64,
+}
+
+async fn counters(address: &str) -> String {
+    let mut scraper = connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    scraper.write_all(request).await.unwrap();
+    let mut text = String::new();
+    scraper.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+fn gauge(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim().parse().unwrap()
+}
+
+impl Tunnel {
+    async fn start() -> Self {
+        let target = TcpListener::bind(loopback()).await.unwrap();
+        let address = target.local_addr().unwrap().to_string();
+        let any = loopback().to_string();
+        let forward = format!("{any}=web/tcp/{address}");
+        let mut server = Process::start(&[
+            "server",
+            "--listen",
+            &any,
+            "--forward",
+            &forward,
+            "--metrics",
+            &any,
+        ]);
+        let front = server.listening("front");
+        let forward = server.listening("forward");
+        let at_server = server.listening("metrics");
+        let url = format!("ws://{front}/connect");
+        let mut agent = Process::start(&[
+            "agent",
+            "--server",
+            &url,
+            "--name",
+            "web",
+            "--allow",
+            &address,
+            "--metrics",
+            &any,
+        ]);
+        let at_agent = agent.listening("metrics");
+        let connected = async {
+            while gauge(&counters(&at_server).await, "watertight_sessions ") == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within(LONG, "the agent's coming", connected).await;
+        Self {
+            processes: [(server, at_server), (agent, at_agent)],
+            forward,
+            target,
+        }
+    }
+
+    async fn pair(&self) -> (TcpStream, TcpStream) {
+        let mut visitor = connect(&self.forward).await.unwrap();
+        visitor.write_all(&[1; 100]).await.unwrap();
+        let (mut target, _) = self.target.accept().await.unwrap();
+        target.read_exact(&mut [0; 100]).await.unwrap();
+        target.write_all(&[2; 100]).await.unwrap();
+        (visitor, target)
+    }
+
+    async fn held(&self) -> [Held; 2] {
+        let mut held = Vec::new();
+        for (process, counters_at) in &self.processes {
+            held.push(Held {
+                tasks: gauge(&counters(counters_at).await, "watertight_tasks "),
+                sockets: process.sockets(),
+                memory: process.resident(),
+            });
+        }
+        held.try_into().unwrap()
+    }
+
+    /// Waits until no stream is left and what the scrapers needed is gone, too.
+    async fn rest(&self) -> [Held; 2] {
+        let rest = async {
+            loop {
+                let text = counters(&self.processes[0].1).await;
+                let held = self.held().await;
+                if gauge(&text, "watertight_streams ") == 0 && held[1].tasks <= 10 {
+                    return held;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within(LONG, "coming to rest", rest).await
+    }
+}
+
+async fn five_thousand(tunnel: &Tunnel) -> [Held; 2] {
+    const STREAMS: usize = 5000;
+    let pairs: Vec<_> = stream::iter(0..STREAMS)
+        .map(|_| tunnel.pair())
+        .buffer_unordered(32)
+        .collect()
+        .await;
+    let open = tunnel.held().await;
+    for held in &open {
+        assert!(
+            held.sockets > STREAMS && held.tasks > STREAMS as u64,
+            "{held:?}"
+        );
+    }
+    // Who was opened at the same time may have taken another's target.
+    let (visitors, targets): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    drop(visitors);
+    for mut target in targets {
+        let _ = within(PROMPT, "the target's end", drain(&mut target)).await;
+    }
+    open
+}
+
+/// The start is after the same was done once: what a process keeps for the next time (its allocator's pages, its tables) it has then.
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_idle_streams_leave_nothing() {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).unwrap();
+    let tunnel = Tunnel::start().await;
+    let fresh = tunnel.rest().await;
+    five_thousand(&tunnel).await;
+    let start = tunnel.rest().await;
+    let open = five_thousand(&tunnel).await;
+    let end = tunnel.rest().await;
+    eprintln!("fresh {fresh:?}\nstart {start:?}\nopen  {open:?}\nend   {end:?}");
+    for (start, end) in start.iter().zip(&end) {
+        assert!(end.sockets <= start.sockets && end.tasks <= start.tasks);
+        assert!(end.memory * 10 <= start.memory * 11);
+    }
+    let spent = || tunnel.processes.iter().map(|(process, _)| process.ticks());
+    let before: u64 = spent().sum();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ticks = spent().sum::<u64>() - before;
+    assert!(ticks <= 5, "{ticks} ticks of 10 ms in an idle second");
+}
+
+/// Each has its own target connection, which ends with it: none idles in a pool for a next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_keep_no_connection_to_their_target() {
+    let rig = Rig::start().await;
+    let address = rig.target.local_addr().unwrap();
+    let mut ends = tokio::task::JoinSet::new();
+    for at in 0..50 {
+        let mut visitor = connect(rig.server.front()).await.unwrap();
+        let path = format!("/client/web/http/{address}/?timeout={at}");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        visitor.write_all(request.as_bytes()).await.unwrap();
+        let (target, _) = rig.target.accept().await.unwrap();
+        let mut target = BufReader::new(target);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            target.read_line(&mut head).await.unwrap();
+        }
+        // The target would keep it.
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok";
+        target.write_all(answer).await.unwrap();
+        within(PROMPT, "the answer", visitor.read_to_end(&mut Vec::new()))
+            .await
+            .unwrap();
+        ends.spawn(async move { target.read_to_end(&mut Vec::new()).await.map(drop) });
+    }
+    within(PROMPT, "the targets' ends", ends.join_all()).await;
+    rig.at_rest().await;
+}
