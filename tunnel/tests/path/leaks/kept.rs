@@ -101,7 +101,7 @@ impl Tunnel {
         for (process, counters_at) in &self.processes {
             held.push(Held {
                 tasks: gauge(&counters(counters_at).await, "watertight_tasks "),
-                sockets: process.sockets(),
+                sockets: settled(process).await,
                 memory: process.resident(),
             });
         }
@@ -121,6 +121,19 @@ impl Tunnel {
             }
         };
         within(LONG, "coming to rest", rest).await
+    }
+}
+
+/// Returns how many sockets a process has once that of the scrape before is closed.
+async fn settled(process: &Process) -> usize {
+    let mut sockets = process.sockets();
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = process.sockets();
+        if now >= sockets {
+            return now;
+        }
+        sockets = now;
     }
 }
 
