@@ -26,10 +26,11 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tunnel::metrics::{Metrics, SessionMetrics, StreamMetrics};
+use tunnel::metrics::{Compat, Metrics, SessionMetrics, StreamMetrics};
 use tunnel::mux::Ending;
 use tunnel::scope::{self, Scope};
 use tunnel::server::admin;
+use tunnel::session::Party;
 use tunnel::socket::{Listener, Mark, NOBODY, Owner, Role, Socket};
 use tunnel::target::Target;
 
@@ -90,14 +91,14 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let scope = Scope::new();
-    let metrics = Metrics::new()?;
+    let metrics = Metrics::new(Some(Compat::Remotedialer))?;
     let front = Listener::listen(args.listen, "front").await?;
     println!("listening front={}", front.address());
     let proxy = Arc::new(Proxy {
         session: u64::from(std::process::id()) << 32 | 0x1ea4,
         streams: AtomicU64::new(0),
         leak_every: args.leak_every,
-        metrics: metrics.session_began("leaky"),
+        metrics: metrics.session_began("leaky", Party::Agent),
         carrier: front.mark(),
         forgotten: Mutex::default(),
     });
@@ -157,7 +158,7 @@ async fn serve_forward(
                 proxy.carrier.end(owner, Ending::Finished);
                 return;
             };
-            let counted = proxy.metrics.stream_opened(&target);
+            let counted = proxy.metrics.stream_began(&target);
             let hung_up = visitor.hung_up();
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut visitor, &mut upstream) => {}
@@ -165,9 +166,7 @@ async fn serve_forward(
             }
             proxy.carrier.end(owner, Ending::Finished);
             if leaks {
-                proxy.forget(upstream);
-            } else {
-                counted.ended(Ending::Finished);
+                proxy.forget((upstream, counted));
             }
         });
     }
@@ -239,10 +238,12 @@ async fn serve_request(
         &format!("{} -> {target}", exchange.label),
     );
     let upstream = dial(&target, owner).await?;
-    let counted = proxy.metrics.stream_opened(&target);
+    let counted = proxy.metrics.stream_began(&target);
     let (mut client, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(upstream)).await?;
-    if !leaks {
+    if leaks {
+        proxy.forget(counted);
+    } else {
         exchange.counted = Some(counted);
     }
     let (carrier, pool) = (exchange.carrier.clone(), Arc::clone(proxy));
@@ -282,9 +283,7 @@ impl Drop for Exchange {
         if self.owner != NOBODY {
             self.tell.end(self.owner, Ending::Finished);
         }
-        if let Some(counted) = self.counted.take() {
-            counted.ended(Ending::Finished);
-        }
+        self.counted = None;
         self.visitor.bind(Role::Pool, NOBODY, &self.label);
         self.carrier.cancel();
     }

@@ -17,14 +17,15 @@ mod network;
 pub mod policy;
 pub mod proxy;
 mod race;
+mod upkeep;
 
 pub use connect::{ServerUrl, ServerUrlError};
 
-use backoff::Backoff;
-use connect::{ConnectError, connect};
+pub(crate) use connect::{ConnectError, Uplink};
 use dial::{Dialed, dial};
 use policy::Policy;
 use proxy::Proxy;
+pub(crate) use upkeep::{Upkeep, keep_up};
 
 use crate::chance;
 use crate::clock::Clock;
@@ -32,10 +33,10 @@ use crate::dialect::Dialect;
 use crate::flow;
 use crate::link::{self, Link, LinkError};
 use crate::metrics::{Metrics, SessionMetrics};
-use crate::mux::{self, Reason, SessionError, Side, legacy};
+use crate::mux::{self, Reason, Side, legacy};
 use crate::scope::{self, Scope};
-use crate::server::handshake::{LINKS_MAX, LinkId};
-use crate::session::{Core, Incoming, Session, Stream};
+use crate::server::handshake::{self, LINKS_MAX, LinkId};
+use crate::session::{Core, Incoming, Party, Session, Stream};
 use crate::socket::{DatagramSocket, Owner, Role, Socket};
 use crate::splice::{self, splice};
 use crate::target::Target;
@@ -118,7 +119,8 @@ struct Shared {
     metrics: Option<Arc<Metrics>>,
     /// Tells its links from those of another agent of this name.
     instance: u64,
-    draining: CancellationToken,
+    /// Cancelled when no link is to be made any more: the agent drains or ends.
+    over: CancellationToken,
     /// The sessions by the slots of their links.
     sessions: watch::Sender<BTreeMap<u8, Session>>,
 }
@@ -134,13 +136,19 @@ impl Agent {
             clock: Clock::start(),
             metrics,
             instance: chance::number(),
-            draining: CancellationToken::new(),
+            over: scope.cancelled().child_token(),
             sessions: watch::Sender::default(),
         });
         for slot in 0..links {
             scope.spawn(stay_connected(Arc::clone(&shared), slot, scope.handle()));
         }
         Self { scope, shared }
+    }
+
+    /// Returns the counters, if it has any.
+    #[must_use]
+    pub fn counters(&self) -> Option<&Metrics> {
+        self.shared.metrics.as_deref()
     }
 
     /// Waits until the agent is connected, by whatever link.
@@ -172,13 +180,20 @@ impl Agent {
 
     /// Takes no new streams, waits until `deadline` for those that are open, resets the rest and ends every link.
     pub async fn drain(self, deadline: Duration) {
-        self.shared.draining.cancel();
+        self.shared.over.cancel();
         let sessions = self.shared.sessions();
         for session in &sessions {
             session.drain();
         }
-        if tokio::time::timeout(deadline, self.quiet()).await.is_err() {
-            let streams: usize = sessions.iter().map(Session::streams).sum();
+        let quiet = async {
+            self.quiet().await;
+            if !sessions.iter().all(Session::acknowledges) {
+                tokio::time::sleep(splice::LAST_WORDS).await;
+            }
+        };
+        let in_time = tokio::time::timeout(deadline, quiet).await.is_ok();
+        let streams: usize = sessions.iter().map(Session::streams).sum();
+        if !in_time && streams > 0 {
             tracing::warn!(
                 streams,
                 "streams are left at the drain deadline; they are reset"
@@ -197,59 +212,51 @@ impl Shared {
 /// How long tasks may take to let go after everything they wait for has ended.
 const TEARDOWN: Duration = Duration::from_secs(2);
 
-/// A session that lived shorter than this does not count as a success.
-const LIVED: Duration = Duration::from_secs(1);
-
 /// Keeps one link up until the agent drains or ends.
 async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
-    let (min, max) = shared.config.backoff;
-    let mut backoff = Backoff::new(min, max);
-    let link = LinkId {
-        instance: shared.instance,
+    let config = &shared.config;
+    let uplink = Uplink {
+        server: &config.server,
+        proxy: config.proxy.as_ref(),
+        slot: match config.dialect {
+            Dialect::Native => Some(LinkId {
+                instance: shared.instance,
+                slot,
+            }),
+            Dialect::Remotedialer => None,
+        },
+        name: (handshake::NAME_HEADER, &config.name),
+        token_header: config.token_header.clone(),
+        token: &config.token,
+        dialect: config.dialect,
+        timeout: config.connect_timeout,
+        backoff: config.backoff,
+        link: config.link,
+    };
+    let link = ToServer {
+        shared: Arc::clone(&shared),
         slot,
+        handle,
     };
-    let over = async {
-        tokio::select! {
-            () = handle.cancelled().cancelled() => {}
-            () = shared.draining.cancelled() => {}
+    keep_up(&uplink, shared.clock, &shared.over, &link).await;
+}
+
+/// One link to the server.
+struct ToServer {
+    shared: Arc<Shared>,
+    slot: u8,
+    handle: scope::Handle,
+}
+
+impl Upkeep for ToServer {
+    fn failed(&self, error: &ConnectError) {
+        if let Some(metrics) = &self.shared.metrics {
+            metrics.connect_failed(error.reason());
         }
-    };
-    let mut over = std::pin::pin!(over);
-    loop {
-        let timeout = shared.config.connect_timeout;
-        let attempt = tokio::time::timeout(timeout, connect(&shared.config, link));
-        let attempt = tokio::select! {
-            biased;
-            () = &mut over => return,
-            attempt = attempt => attempt.unwrap_or(Err(ConnectError::TimedOut)),
-        };
-        match attempt {
-            Ok((websocket, id)) => {
-                let began = shared.clock.now();
-                let error = serve(&shared, websocket, id, slot, &handle).await;
-                tracing::info!(session = id, link = slot, %error, "the link ended");
-                if matches!(
-                    error,
-                    LinkError::Session(SessionError::Ended(Reason::Replaced))
-                ) {
-                    backoff.at_most();
-                } else if shared.clock.now().saturating_sub(began) >= LIVED {
-                    backoff.reset();
-                }
-            }
-            Err(error) => {
-                if let Some(metrics) = &shared.metrics {
-                    metrics.connect_failed(error.reason());
-                }
-                tracing::warn!(%error, server = %shared.config.server, link = slot, "cannot connect")
-            }
-        }
-        let wait = chance::up_to(backoff.next_limit());
-        tokio::select! {
-            biased;
-            () = &mut over => return,
-            () = tokio::time::sleep(wait) => {}
-        }
+    }
+
+    async fn serve(&self, websocket: WebSocketStream<Socket>, id: u64) -> LinkError {
+        serve(&self.shared, websocket, id, self.slot, &self.handle).await
     }
 }
 
@@ -269,7 +276,7 @@ async fn serve(
         .get_ref()
         .bind(Role::Link, whole, "link to the server");
     let metrics = match &shared.metrics {
-        Some(metrics) => metrics.session_began(&shared.config.name),
+        Some(metrics) => metrics.session_began(&shared.config.name, Party::Server),
         None => SessionMetrics::default(),
     };
     let carrier = websocket.get_ref().mark();
@@ -292,20 +299,11 @@ async fn serve(
     shared.sessions.send_modify(|sessions| {
         sessions.insert(slot, session.clone());
     });
-    if shared.draining.is_cancelled() {
+    if shared.over.is_cancelled() {
         session.drain();
     }
-    let mut run = std::pin::pin!(
-        Link::new(websocket, session.clone(), shared.config.link, shared.clock).run()
-    );
-    let error = tokio::select! {
-        biased;
-        error = &mut run => error,
-        () = outer.cancelled().cancelled() => {
-            session.end(Reason::SessionOver);
-            run.await
-        }
-    };
+    let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
+    let error = link.run_until(outer.cancelled()).await;
     shared.sessions.send_modify(|sessions| {
         sessions.remove(&slot);
     });
@@ -333,6 +331,7 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
         return;
     };
     let owner = incoming.owner();
+    incoming.count(&target);
     let dialed = tokio::select! {
         biased;
         _ = incoming.ended() => return,

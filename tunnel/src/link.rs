@@ -1,7 +1,7 @@
 //! One WebSocket and one session: the only place where they meet, and the only loop that waits for both.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::dialect::{DecodeError, Dialect};
-use crate::mux::{SessionError, Time};
+use crate::mux::{Reason, SessionError, Time};
 use crate::session::{MessageError, Session};
 use crate::socket::Socket;
 
@@ -137,6 +138,20 @@ impl Link {
         // The last frame says why; a peer that does not take it learns it from the end of the connection.
         let _ = tokio::time::timeout(self.config.farewell, self.say_farewell()).await;
         error
+    }
+
+    /// Runs the link to its end, or ends its session when `cancelled`.
+    pub async fn run_until(self, cancelled: &CancellationToken) -> LinkError {
+        let session = self.ending.0.clone();
+        let mut run = pin!(self.run());
+        tokio::select! {
+            biased;
+            error = run.as_mut() => error,
+            () = cancelled.cancelled() => {
+                session.end(Reason::SessionOver);
+                run.await
+            }
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkError> {

@@ -1,36 +1,36 @@
-//! What the program itself believes: Prometheus counters. remotedialer's names and labels where it has them, so that its
-//! dashboards go on working; ours begin with `watertight_`.
+//! What the program itself believes: Prometheus counters. Ours begin with `watertight_`; those of remotedialer are there for who
+//! asks for them, so that its dashboards go on working.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
-use crate::mux::Ending;
+mod remotedialer;
+
+use crate::session::Party;
 use crate::target::Target;
+use remotedialer::{Added, ClientBytes, PeerCounters};
 
-/// How many values a label takes that comes from outside; what is beyond shares [`OTHER`].
-const LABEL_VALUES_MAX: usize = 200;
-
-/// The label value for everything beyond the cap.
-const OTHER: &str = "~other";
+/// Whose names and labels the counters have besides our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compat {
+    /// Those of rancher/remotedialer.
+    Remotedialer,
+}
 
 /// The counters of one server or agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    add_connections: IntCounterVec,
-    remove_connections: IntCounterVec,
-    add_sessions: IntCounterVec,
-    remove_sessions: IntCounterVec,
     sessions: IntGauge,
     streams: IntGauge,
-    bytes: IntCounterVec,
+    sent: IntCounter,
+    received: IntCounter,
     open_failures: IntCounterVec,
     connect_failures: IntCounterVec,
     datagrams_dropped: IntCounterVec,
-    addresses: Capped,
-    clients: Capped,
+    remotedialer: Option<remotedialer::Counters>,
 }
 
 impl Metrics {
@@ -39,68 +39,47 @@ impl Metrics {
     /// # Errors
     ///
     /// When a name is taken twice, which a test rules out.
-    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+    pub fn new(compat: Option<Compat>) -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok::<_, prometheus::Error>(counters)
-        };
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let connection = ["clientkey", "proto", "addr"];
-        let session = ["clientkey", "peer"];
+        let counters =
+            |name: &str, help: &str, label: &str| counters(&registry, name, help, &[label]);
+        let bytes = counters(
+            "watertight_stream_bytes_total",
+            "Payload bytes of streams, to and from the peer.",
+            "direction",
+        )?;
         let metrics = Self {
-            add_connections: counters(
-                "session_server_total_add_connections",
-                "Streams opened to a target.",
-                &connection,
-            )?,
-            remove_connections: counters(
-                "session_server_total_remove_connections",
-                "Streams to a target that are over.",
-                &connection,
-            )?,
-            add_sessions: counters(
-                "session_server_total_add_websocket_session",
-                "Sessions begun.",
-                &session,
-            )?,
-            remove_sessions: counters(
-                "session_server_total_remove_websocket_session",
-                "Sessions that are over.",
-                &session,
-            )?,
             sessions: gauge("watertight_sessions", "Sessions that are alive.")?,
             streams: gauge(
                 "watertight_streams",
                 "Streams that are open or being opened.",
             )?,
-            bytes: counters(
-                "watertight_stream_bytes_total",
-                "Payload bytes of streams, to and from the peer.",
-                &["direction"],
-            )?,
+            sent: bytes.with_label_values(&["to_peer"]),
+            received: bytes.with_label_values(&["from_peer"]),
             open_failures: counters(
                 "watertight_open_failures_total",
                 "Streams that were refused or could not be dialed, by reason.",
-                &["reason"],
+                "reason",
             )?,
             connect_failures: counters(
                 "watertight_connect_failures_total",
                 "Attempts of an agent to reach its server that failed, by reason.",
-                &["reason"],
+                "reason",
             )?,
             datagrams_dropped: counters(
                 "watertight_datagrams_dropped_total",
                 "Datagrams of UDP flows that were dropped, by reason.",
-                &["reason"],
+                "reason",
             )?,
-            addresses: Capped::default(),
-            clients: Capped::default(),
+            remotedialer: match compat {
+                Some(Compat::Remotedialer) => Some(remotedialer::Counters::new(&registry)?),
+                None => None,
+            },
             registry: registry.clone(),
         };
         Ok(Arc::new(metrics))
@@ -115,20 +94,24 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Counts a session of `client` that begins.
+    /// Counts a session that begins. `client` is the name of the agent or the peer.
     #[must_use]
-    pub fn session_began(self: &Arc<Self>, client: &str) -> SessionMetrics {
-        let client = self.clients.cap(client);
-        let labels = [client.as_str(), "false"];
-        self.remove_sessions.with_label_values(&labels).inc_by(0);
-        self.add_sessions.with_label_values(&labels).inc();
+    pub fn session_began(self: &Arc<Self>, client: &str, party: Party) -> SessionMetrics {
         self.sessions.inc();
+        let remotedialer = self.remotedialer.as_ref();
+        let added = remotedialer.and_then(|counters| match party {
+            Party::Agent => Some(counters.session(client, false)),
+            Party::Peer => Some(counters.session(client, true)),
+            // The original does not count it, only what it carries.
+            Party::Server => None,
+        });
         SessionMetrics {
             inner: Some(SessionInner {
-                sent: self.bytes.with_label_values(&["to_peer"]),
-                received: self.bytes.with_label_values(&["from_peer"]),
                 metrics: Arc::clone(self),
-                client,
+                bytes: remotedialer.map(|counters| counters.bytes(client)),
+                client: client.to_owned(),
+                added,
+                over: AtomicBool::new(false),
             }),
         }
     }
@@ -147,6 +130,25 @@ impl Metrics {
     pub fn connect_failed(&self, reason: &str) {
         self.connect_failures.with_label_values(&[reason]).inc();
     }
+
+    /// Returns the counters of the way to one peer. There must be a bound on the number of peers.
+    #[must_use]
+    pub fn peer(&self, id: &str) -> PeerMetrics {
+        PeerMetrics {
+            counters: self.remotedialer.as_ref().map(|counters| counters.peer(id)),
+        }
+    }
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
 }
 
 /// The counters of one session; counts its end when it goes.
@@ -159,54 +161,68 @@ pub struct SessionMetrics {
 struct SessionInner {
     metrics: Arc<Metrics>,
     client: String,
-    sent: IntCounter,
-    received: IntCounter,
+    bytes: Option<ClientBytes>,
+    added: Option<Added>,
+    over: AtomicBool,
+}
+
+/// What went to the link in messages of streams, their heads included, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// In messages with payload.
+    pub data: usize,
+    /// In messages that abandon or end a stream with an error.
+    pub errors: usize,
 }
 
 impl SessionMetrics {
-    /// Counts a stream that is opened. The series of its end exists from here on, so that a difference can be drawn.
+    /// Counts a stream to `target`. The series of its end exists from here on, so that a difference can be drawn.
     #[must_use]
-    pub fn stream_opened(&self, target: &Target) -> StreamMetrics {
+    pub fn stream_began(&self, target: &Target) -> StreamMetrics {
         let Some(inner) = &self.inner else {
             return StreamMetrics::default();
         };
-        let metrics = &inner.metrics;
-        let address = metrics.addresses.cap(&target.authority());
-        let labels = [inner.client.as_str(), target.proto(), address.as_str()];
-        let remove = metrics.remove_connections.with_label_values(&labels);
-        metrics.add_connections.with_label_values(&labels).inc();
-        metrics.streams.inc();
+        inner.metrics.streams.inc();
+        let remotedialer = inner.metrics.remotedialer.as_ref();
         StreamMetrics {
-            inner: Some((remove, metrics.streams.clone())),
+            streams: Some(inner.metrics.streams.clone()),
+            added: remotedialer.map(|counters| counters.connection(&inner.client, target)),
         }
     }
 
-    /// Counts payload bytes sent to the peer.
+    /// Counts payload bytes of streams that go to the peer.
     pub fn sent(&self, bytes: usize) {
         if let Some(inner) = &self.inner {
-            inner.sent.inc_by(bytes as u64);
+            inner.metrics.sent.inc_by(bytes as u64);
         }
     }
 
     /// Counts payload bytes that came from the peer and went on.
     pub fn received(&self, bytes: usize) {
         if let Some(inner) = &self.inner {
-            inner.received.inc_by(bytes as u64);
+            inner.metrics.received.inc_by(bytes as u64);
+            if let Some(counters) = &inner.bytes {
+                counters.received(bytes);
+            }
         }
     }
-}
 
-impl SessionMetrics {
+    /// Counts messages that went to the link.
+    pub fn transmitted(&self, transmitted: Transmitted) {
+        if let Some(counters) = self.inner.as_ref().and_then(|inner| inner.bytes.as_ref()) {
+            counters.transmitted(transmitted);
+        }
+    }
+
     /// Counts the end of the session. Harmless when repeated.
-    pub fn over(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            let labels = [inner.client.as_str(), "false"];
-            inner
-                .metrics
-                .remove_sessions
-                .with_label_values(&labels)
-                .inc();
+    pub fn over(&self) {
+        if let Some(inner) = &self.inner
+            && !inner.over.swap(true, Ordering::Relaxed)
+        {
             inner.metrics.sessions.dec();
+            if let Some(added) = &inner.added {
+                added.removed();
+            }
         }
     }
 }
@@ -217,78 +233,49 @@ impl Drop for SessionMetrics {
     }
 }
 
-/// The counters of one stream.
+/// Counts the end of a stream when it goes.
 #[derive(Debug, Default)]
 pub struct StreamMetrics {
-    inner: Option<(IntCounter, IntGauge)>,
+    streams: Option<IntGauge>,
+    added: Option<Added>,
 }
 
-impl StreamMetrics {
-    /// Counts the end of the stream.
-    pub fn ended(self, _ending: Ending) {
-        if let Some((remove, streams)) = self.inner {
-            remove.inc();
+impl Drop for StreamMetrics {
+    fn drop(&mut self) {
+        if let Some(streams) = &self.streams {
             streams.dec();
         }
-    }
-}
-
-/// The values that a label has taken, up to the cap.
-#[derive(Debug, Default)]
-struct Capped {
-    seen: Mutex<HashSet<String>>,
-}
-
-impl Capped {
-    fn cap(&self, value: &str) -> String {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if !seen.contains(value) {
-            if seen.len() >= LABEL_VALUES_MAX {
-                return OTHER.to_owned();
-            }
-            seen.insert(value.to_owned());
+        if let Some(added) = &self.added {
+            added.removed();
         }
-        value.to_owned()
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The counters of the way to one peer.
+#[derive(Debug)]
+pub struct PeerMetrics {
+    counters: Option<PeerCounters>,
+}
 
-    #[test]
-    fn add_and_remove_exist_together_and_agree_at_rest() {
-        let metrics = Metrics::new().unwrap();
-        let session = metrics.session_began("web");
-        let stream = session.stream_opened(&"tcp/127.0.0.1:6080".parse().unwrap());
-        let line = |text: &str, end: u8| {
-            assert!(
-                text.contains(&format!(
-                    "session_server_total_remove_connections{{addr=\"127.0.0.1:6080\",clientkey=\"web\",proto=\"tcp\"}} {end}"
-                )),
-                "{text}"
-            );
-        };
-        line(&metrics.text().unwrap(), 0);
-        stream.ended(Ending::Finished);
-        line(&metrics.text().unwrap(), 1);
-        drop(session);
-        assert!(metrics.text().unwrap().contains("watertight_sessions 0"));
+impl PeerMetrics {
+    /// Counts an attempt to connect.
+    pub fn attempted(&self) {
+        if let Some(counters) = &self.counters {
+            counters.attempts.inc();
+        }
     }
 
-    #[test]
-    fn addresses_are_capped() {
-        let metrics = Metrics::new().unwrap();
-        let session = metrics.session_began("web");
-        for port in 1..1000_u16 {
-            let target = Target::tcp("127.0.0.1", Some(port)).unwrap();
-            session.stream_opened(&target).ended(Ending::Finished);
+    /// Counts a link that is established.
+    pub fn connected(&self) {
+        if let Some(counters) = &self.counters {
+            counters.connected.inc();
         }
-        let text = metrics.text().unwrap();
-        let series = text
-            .lines()
-            .filter(|line| line.starts_with("session_server_total_add_connections{"));
-        assert_eq!(series.count(), LABEL_VALUES_MAX + 1);
-        assert!(text.contains("addr=\"~other\",clientkey=\"web\",proto=\"tcp\"} 799"));
+    }
+
+    /// Counts the end of such a link.
+    pub fn disconnected(&self) {
+        if let Some(counters) = &self.counters {
+            counters.disconnected.inc();
+        }
     }
 }

@@ -71,6 +71,8 @@ pub enum Event {
     },
     /// The peer takes no new streams.
     PeerDraining,
+    /// The peer is a server with more clients than are remembered: those beyond are not reached through it. Told once.
+    TooManyClients,
     /// The session is over; every stream has ended.
     SessionOver(SessionError),
 }
@@ -501,11 +503,7 @@ impl Mux {
         if self.over.is_some() {
             return;
         }
-        let reason = match error {
-            SessionError::Ended(reason) => reason,
-            SessionError::Silent => Reason::TimedOut,
-            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
-        };
+        let reason = error.reason();
         self.over = Some(error);
         self.schedule.clear();
         self.refusals.clear();

@@ -16,21 +16,25 @@ mod front;
 pub mod handshake;
 mod ingress;
 mod links;
+pub mod peer;
 mod registry;
+mod relay;
 mod request;
 mod visitor;
 
 pub use forward::Forward;
 
 use handshake::Remotedialer;
+use peer::Peers;
 use registry::Registry;
 
 use crate::clock::Clock;
 use crate::flow;
 use crate::link;
-use crate::metrics::Metrics;
+use crate::metrics::{Compat, Metrics};
 use crate::mux::{self, Reason, legacy};
 use crate::scope::Scope;
+use crate::session::Session;
 use crate::socket::Listener;
 use crate::splice;
 use crate::token::Token;
@@ -44,6 +48,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Where the counters are served.
     pub metrics: Option<SocketAddr>,
+    /// Whose counters there are besides our own.
+    pub compat_metrics: Option<Compat>,
     /// The secret that agents must know.
     pub token: Token,
     /// Connections of visitors and agents at once; more wait in the kernel's backlog.
@@ -58,6 +64,8 @@ pub struct Config {
     pub visitor_linger: Duration,
     /// Whether and how clients of remotedialer's dialect are taken.
     pub remotedialer: Option<Remotedialer>,
+    /// The other servers, if there are any.
+    pub peers: Option<Arc<Peers>>,
     /// Bounds of each session.
     pub mux: mux::Config,
     /// Bounds of each session in remotedialer's dialect.
@@ -78,6 +86,7 @@ impl Config {
             listen,
             forwards: Vec::new(),
             metrics: None,
+            compat_metrics: None,
             token,
             connections_max: 16_384,
             sessions_max: 4096,
@@ -85,6 +94,7 @@ impl Config {
             response_timeout: Duration::from_secs(60),
             visitor_linger: Duration::from_millis(500),
             remotedialer: None,
+            peers: None,
             mux: mux::Config::default(),
             legacy: legacy::Config::default(),
             link: link::Config::default(),
@@ -124,7 +134,7 @@ impl Server {
     ///
     /// When an address cannot be listened on, or the counters cannot be registered.
     pub async fn start(config: Config) -> io::Result<Self> {
-        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
         let front = Listener::listen(config.listen, "front").await?;
         let mut forwards = Vec::new();
         for forward in &config.forwards {
@@ -134,6 +144,8 @@ impl Server {
             Some(address) => Some(Listener::listen(address, "metrics").await?),
             None => None,
         };
+        let peers = config.peers.as_deref();
+        let servers = peers.map(Peers::names).unwrap_or_default();
         let server = Self {
             listening: Scope::new(),
             visitors: Scope::new(),
@@ -143,7 +155,7 @@ impl Server {
             admin: admin.as_ref().map(Listener::address),
             shared: Arc::new(Shared {
                 clock: Clock::start(),
-                registry: Registry::new(config.sessions_max),
+                registry: Registry::new(config.sessions_max, servers),
                 metrics: Arc::clone(&metrics),
                 connections: Arc::new(Semaphore::new(config.connections_max)),
                 draining: CancellationToken::new(),
@@ -155,6 +167,15 @@ impl Server {
         listening.spawn_interruptible(front::serve(shared(), front, visitors, links));
         for (port, forward) in forwards {
             listening.spawn_interruptible(port.serve(shared(), forward));
+        }
+        if let Some(peers) = &server.shared.config.peers {
+            for peer in &peers.table {
+                let (peers, peer) = (Arc::clone(peers), peer.clone());
+                let links = server.links.handle();
+                server
+                    .links
+                    .spawn(peer::stay_connected(shared(), peers, peer, links));
+            }
         }
         if let Some(listener) = admin {
             listening.spawn_interruptible(admin::serve(metrics, listener, listening.handle()));
@@ -186,7 +207,7 @@ impl Server {
         &self.shared.metrics
     }
 
-    /// Whether an agent of this name is connected.
+    /// Whether an agent of this name is connected, here or at a peer that is.
     #[must_use]
     pub fn has_agent(&self, name: &str) -> bool {
         self.shared.registry.find(name).is_some()
@@ -203,6 +224,7 @@ impl Server {
     pub async fn drain(self, deadline: Duration) {
         self.listening.end(TEARDOWN).await;
         self.shared.draining.cancel();
+        self.shared.registry.withdraw();
         let sessions = self.shared.registry.sessions();
         for session in &sessions {
             session.drain();
@@ -211,10 +233,14 @@ impl Server {
             for session in &sessions {
                 session.quiet().await;
             }
+            if !sessions.iter().all(Session::acknowledges) {
+                tokio::time::sleep(splice::LAST_WORDS).await;
+            }
             self.visitors.join().await;
         };
-        if tokio::time::timeout(deadline, quiet).await.is_err() {
-            let streams: usize = sessions.iter().map(crate::session::Session::streams).sum();
+        let in_time = tokio::time::timeout(deadline, quiet).await.is_ok();
+        let streams: usize = sessions.iter().map(Session::streams).sum();
+        if !in_time && streams > 0 {
             tracing::warn!(
                 streams,
                 "streams are left at the drain deadline; they are reset"

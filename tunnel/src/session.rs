@@ -25,6 +25,17 @@ use crate::mux::{By, Ending, Event, OpenError, Reason, SessionError, StreamId, T
 use crate::socket::{Mark, Owner};
 use crate::target::Target;
 
+/// Who is at the other end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// An agent that dialed us.
+    Agent,
+    /// A server that dialed us.
+    Peer,
+    /// A server that we dialed, as its agent or as its peer.
+    Server,
+}
+
 /// A handle to one session. Cloning it is cheap; the session ends with its link and not with its handles.
 #[derive(Clone)]
 pub struct Session {
@@ -127,20 +138,46 @@ impl Session {
     ///
     /// [`OpenError`] when there cannot be a stream now.
     pub fn open(&self, target: &Target) -> Result<Opening, OpenError> {
+        self.open_as(target, target.to_string())
+    }
+
+    /// Starts to open a stream to a target of `client`, which the peer has announced. Dropping the result cancels the open.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] when there cannot be a stream now.
+    pub fn open_through(&self, client: &str, target: &Target) -> Result<Opening, OpenError> {
+        self.open_as(target, format!("{client}::{target}"))
+    }
+
+    fn open_as(&self, target: &Target, text: String) -> Result<Opening, OpenError> {
         let now = self.shared.clock.now();
         let mut state = self.shared.lock();
         if matches!(target, Target::Udp(_)) && !state.mux.carries_datagrams() {
             return Err(OpenError::NoDatagrams);
         }
-        let id = state.mux.open(now, Bytes::from(target.to_string()))?;
+        let id = state.mux.open(now, Bytes::from(text))?;
         let slot = Slot {
-            metrics: Some(self.shared.metrics.stream_opened(target)),
+            metrics: Some(self.shared.metrics.stream_began(target)),
             ..Slot::default()
         };
         state.slots.insert(id, slot);
         self.shared.settle(&mut state);
         drop(state);
         Ok(Opening::new(Stream::new(Arc::clone(&self.shared), id)))
+    }
+
+    /// Tells the peer, a server that we dialed, that streams of `client` can be opened through us by the session `key`, or no
+    /// longer. It never waits: what the peer has not read stays in the session, once for each client.
+    pub fn announce(&self, client: &str, key: i64, present: bool) {
+        self.shared
+            .with(|mux, _| mux.announce(client, key, present));
+    }
+
+    /// Whether the peer, a server that dialed us, has announced `client`.
+    #[must_use]
+    pub fn has_client(&self, client: &str) -> bool {
+        self.shared.lock().mux.has_client(client)
     }
 
     /// Waits for the next stream that the peer opens; `None` when the session is over.
@@ -177,6 +214,16 @@ impl Session {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Whether the peer acknowledges what was delivered. One that does not needs a moment to pass on what was sent last, before
+    /// it hears that the session is over.
+    #[must_use]
+    pub fn acknowledges(&self) -> bool {
+        match self.shared.lock().mux {
+            Core::Native(_) => true,
+            Core::Remotedialer { .. } => false,
+        }
     }
 
     /// Ends the session and all its streams; the link sends the reason as its last frame.
@@ -228,7 +275,8 @@ impl Session {
     /// For the link: appends the next WebSocket message of about `batch` bytes to `out`; nothing when there is none.
     pub(crate) fn send_message(&self, batch: usize, out: &mut BytesMut) {
         let mut state = self.shared.lock();
-        state.mux.poll_message(batch, out);
+        let transmitted = state.mux.poll_message(batch, out);
+        self.shared.metrics.transmitted(transmitted);
         self.shared.pass_on(&mut state);
     }
 
@@ -312,6 +360,12 @@ impl Shared {
                 }
                 Event::Ended { stream, ending } => self.stream_ended(state, stream, ending),
                 Event::PeerDraining => self.peer_draining.cancel(),
+                Event::TooManyClients => {
+                    tracing::warn!(
+                        session = self.id,
+                        "the peer has more clients than are remembered; some cannot be reached through it"
+                    );
+                }
                 Event::SessionOver(error) => self.session_over(state, error),
             }
         }
@@ -324,9 +378,7 @@ impl Shared {
         tracing::debug!(session = self.id, stream = stream.number(), %ending, "stream ended");
         self.carrier.end(self.stream_owner(stream), ending);
         if let Some(slot) = state.slots.get_mut(&stream) {
-            if let Some(metrics) = slot.metrics.take() {
-                metrics.ended(ending);
-            }
+            slot.metrics = None;
             wake(&mut slot.opened);
             wake(&mut slot.reader);
             wake(&mut slot.writer);
@@ -336,16 +388,13 @@ impl Shared {
 
     fn session_over(&self, state: &mut State, error: SessionError) {
         tracing::debug!(session = self.id, %error, "session over");
-        let reason = match error {
-            SessionError::Ended(reason) => reason,
-            SessionError::Silent => Reason::TimedOut,
-            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
-        };
         let whole = Owner {
             session: self.id,
             stream: 0,
         };
-        self.carrier.end(whole, Ending::Reset(reason, By::Us));
+        self.carrier
+            .end(whole, Ending::Reset(error.reason(), By::Us));
+        self.metrics.over();
         self.over.cancel();
         wake(&mut state.acceptor);
         wake(&mut state.quiet);

@@ -18,9 +18,14 @@ pub struct Token {
 pub enum TokenError {
     /// Nobody gave one.
     #[error(
-        "no token: write one to a file and pass --token-file FILE, or set TUNNEL_TOKEN; server and agent need the same one"
+        "no token: write one to a file and pass {option} FILE, or set {variable}; both ends need the same one"
     )]
-    Missing,
+    Missing {
+        /// The option that names a file.
+        option: &'static str,
+        /// The environment variable that is read without it.
+        variable: &'static str,
+    },
     /// It has no characters besides white space.
     #[error(
         "the token in {0} is empty: write a long random text there, as `openssl rand -hex 32` prints it"
@@ -89,6 +94,14 @@ impl Token {
         format!("Bearer {}", self.secret)
     }
 }
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest.ct_eq(&other.digest).into()
+    }
+}
+
+impl Eq for Token {}
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

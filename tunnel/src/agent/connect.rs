@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
@@ -9,14 +10,15 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
-use super::Config;
-use super::proxy::{TunnelError, tunnel};
+use super::proxy::{Proxy, TunnelError, tunnel};
 use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
+use crate::link;
 use crate::server::handshake::{self, LinkId};
 use crate::socket::{self, NOBODY, Role, Socket};
 use crate::target::Endpoint;
+use crate::token::Token;
 
 /// Where a server takes agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,9 +77,28 @@ impl FromStr for ServerUrl {
     }
 }
 
+/// What it takes to reach a server and to be known there.
+pub(crate) struct Uplink<'a> {
+    pub(crate) server: &'a ServerUrl,
+    pub(crate) proxy: Option<&'a Proxy>,
+    /// Which link of several it is.
+    pub(crate) slot: Option<LinkId>,
+    /// The request header that carries the name, and the name.
+    pub(crate) name: (&'static str, &'a str),
+    /// The request header that carries the secret instead of `Authorization: Bearer`.
+    pub(crate) token_header: Option<HeaderName>,
+    pub(crate) token: &'a Token,
+    pub(crate) dialect: Dialect,
+    /// How long connecting and the handshake may take together.
+    pub(crate) timeout: Duration,
+    /// The first and the longest wait between attempts.
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) link: link::Config,
+}
+
 /// Why there is no link to the server.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     #[error("cannot resolve {0}: {1}")]
     Resolve(String, std::io::Error),
     #[error("cannot reach {0}: {1}")]
@@ -96,7 +117,7 @@ pub(super) enum ConnectError {
 
 impl ConnectError {
     /// Returns the reason that is counted.
-    pub(super) const fn reason(&self) -> &'static str {
+    pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Resolve(..) => "unresolved",
             Self::Dial(..) => "unreachable",
@@ -109,15 +130,14 @@ impl ConnectError {
 }
 
 pub(super) async fn connect(
-    config: &Config,
-    link: LinkId,
+    config: &Uplink<'_>,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
     let server = config.server.endpoint();
-    let socket = match &config.proxy {
+    let socket = match config.proxy {
         Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
         None => dial(server).await?,
     };
-    shake_hands(config, link, socket).await
+    shake_hands(config, socket).await
 }
 
 async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
@@ -133,12 +153,10 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
 }
 
 async fn shake_hands(
-    config: &Config,
-    link: LinkId,
+    config: &Uplink<'_>,
     socket: Socket,
 ) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
-    let request =
-        request(config, link).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
+    let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
     let websocket = Some(config.link.websocket(config.dialect));
     let (websocket, response) =
         match tokio_tungstenite::client_async_with_config(request, socket, websocket).await {
@@ -171,7 +189,7 @@ async fn shake_hands(
     Ok((websocket, id))
 }
 
-fn request(config: &Config, link: LinkId) -> Result<Request<()>, WsError> {
+fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
     let mut request = config.server.uri.clone().into_client_request()?;
     let mut header = |name: HeaderName, value: &str| {
         let mut value = HeaderValue::from_str(value)?;
@@ -180,19 +198,15 @@ fn request(config: &Config, link: LinkId) -> Result<Request<()>, WsError> {
         Ok::<_, WsError>(())
     };
     match config.dialect {
-        Dialect::Native => {
-            header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?;
-            header(
-                HeaderName::from_static(handshake::LINK_HEADER),
-                &link.to_string(),
-            )?;
-        }
+        Dialect::Native => header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?,
         Dialect::Remotedialer => {}
     }
-    header(
-        HeaderName::from_static(handshake::NAME_HEADER),
-        &config.name,
-    )?;
+    if let Some(slot) = config.slot {
+        let name = HeaderName::from_static(handshake::LINK_HEADER);
+        header(name, &slot.to_string())?;
+    }
+    let (name_header, name) = config.name;
+    header(HeaderName::from_static(name_header), name)?;
     match &config.token_header {
         Some(name) => header(name.clone(), config.token.secret())?,
         None => header(AUTHORIZATION, &config.token.bearer())?,

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 mod bypass;
 mod tunnel;
 
-pub(super) use tunnel::{TunnelError, tunnel};
+pub(crate) use tunnel::{TunnelError, tunnel};
 
 use super::ServerUrl;
 use crate::target::Endpoint;

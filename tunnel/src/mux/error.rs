@@ -196,3 +196,15 @@ pub enum SessionError {
     #[error("the session was ended: {0}")]
     Ended(Reason),
 }
+
+impl SessionError {
+    /// Returns the reason that the streams of the session end with.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Ended(reason) => reason,
+            Self::Silent => Reason::TimedOut,
+            Self::OpenFlood | Self::BadStreamId => Reason::Protocol,
+        }
+    }
+}

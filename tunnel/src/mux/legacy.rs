@@ -6,6 +6,8 @@
 //! Only the agent sends pings and the list of its connections. With the list it asks after each connection that was quiet, by
 //! data of no bytes: a server that ended it without a word answers that there is none.
 //!
+//! Servers are each other's agents: one dials the other and announces whose streams can be opened through it.
+//!
 //! The list is where the original ends connections that are alive: it may have been made before the agent knew of one.
 //! Here the server ends a connection that is missing from two lists in a row which came after the agent has
 //! proved that it knew of it, by a message about it or by the answer to a later ping.
@@ -14,7 +16,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 
+mod clients;
 mod config;
+mod ending;
 mod receive;
 mod stream;
 mod sync;
@@ -26,12 +30,13 @@ mod tests;
 
 pub use config::Config;
 
-use stream::{ReceivePhase, SendPhase, Stream};
+use clients::{Announcements, Clients};
+use stream::{SendPhase, Stream};
 
 use super::error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
 use super::frame::{Side, StreamId};
 use super::schedule::Schedule;
-use super::stream::Phase;
+use super::stream::{Phase, ReceivePhase};
 use super::{Event, GONE, Time};
 use crate::dialect::remotedialer::ADDRESS_MAX;
 
@@ -50,6 +55,8 @@ pub struct Legacy {
     events: VecDeque<Event>,
     deadlines: BTreeSet<(Time, StreamId)>,
     answers: VecDeque<(i64, Answer)>,
+    clients: Clients,
+    announcements: Announcements,
     draining: bool,
     over: Option<SessionError>,
     last_heard: Time,
@@ -96,6 +103,8 @@ impl Legacy {
             events: VecDeque::new(),
             deadlines: BTreeSet::new(),
             answers: VecDeque::new(),
+            clients: Clients::default(),
+            announcements: Announcements::default(),
             draining: false,
             over: None,
             last_heard: now,
@@ -360,29 +369,6 @@ impl Legacy {
         self.draining = true;
     }
 
-    /// Ends the session and every stream of it; the peer is told of each.
-    pub fn end_session(&mut self, reason: Reason) {
-        if self.over.is_some() {
-            return;
-        }
-        let known = |stream: &Stream| stream.ending().is_none() && stream.connect.is_none();
-        let told: Vec<i64> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| known(stream))
-            .map(|(id, _)| id.number().cast_signed())
-            .collect();
-        self.fail(SessionError::Ended(reason), By::Us);
-        let answer = Answer::Because(Reason::SessionOver);
-        self.answers
-            .extend(told.into_iter().map(|connection| (connection, answer)));
-    }
-
-    /// Takes note that the link is lost: the session and every stream of it are over.
-    pub fn handle_link_lost(&mut self) {
-        self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
-    }
-
     /// Takes note of time. Call it when [`Self::poll_timeout`] says so; calling it at other times is harmless.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.over.is_some() {
@@ -436,74 +422,6 @@ impl Legacy {
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
-    }
-
-    fn arm(&mut self, id: StreamId, deadline: Time) {
-        self.disarm(id);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.deadline = Some(deadline);
-            self.deadlines.insert((deadline, id));
-        }
-    }
-
-    fn disarm(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && let Some(deadline) = stream.deadline.take()
-        {
-            self.deadlines.remove(&(deadline, id));
-        }
-    }
-
-    fn end_if_complete(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(Stream::is_complete) {
-            self.end_stream(id, Ending::Finished);
-            self.forget_if_gone(id);
-        }
-    }
-
-    /// The one function through which a stream ends: buffers go back here, and the event is told here.
-    fn end_stream(&mut self, id: StreamId, ending: Ending) {
-        self.disarm(id);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.ending().is_some() {
-            return;
-        }
-        stream.phase = Phase::Ended(ending);
-        self.held -= std::mem::take(&mut stream.receive.held);
-        self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
-        // What a peer sent before its socket broke may still be passed on.
-        if !matches!(ending, Ending::Reset(Reason::Aborted, By::Peer)) {
-            stream.receive.queue.clear();
-        }
-        self.events.push_back(Event::Ended { stream: id, ending });
-        self.wake_starved();
-    }
-
-    fn fail(&mut self, error: SessionError, by: By) {
-        if self.over.is_some() {
-            return;
-        }
-        let reason = match error {
-            SessionError::Ended(reason) => reason,
-            SessionError::Silent => Reason::TimedOut,
-            SessionError::OpenFlood | SessionError::BadStreamId => Reason::Protocol,
-        };
-        self.over = Some(error);
-        self.schedule.clear();
-        self.answers.clear();
-        (self.ping, self.sync, self.probe) = (false, false, Probe::Idle);
-        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
-        for id in ids {
-            self.end_stream(id, Ending::Reset(reason, by));
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.connect = None;
-                stream.error = None;
-            }
-            self.forget_if_gone(id);
-        }
-        self.events.push_back(Event::SessionOver(error));
     }
 }
 

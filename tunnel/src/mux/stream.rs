@@ -53,7 +53,7 @@ pub struct ReceiveHalf {
 pub enum ReceivePhase {
     /// More may arrive.
     Open,
-    /// The peer's finish arrived; what is queued is still to be delivered.
+    /// The peer's finish arrived, or the connection is over; what is queued is still to be delivered.
     Finished,
     /// Everything reached the socket behind this end.
     Delivered,

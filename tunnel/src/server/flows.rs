@@ -80,12 +80,11 @@ fn begin(
         tracing::debug!(%visitor, agent = forward.agent, why, "flow refused");
         Dropped::Stream
     };
-    let entry = shared
+    let route = shared
         .registry
         .find(&forward.agent)
         .ok_or_else(|| refuse(NO_AGENT, "the agent is not connected"))?;
-    let opening = entry
-        .session
+    let opening = route
         .open(&forward.target)
         .map_err(|error| refuse(reason_of(error).name(), &error.to_string()))?;
     let (inlet, outlet) = flow::queue(config.queue);
@@ -101,7 +100,7 @@ fn begin(
     };
     let (shared, forward) = (Arc::clone(shared), Arc::clone(forward));
     let listening = listening.clone();
-    entry.scope.spawn_interruptible(async move {
+    route.scope().spawn_interruptible(async move {
         listening
             .run_until_cancelled_owned(flow.serve(&shared, &forward))
             .await;

@@ -131,11 +131,11 @@ fn take_visitor(
         socket.bind(Role::Control, NOBODY, "visitor without an agent");
         socket.reset_on_release();
     };
-    let Some(entry) = shared.registry.find(&forward.agent) else {
+    let Some(route) = shared.registry.find(&forward.agent) else {
         refuse(socket, NO_AGENT, "the agent is not connected");
         return;
     };
-    let opening = match entry.session.open(&forward.target) {
+    let opening = match route.open(&forward.target) {
         Ok(opening) => opening,
         Err(error) => {
             refuse(socket, reason_of(error).name(), &error.to_string());
@@ -147,7 +147,7 @@ fn take_visitor(
     socket.bind(Role::Stream, owner, &label);
     let shared = Arc::clone(shared);
     let forward = Arc::clone(forward);
-    entry.scope.spawn(async move {
+    route.scope().spawn(async move {
         let _permit = permit;
         let opened = tokio::select! {
             biased;

@@ -13,8 +13,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{Exchange, ExchangeBody, carry};
-use super::handshake::{self, Accepted, SESSION_HEADER};
-use super::ingress::{Agent, serve_agent};
+use super::handshake::{self, Accepted, Doors, SESSION_HEADER};
+use super::ingress::{Caller, serve_caller};
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
 use super::visitor::{Serving, VisitorIo};
 use super::{NO_AGENT, Shared, reason_of};
@@ -23,6 +23,7 @@ use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::mux::{OpenError, Reason};
 use crate::scope;
+use crate::session::Party;
 use crate::socket::{Listener, Socket};
 use crate::target::Target;
 
@@ -123,14 +124,18 @@ fn connect(
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let remotedialer = shared.config.remotedialer.as_ref();
-    let checked = handshake::check(&request, &shared.config.token, remotedialer);
+    let doors = Doors {
+        token: &shared.config.token,
+        remotedialer: shared.config.remotedialer.as_ref(),
+        peers: shared.config.peers.as_deref(),
+    };
     let Accepted {
+        party,
         name,
         dialect,
         link,
         accept_key,
-    } = match checked {
+    } = match handshake::check(&request, doors) {
         Ok(accepted) => accepted,
         Err(refused) => {
             tracing::warn!(
@@ -144,7 +149,7 @@ fn connect(
     if shared.draining.is_cancelled() {
         return say(StatusCode::SERVICE_UNAVAILABLE, "the server is draining");
     }
-    if !shared.registry.has_room(&name, link) {
+    if party == Party::Agent && !shared.registry.has_room(&name, link) {
         return say(
             StatusCode::SERVICE_UNAVAILABLE,
             "as many links are connected as may be",
@@ -172,15 +177,17 @@ fn connect(
         Err(_) => return say(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is malformed"),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    links.spawn(serve_agent(
+    let caller = Caller {
+        party,
+        name,
+        dialect,
+        link,
+        id,
+    };
+    links.spawn(serve_caller(
         Arc::clone(shared),
         upgrade,
-        Agent {
-            name,
-            dialect,
-            link,
-            id,
-        },
+        caller,
         links.clone(),
     ));
     response
@@ -194,14 +201,14 @@ async fn exchange(
 ) -> Result<Response<FrontBody>, Failure> {
     let Address { agent, target, .. } = address;
     let request = rewrite(request, address)?;
-    let Some(entry) = shared.registry.find(agent) else {
+    let Some(route) = shared.registry.find(agent) else {
         shared.metrics.open_failed(NO_AGENT);
         return Err((
             StatusCode::SERVICE_UNAVAILABLE,
             format!("agent {agent} is not connected"),
         ));
     };
-    let opening = entry.session.open(target).map_err(|error| {
+    let opening = route.open(target).map_err(|error| {
         shared.metrics.open_failed(reason_of(error).name());
         let status = StatusCode::SERVICE_UNAVAILABLE;
         (status, format!("agent {agent} takes no stream: {error}"))
@@ -225,7 +232,7 @@ async fn exchange(
                 format!("cannot speak HTTP to {target}: {error}"),
             )
         })?;
-    entry.scope.spawn(async move {
+    route.scope().spawn(async move {
         let carry = carry(connection, opened, &visitor);
         carrier.run_until_cancelled_owned(carry).await;
     });

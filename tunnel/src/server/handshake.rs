@@ -6,12 +6,20 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::peer::Peers;
 use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
+use crate::session::Party;
 use crate::token::Token;
 
 /// The request header with the agent's name.
 pub const NAME_HEADER: &str = "x-tunnel-id";
+
+/// The request header with a peer's name.
+pub const PEER_NAME_HEADER: &str = "x-api-tunnel-id";
+
+/// The request header with the secret that peers share.
+pub const PEER_TOKEN_HEADER: &str = "x-api-tunnel-token";
 
 /// The response header with the session's identifier, a decimal number.
 pub const SESSION_HEADER: &str = "x-tunnel-session";
@@ -69,6 +77,7 @@ pub struct Remotedialer {
 /// A handshake that was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
+    pub(super) party: Party,
     pub(super) name: String,
     pub(super) dialect: Dialect,
     /// An agent that names none has one link only.
@@ -83,16 +92,18 @@ pub(super) struct Refused {
     pub(super) why: &'static str,
 }
 
+/// Who is let in, and how each shows who it is.
+#[derive(Clone, Copy)]
+pub(super) struct Doors<'a> {
+    pub(super) token: &'a Token,
+    pub(super) remotedialer: Option<&'a Remotedialer>,
+    pub(super) peers: Option<&'a Peers>,
+}
+
 /// Checks a request for `/connect`. The secret is checked before anything that tells a stranger more than that
 /// the request is malformed.
-pub(super) fn check<B>(
-    request: &Request<B>,
-    token: &Token,
-    remotedialer: Option<&Remotedialer>,
-) -> Result<Accepted, Refused> {
+pub(super) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepted, Refused> {
     let headers = request.headers();
-    let remotedialer =
-        remotedialer.filter(|_| !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL));
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "an agent connects with GET");
     }
@@ -102,13 +113,14 @@ pub(super) fn check<B>(
             "browsers are not agents: an Origin header is refused",
         );
     }
-    let secret = match remotedialer.and_then(|accepted| accepted.token_header.as_ref()) {
-        Some(name) => one(headers, name)?.map(HeaderValue::as_bytes),
-        None => one(headers, &header::AUTHORIZATION)?
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")),
+    // remotedialer's programs ask for no subprotocol.
+    let plain = !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
+    let remotedialer = doors.remotedialer.filter(|_| plain);
+    let peer = match doors.peers {
+        Some(peers) if plain => peer(headers, peers)?,
+        Some(_) | None => None,
     };
-    let secret = secret.unwrap_or_default();
-    if !token.accepts(secret) {
+    if peer.is_none() && !doors.token.accepts(agents_secret(headers, remotedialer)?) {
         return refuse(StatusCode::UNAUTHORIZED, "the token is wrong or missing");
     }
     let is_websocket = has_token(headers, &header::UPGRADE, "websocket")
@@ -120,22 +132,16 @@ pub(super) fn check<B>(
             "an agent asks for a WebSocket, version 13",
         );
     }
-    let dialect = match remotedialer {
-        Some(_) => Dialect::Remotedialer,
-        None => Dialect::Native,
+    let Some(key) = one(headers, &header::SEC_WEBSOCKET_KEY)? else {
+        return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
     };
-    if dialect == Dialect::Native
-        && !has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
-    {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "this server speaks the subprotocol watertight.v1; --accept-remotedialer takes clients that ask for none",
-        );
-    }
-    let key = one(headers, &header::SEC_WEBSOCKET_KEY)?;
-    let name = one(headers, &HeaderName::from_static(NAME_HEADER))?
-        .and_then(|name| name.to_str().ok())
-        .filter(|name| is_name(name));
+    let (party, name, dialect) = match peer {
+        Some(id) => (Party::Peer, id, Dialect::Remotedialer),
+        None => {
+            let dialect = agents_dialect(headers, remotedialer)?;
+            (Party::Agent, agents_name(headers)?, dialect)
+        }
+    };
     let link = match one(headers, &HeaderName::from_static(LINK_HEADER))? {
         None => None,
         Some(value) => match LinkId::parse(value) {
@@ -143,15 +149,60 @@ pub(super) fn check<B>(
             None => return refuse(StatusCode::BAD_REQUEST, "X-Tunnel-Link is malformed"),
         },
     };
-    match (key, name) {
-        (Some(key), Some(name)) => Ok(Accepted {
-            name: name.to_owned(),
-            dialect,
-            link,
-            accept_key: derive_accept_key(key.as_bytes()),
-        }),
-        (None, _) => refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"),
-        (Some(_), None) => refuse(
+    Ok(Accepted {
+        party,
+        name: name.to_owned(),
+        dialect,
+        link,
+        accept_key: derive_accept_key(key.as_bytes()),
+    })
+}
+
+/// Returns the peer that this is. Who is none may still be an agent: the original's agents use the same headers.
+fn peer<'a>(headers: &HeaderMap, peers: &'a Peers) -> Result<Option<&'a str>, Refused> {
+    let id = one(headers, &HeaderName::from_static(PEER_NAME_HEADER))?;
+    let token = one(headers, &HeaderName::from_static(PEER_TOKEN_HEADER))?;
+    let (Some(id), Some(token)) = (id, token) else {
+        return Ok(None);
+    };
+    let mut known = peers.table.iter().map(|peer| peer.id.as_str());
+    let known = known.find(|known| id == known);
+    Ok(known.filter(|_| peers.token.accepts(token.as_bytes())))
+}
+
+fn agents_secret<'a>(
+    headers: &'a HeaderMap,
+    remotedialer: Option<&Remotedialer>,
+) -> Result<&'a [u8], Refused> {
+    let secret = match remotedialer.and_then(|accepted| accepted.token_header.as_ref()) {
+        Some(name) => one(headers, name)?.map(HeaderValue::as_bytes),
+        None => one(headers, &header::AUTHORIZATION)?
+            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")),
+    };
+    Ok(secret.unwrap_or_default())
+}
+
+fn agents_dialect(
+    headers: &HeaderMap,
+    remotedialer: Option<&Remotedialer>,
+) -> Result<Dialect, Refused> {
+    if remotedialer.is_some() {
+        return Ok(Dialect::Remotedialer);
+    }
+    if has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+        return Ok(Dialect::Native);
+    }
+    refuse(
+        StatusCode::BAD_REQUEST,
+        "this server speaks the subprotocol watertight.v1; --accept-remotedialer takes clients that ask for none",
+    )
+}
+
+fn agents_name(headers: &HeaderMap) -> Result<&str, Refused> {
+    let name = one(headers, &HeaderName::from_static(NAME_HEADER))?;
+    match name.and_then(|name| name.to_str().ok()) {
+        Some(name) if is_name(name) => Ok(name),
+        Some(_) | None => refuse(
             StatusCode::BAD_REQUEST,
             "X-Tunnel-ID is missing or not a name of 1 to 64 letters, digits, '-', '_' or '.'",
         ),
@@ -204,9 +255,17 @@ mod tests {
         request
     }
 
+    const fn doors(token: &Token) -> Doors<'_> {
+        Doors {
+            token,
+            remotedialer: None,
+            peers: None,
+        }
+    }
+
     fn status(change: impl FnOnce(&mut HeaderMap)) -> Option<u16> {
         let token = Token::new("secret", "test").unwrap();
-        check(&request(change), &token, None)
+        check(&request(change), doors(&token))
             .err()
             .map(|refused| refused.status.as_u16())
     }
@@ -214,7 +273,7 @@ mod tests {
     #[test]
     fn a_good_handshake_is_accepted() {
         let token = Token::new("secret", "test").unwrap();
-        let accepted = check(&request(|_| {}), &token, None).unwrap();
+        let accepted = check(&request(|_| {}), doors(&token)).unwrap();
         assert_eq!((accepted.name.as_str(), accepted.link), ("web", None));
         // RFC 6455, section 1.3.
         assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -226,7 +285,7 @@ mod tests {
         let link = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let with = request(|headers| drop(headers.insert(LINK_HEADER, value)));
-            check(&with, &token, None).map(|accepted| accepted.link.unwrap())
+            check(&with, doors(&token)).map(|accepted| accepted.link.unwrap())
         };
         let (instance, slot) = (u64::MAX, LINKS_MAX - 1);
         let written = LinkId { instance, slot }.to_string();
@@ -241,7 +300,11 @@ mod tests {
         let token = Token::new("secret", "test").unwrap();
         let plain = || request(|headers| drop(headers.remove("sec-websocket-protocol")));
         let status = |request: &Request<()>, wanted: Option<&Remotedialer>| {
-            check(request, &token, wanted)
+            let doors = Doors {
+                remotedialer: wanted,
+                ..doors(&token)
+            };
+            check(request, doors)
                 .map(|accepted| accepted.dialect)
                 .map_err(|refused| refused.status.as_u16())
         };
@@ -263,6 +326,56 @@ mod tests {
         let wrong = HeaderValue::from_static("Bearer secret");
         with.headers_mut().insert("x-api-tunnel-token", wrong);
         assert_eq!(status(&with, Some(&own)), Err(401));
+    }
+
+    #[test]
+    fn a_peer_is_who_is_in_the_table_and_has_its_token() {
+        let (token, secret) = (
+            Token::new("secret", "test").unwrap(),
+            Token::new("shared", "test").unwrap(),
+        );
+        let table = vec!["east=ws://127.0.0.1:1/connect".parse().unwrap()];
+        let peers = Peers::new("west".to_owned(), secret, table);
+        let ask = |id: &str, secret: &str, change: fn(&mut HeaderMap)| {
+            let request = request(|headers| {
+                for name in ["sec-websocket-protocol", "authorization", NAME_HEADER] {
+                    headers.remove(name);
+                }
+                headers.insert(PEER_NAME_HEADER, id.parse().unwrap());
+                headers.insert(PEER_TOKEN_HEADER, secret.parse().unwrap());
+                change(headers);
+            });
+            let doors = Doors {
+                peers: Some(&peers),
+                ..doors(&token)
+            };
+            check(&request, doors)
+                .map(|accepted| (accepted.party, accepted.name, accepted.dialect))
+                .map_err(|refused| refused.status.as_u16())
+        };
+        let east = (Party::Peer, "east".to_owned(), Dialect::Remotedialer);
+        assert_eq!(ask("east", "shared", |_| {}), Ok(east));
+        assert_eq!(ask("west", "shared", |_| {}), Err(401));
+        assert_eq!(ask("east", "Shared", |_| {}), Err(401));
+        assert_eq!(ask("east", "secret", |_| {}), Err(401));
+        let twice = |headers: &mut HeaderMap| {
+            assert!(headers.append(PEER_TOKEN_HEADER, HeaderValue::from_static("shared")));
+        };
+        assert_eq!(ask("east", "shared", twice), Err(400));
+        let native = |headers: &mut HeaderMap| {
+            let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
+            headers.insert("sec-websocket-protocol", subprotocol);
+        };
+        assert_eq!(ask("east", "shared", native), Err(401));
+        // An agent may use these headers for something else.
+        let agent = |headers: &mut HeaderMap| {
+            let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
+            headers.insert("sec-websocket-protocol", subprotocol);
+            headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
+            headers.insert(NAME_HEADER, HeaderValue::from_static("web"));
+        };
+        let web = (Party::Agent, "web".to_owned(), Dialect::Native);
+        assert_eq!(ask("east", "wrong", agent), Ok(web));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! An agent's connection after its handshake: from here on a link.
+//! The connection of an agent or a peer after its handshake: from here on a link.
 
 use std::sync::Arc;
 
@@ -15,11 +15,12 @@ use crate::dialect::Dialect;
 use crate::link::Link;
 use crate::mux::{Reason, Side};
 use crate::scope::{self, Scope};
-use crate::session::{Core, Session};
+use crate::session::{Core, Party, Session};
 use crate::socket::{Role, Socket};
 
 /// Who connected, and how it talks.
-pub(super) struct Agent {
+pub(super) struct Caller {
+    pub(super) party: Party,
     pub(super) name: String,
     pub(super) dialect: Dialect,
     pub(super) link: Option<LinkId>,
@@ -27,46 +28,51 @@ pub(super) struct Agent {
     pub(super) id: u64,
 }
 
-/// Serves one agent to the end of its session. The session owns every task that serves one of its streams.
-pub(super) async fn serve_agent(
+/// Serves one agent or peer to the end of its session. The session owns every task that serves one of its streams.
+pub(super) async fn serve_caller(
     shared: Arc<Shared>,
     upgrade: OnUpgrade,
-    agent: Agent,
+    caller: Caller,
     links: scope::Handle,
 ) {
-    let Agent {
+    let Caller {
+        party,
         name,
         dialect,
         link: link_id,
         id,
-    } = agent;
+    } = caller;
     let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         Ok(Err(error)) => {
-            tracing::info!(agent = name, %error, "the agent left during its handshake");
+            tracing::info!(?party, name, %error, "left during the handshake");
             return;
         }
         Err(_) => return,
     };
     let Some((socket, early)) = take_socket(upgraded) else {
-        tracing::error!(agent = name, "the connection is not one of ours");
+        tracing::error!(name, "the connection is not one of ours");
         return;
     };
-    let peer = socket.peer();
-    let metrics = shared.metrics.session_began(&name);
+    let from = socket.peer();
+    let metrics = shared.metrics.session_began(&name, party);
     let now = shared.clock.now();
     let core = match dialect {
         Dialect::Native => Core::native(Side::Server, shared.config.mux, now),
         Dialect::Remotedialer => {
             let key = format!("{name}/{id}");
-            Core::remotedialer(Side::Server, &key, shared.config.legacy, now)
+            let mut config = shared.config.legacy;
+            if let (Party::Peer, Some(peers)) = (party, &shared.config.peers) {
+                config.clients_max = peers.clients_max;
+            }
+            Core::remotedialer(Side::Server, &key, config, now)
         }
     };
     let session = Session::new(id, core, shared.clock, socket.mark(), metrics);
     socket.bind(
         Role::Link,
         session.owner(),
-        &format!("link of {name} at {peer}"),
+        &format!("link of {name} at {from}"),
     );
     let websocket_config = Some(shared.config.link.websocket(dialect));
     let websocket =
@@ -77,29 +83,21 @@ pub(super) async fn serve_agent(
         session: session.clone(),
         scope: scope.handle(),
     };
-    if let Err(Full) = shared.registry.insert(&name, link_id, entry) {
+    if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
         session.end(Reason::Busy);
     }
     if shared.draining.is_cancelled() {
         session.drain();
     }
     scope.spawn(refuse_opens(session.clone()));
-    tracing::info!(agent = name, session = id, peer = %peer, ?dialect, "agent connected");
-    let mut run = std::pin::pin!(link.run());
-    let error = tokio::select! {
-        biased;
-        error = &mut run => error,
-        () = links.cancelled().cancelled() => {
-            session.end(Reason::SessionOver);
-            run.await
-        }
-    };
-    shared.registry.remove(&name, id);
+    tracing::info!(?party, name, session = id, from = %from, ?dialect, "connected");
+    let error = link.run_until(links.cancelled()).await;
+    shared.registry.remove(party, &name, id);
     let ended = scope.end(TEARDOWN).await;
-    tracing::info!(agent = name, session = id, %error, ?ended, "agent gone");
+    tracing::info!(?party, name, session = id, %error, ?ended, "gone");
 }
 
-/// An agent opens no streams in this version.
+/// Who dialed opens no streams: an agent in this version, a peer in none.
 async fn refuse_opens(session: Session) {
     while let Some(incoming) = session.accept().await {
         incoming.refuse(Reason::Denied);

@@ -1,26 +1,62 @@
-//! Which agents are here. The newest instance of a name is the one.
+//! Who is here: the agents, the peers that dialed us, and the peers that we dialed. The newest instance of a name is the one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::handshake::LinkId;
 use super::links::Links;
-use crate::mux::Reason;
+use crate::mux::{OpenError, Reason};
 use crate::scope;
-use crate::session::Session;
+use crate::session::{Opening, Party, Session};
+use crate::target::Target;
 
 /// The sessions by name.
 #[derive(Debug)]
 pub(super) struct Registry {
     sessions_max: usize,
-    agents: Mutex<HashMap<String, Links>>,
+    /// The names of this server and its peers. The original announces its peers as if they were agents; whoever believes that
+    /// sends streams in circles.
+    servers: HashSet<String>,
+    state: Mutex<State>,
 }
 
-/// One session of an agent, and the scope that owns the tasks of its streams.
+#[derive(Debug, Default)]
+struct State {
+    agents: HashMap<String, Links>,
+    /// Peers that dialed us: their agents are reached through these sessions.
+    peers: HashMap<String, Entry>,
+    /// Peers that we dialed: our agents are announced there.
+    listeners: HashMap<String, Entry>,
+}
+
+/// One session, and the scope that owns the tasks of its streams.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) scope: scope::Handle,
+}
+
+/// Where streams to an agent are opened.
+#[derive(Debug)]
+pub(super) struct Route {
+    entry: Entry,
+    /// The agent, if the session is a peer's.
+    through: Option<String>,
+}
+
+impl Route {
+    /// Starts to open a stream to `target`.
+    pub(super) fn open(&self, target: &Target) -> Result<Opening, OpenError> {
+        match &self.through {
+            None => self.entry.session.open(target),
+            Some(agent) => self.entry.session.open_through(agent, target),
+        }
+    }
+
+    /// Returns the scope that owns the tasks of the streams.
+    pub(super) const fn scope(&self) -> &scope::Handle {
+        &self.entry.scope
+    }
 }
 
 /// As many sessions are here as may be.
@@ -28,27 +64,45 @@ pub(super) struct Entry {
 pub(super) struct Full;
 
 impl Registry {
-    pub(super) fn new(sessions_max: usize) -> Self {
+    pub(super) fn new(sessions_max: usize, servers: HashSet<String>) -> Self {
         Self {
             sessions_max,
-            agents: Mutex::default(),
+            servers,
+            state: Mutex::default(),
         }
     }
 
-    /// Takes a session in. Those whose place it takes end at once.
+    /// Takes a session in. Those whose place it takes end at once. Peers are told which agents are here.
     pub(super) fn insert(
         &self,
+        party: Party,
         name: &str,
         link: Option<LinkId>,
         entry: Entry,
     ) -> Result<(), Full> {
         let replaced = {
-            let mut agents = self.lock();
-            if !has_room(&agents, self.sessions_max, name, link) {
-                return Err(Full);
+            let mut state = self.lock();
+            match party {
+                Party::Agent => {
+                    if !state.has_room(name, link, self.sessions_max) {
+                        return Err(Full);
+                    }
+                    state.announce(name, &entry.session, true);
+                    let links = state.agents.entry(name.to_owned()).or_default();
+                    let replaced = links.insert(link, entry);
+                    for older in &replaced {
+                        state.announce(name, &older.session, false);
+                    }
+                    replaced
+                }
+                Party::Peer => Vec::from_iter(state.peers.insert(name.to_owned(), entry)),
+                Party::Server => {
+                    for (name, agent) in state.agents() {
+                        entry.session.announce(name, key(&agent.session), true);
+                    }
+                    Vec::from_iter(state.listeners.insert(name.to_owned(), entry))
+                }
             }
-            let links = agents.entry(name.to_owned()).or_default();
-            links.insert(link, entry)
         };
         for older in replaced {
             older.session.end(Reason::Replaced);
@@ -57,50 +111,117 @@ impl Registry {
     }
 
     /// Forgets a session, unless another took its place.
-    pub(super) fn remove(&self, name: &str, session: u64) {
-        let mut agents = self.lock();
-        if let Some(links) = agents.get_mut(name) {
-            links.remove(session);
-            if links.is_empty() {
-                agents.remove(name);
+    pub(super) fn remove(&self, party: Party, name: &str, session: u64) {
+        let mut state = self.lock();
+        match party {
+            Party::Agent => {
+                if let Some(entry) = state.remove_link(name, session) {
+                    state.announce(name, &entry.session, false);
+                }
             }
+            Party::Peer => remove(&mut state.peers, name, session),
+            Party::Server => remove(&mut state.listeners, name, session),
         }
     }
 
-    /// Returns the session of this name that the next stream is for.
-    pub(super) fn find(&self, name: &str) -> Option<Entry> {
-        self.lock().get_mut(name)?.pick().cloned()
+    /// Tells the peers that no agent is here any more.
+    pub(super) fn withdraw(&self) {
+        let state = self.lock();
+        for (name, agent) in state.agents() {
+            state.announce(name, &agent.session, false);
+        }
     }
 
-    /// Whether one more session may come.
+    /// Returns the way to the agent of this name: its own session if it is here, otherwise that of a peer that has it.
+    pub(super) fn find(&self, name: &str) -> Option<Route> {
+        let mut state = self.lock();
+        let own = state.pick(name);
+        let (entry, through) = match own {
+            Some(entry) => (entry, None),
+            None if self.servers.contains(name) => return None,
+            None => {
+                let mut peers = state.peers.values();
+                let entry = peers.find(|entry| entry.session.has_client(name))?;
+                (entry.clone(), Some(name.to_owned()))
+            }
+        };
+        Some(Route { entry, through })
+    }
+
+    /// Returns the session of an agent that is here.
+    pub(super) fn own(&self, name: &str) -> Option<Session> {
+        self.lock().pick(name).map(|entry| entry.session)
+    }
+
+    /// Whether one more session of an agent may come.
     pub(super) fn has_room(&self, name: &str, link: Option<LinkId>) -> bool {
-        has_room(&self.lock(), self.sessions_max, name, link)
+        self.lock().has_room(name, link, self.sessions_max)
     }
 
     /// Returns the number of tasks that all sessions own.
     pub(super) fn tasks(&self) -> usize {
-        let agents = self.lock();
-        entries(&agents).map(|entry| entry.scope.tasks()).sum()
+        let state = self.lock();
+        state.entries().map(|entry| entry.scope.tasks()).sum()
     }
 
     /// Returns all sessions.
     pub(super) fn sessions(&self) -> Vec<Session> {
-        let agents = self.lock();
-        entries(&agents)
-            .map(|entry| entry.session.clone())
-            .collect()
+        let state = self.lock();
+        state.entries().map(|entry| entry.session.clone()).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Links>> {
-        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn entries(agents: &HashMap<String, Links>) -> impl Iterator<Item = &Entry> {
-    agents.values().flat_map(Links::entries)
+impl State {
+    /// Returns the session of an agent that the next stream is for.
+    fn pick(&mut self, name: &str) -> Option<Entry> {
+        self.agents.get_mut(name)?.pick().cloned()
+    }
+
+    fn remove_link(&mut self, name: &str, session: u64) -> Option<Entry> {
+        let links = self.agents.get_mut(name)?;
+        let entry = links.remove(session);
+        if links.is_empty() {
+            self.agents.remove(name);
+        }
+        entry
+    }
+
+    fn has_room(&self, name: &str, link: Option<LinkId>, max: usize) -> bool {
+        let links = self.agents.get(name);
+        links.is_some_and(|links| links.has_place(link)) || self.agents().count() < max
+    }
+
+    /// Returns all sessions of agents, each with its agent's name.
+    fn agents(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        let agents = self.agents.iter();
+        agents.flat_map(|(name, links)| links.entries().map(move |entry| (name, entry)))
+    }
+
+    fn announce(&self, name: &str, session: &Session, present: bool) {
+        for listener in self.listeners.values() {
+            listener.session.announce(name, key(session), present);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let peers = self.peers.values().chain(self.listeners.values());
+        self.agents().map(|(_, entry)| entry).chain(peers)
+    }
 }
 
-fn has_room(agents: &HashMap<String, Links>, max: usize, name: &str, link: Option<LinkId>) -> bool {
-    let links = agents.get(name);
-    links.is_some_and(|links| links.has_place(link)) || entries(agents).count() < max
+/// Forgets the session of a peer, unless another took its place.
+fn remove(peers: &mut HashMap<String, Entry>, name: &str, session: u64) {
+    let entry = peers.get(name);
+    if entry.is_some_and(|entry| entry.session.id() == session) {
+        peers.remove(name);
+    }
+}
+
+/// Returns the number by which peers tell the sessions of an agent apart. The original reads 64 bits with a sign.
+fn key(session: &Session) -> i64 {
+    (session.id() >> 1).cast_signed()
 }

@@ -2,11 +2,13 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::dialect::remotedialer::Body;
 use crate::dialect::{DecodeError, native, remotedialer};
+use crate::metrics::Transmitted;
 use crate::mux::legacy::{self, Legacy};
 use crate::mux::{
-    self, Ending, Event, Mux, OpenError, ReadError, Reason, SessionError, Side, StreamId, Time,
-    WriteError,
+    self, Ending, Event, Frame, Mux, OpenError, ReadError, Reason, SessionError, Side, StreamId,
+    Time, WriteError,
 };
 
 /// What decides in a session.
@@ -78,22 +80,48 @@ impl Core {
     }
 
     /// Appends one WebSocket message to `out`: as many frames as fit into `batch` bytes where the dialect allows more than one.
-    pub(super) fn poll_message(&mut self, batch: usize, out: &mut BytesMut) {
+    pub(super) fn poll_message(&mut self, batch: usize, out: &mut BytesMut) -> Transmitted {
+        let mut transmitted = Transmitted::default();
         match self {
             Self::Native(mux) => {
                 while out.len() < batch
                     && let Some(frame) = mux.poll_transmit()
                 {
+                    let before = out.len();
                     native::encode(&frame, out);
+                    match frame {
+                        Frame::Data { .. } => transmitted.data += out.len() - before,
+                        Frame::Reset { .. } => transmitted.errors += out.len() - before,
+                        Frame::Open { .. }
+                        | Frame::Accept { .. }
+                        | Frame::Window { .. }
+                        | Frame::Finish { .. }
+                        | Frame::Delivered { .. }
+                        | Frame::Ping { .. }
+                        | Frame::Pong { .. }
+                        | Frame::GoAway { .. } => {}
+                    }
                 }
             }
             Self::Remotedialer { mux, sent } => {
                 if let Some(message) = mux.poll_transmit() {
                     *sent = sent.wrapping_add(1);
                     remotedialer::encode(*sent, &message, out);
+                    match message.body {
+                        Body::Data(_) => transmitted.data = out.len(),
+                        Body::Error(_) => transmitted.errors = out.len(),
+                        Body::Connect(_)
+                        | Body::AddClient(_)
+                        | Body::RemoveClient(_)
+                        | Body::Pause
+                        | Body::Resume
+                        | Body::SyncConnections(_)
+                        | Body::Unknown(_) => {}
+                    }
                 }
             }
         }
+        transmitted
     }
 
     /// Whether a WebSocket ping is to be sent now.
@@ -121,6 +149,21 @@ impl Core {
         match self {
             Self::Native(mux) => mux.accept(id),
             Self::Remotedialer { mux, .. } => mux.accept(now, id),
+        }
+    }
+
+    /// Tells a peer of a client. Only remotedialer's dialect has peers.
+    pub(super) fn announce(&mut self, client: &str, key: i64, present: bool) {
+        match self {
+            Self::Native(_) => {}
+            Self::Remotedialer { mux, .. } => mux.announce(client, key, present),
+        }
+    }
+
+    pub(super) fn has_client(&self, client: &str) -> bool {
+        match self {
+            Self::Native(_) => false,
+            Self::Remotedialer { mux, .. } => mux.has_client(client),
         }
     }
 

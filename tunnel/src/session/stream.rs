@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Shared, register};
 use crate::mux::{Ending, OpenError, ReadError, Reason, StreamId, WriteError};
 use crate::socket::Owner;
+use crate::target::Target;
 
 /// The one thing that all handles of a stream share. When it goes, the stream is released.
 struct Held {
@@ -154,6 +155,17 @@ impl Incoming {
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.stream.owner()
+    }
+
+    /// Counts the stream from here to its end as one to `target`.
+    pub fn count(&self, target: &Target) {
+        let shared = &self.stream.held.shared;
+        let mut state = shared.lock();
+        if state.mux.ending(self.stream.held.id).is_none()
+            && let Some(slot) = state.slots.get_mut(&self.stream.held.id)
+        {
+            slot.metrics = Some(shared.metrics.stream_began(target));
+        }
     }
 
     /// Waits until the opener gives up.

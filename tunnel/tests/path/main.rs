@@ -12,6 +12,7 @@ mod forward;
 mod front;
 mod link;
 mod links;
+mod metrics;
 mod process;
 mod proxy;
 mod remotedialer;

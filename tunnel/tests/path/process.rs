@@ -22,7 +22,8 @@ fn command(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .env("TUNNEL_TOKEN", "secret")
-        .env_remove("RUST_LOG");
+        .env_remove("RUST_LOG")
+        .env_remove("TUNNEL_PEER_TOKEN");
     command
 }
 
@@ -115,6 +116,8 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         &forward,
         "--metrics",
         "127.0.0.1:0",
+        "--compat-metrics",
+        "remotedialer",
         "--drain",
         "15s",
     ]);
@@ -288,6 +291,8 @@ fn a_second_signal_leaves_at_once() {
     assert_eq!(server.status(), 1);
 }
 
+const EAST: &str = "east=ws://127.0.0.1:1/connect";
+
 #[test]
 fn what_is_missing_or_wrong_is_named() {
     let server = ["server", "--listen", "127.0.0.1:0"];
@@ -309,6 +314,31 @@ fn what_is_missing_or_wrong_is_named() {
             "AGENT/tcp/HOST:PORT",
         ),
         (run(command(&server).args(["--drain", "soon"])), "--drain"),
+        (run(command(&server).args(["--peer", EAST])), "--peer-id"),
+        (
+            run(command(&server).args(["--peer", "east", "--peer-id", "west"])),
+            "ID=URL",
+        ),
+        (
+            run(command(&server).args(["--peer", EAST, "--peer-id", "west"])),
+            "TUNNEL_PEER_TOKEN",
+        ),
+        (
+            run(command(&server)
+                .args(["--peer", EAST, "--peer-id", "west"])
+                .env("TUNNEL_PEER_TOKEN", "secret")),
+            "an agent could pass for a peer",
+        ),
+        (
+            run(command(&server)
+                .args(["--peer", EAST, "--peer-id", "east"])
+                .env("TUNNEL_PEER_TOKEN", "shared")),
+            "the name east is taken",
+        ),
+        (
+            run(command(&server).args(["--compat-metrics", "remotedialer"])),
+            "--metrics",
+        ),
         (
             run(&mut command(&[
                 "agent",

@@ -146,7 +146,7 @@ async fn a_proxy_that_gives_no_connection_is_counted_and_let_go() {
         proxy.stand_before(&mut config);
         config.connect_timeout = Duration::from_millis(300);
         config.backoff = (Duration::from_secs(60), Duration::from_secs(60));
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(None).unwrap();
         let agent = Agent::start(config, Some(Arc::clone(&metrics)));
         let counter = format!("watertight_connect_failures_total{{reason=\"{reason}\"}} ");
         until(reason, || metrics.text().unwrap().contains(&counter)).await;

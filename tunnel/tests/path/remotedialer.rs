@@ -1,7 +1,8 @@
-//! Remotedialer's dialect: a scripted peer in the place of a Go program, at either end. Tests named after a leak (`l1` to `l6`)
+//! Remotedialer's dialect: a scripted peer in the place of a Go program, at either end. Tests named after a leak (`l1` to `l30`)
 //! show that what is known to leak in such tunnels does not here.
 
 mod agent;
+mod peers;
 mod server;
 
 use bytes::{Bytes, BytesMut};

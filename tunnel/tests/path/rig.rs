@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel::agent::policy::Policy;
 use tunnel::agent::{self, Agent};
+use tunnel::metrics::{Compat, Metrics};
 use tunnel::server::{self, Forward, Server};
 use tunnel::target::Target;
 use tunnel::token::Token;
@@ -55,6 +56,7 @@ pub(crate) fn server_config(target: SocketAddr) -> server::Config {
         agent: "web".to_owned(),
         target: Target::tcp(&target.to_string(), None).unwrap(),
     }];
+    config.compat_metrics = Some(Compat::Remotedialer);
     config
 }
 
@@ -80,7 +82,8 @@ impl Rig {
         let server = Server::start(config).await.unwrap();
         let mut config = agent_config(&server, &[address.to_string()]);
         agent(&mut config);
-        let agent = Agent::start(config, None);
+        let counters = Metrics::new(Some(Compat::Remotedialer)).unwrap();
+        let agent = Agent::start(config, Some(counters));
         within(LONG, "connecting", agent.connected()).await;
         until("the registration", || server.has_agent("web")).await;
         Self {
@@ -107,13 +110,18 @@ impl Rig {
     pub(crate) async fn at_rest(&self) {
         until("coming to rest", || self.server.tasks() <= 2).await;
         within(PROMPT, "the agent's streams", self.agent.quiet()).await;
-        let text = self.server.counters().text().unwrap();
-        assert_eq!(
-            sum(&text, "add_connections"),
-            sum(&text, "remove_connections"),
-            "{text}"
-        );
+        let agent = self.agent.counters();
+        for counters in agent.into_iter().chain([self.server.counters()]) {
+            let text = counters.text().unwrap();
+            assert_eq!(left(&text, "connections"), 0, "{text}");
+            assert!(text.contains("watertight_streams 0"), "{text}");
+        }
     }
+}
+
+/// How many more were added than removed of what a remotedialer counter pair counts.
+pub(crate) fn left(text: &str, name: &str) -> u64 {
+    sum(text, &format!("add_{name}")) - sum(text, &format!("remove_{name}"))
 }
 
 /// Sums a remotedialer counter over all its labels.

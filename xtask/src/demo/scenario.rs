@@ -130,6 +130,8 @@ fn tunnel(binaries: &Path, target: SocketAddr) -> Result<Service> {
                 "127.0.0.1:0",
                 "--metrics",
                 "127.0.0.1:0",
+                "--compat-metrics",
+                "remotedialer",
             ])
             .arg("--forward")
             .arg(format!("127.0.0.1:0={AGENT}/tcp/{target}"))

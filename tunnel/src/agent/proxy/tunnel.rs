@@ -13,7 +13,7 @@ const HEAD_MAX: usize = 8 * 1024;
 
 /// Why a proxy gave no connection.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::agent) enum TunnelError {
+pub(crate) enum TunnelError {
     #[error("the proxy {0} ended the connection: {1}")]
     Io(String, io::Error),
     #[error(
@@ -27,7 +27,7 @@ pub(in crate::agent) enum TunnelError {
 }
 
 /// Asks the proxy at the other end of `socket` for a connection to `server`. The caller has the deadline.
-pub(in crate::agent) async fn tunnel(
+pub(crate) async fn tunnel(
     proxy: &Proxy,
     socket: Socket,
     server: &Endpoint,

@@ -1,7 +1,9 @@
 //! The command line.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -11,7 +13,9 @@ use tunnel::agent::policy::{Policy, Rule};
 use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, ServerUrl};
 use tunnel::dialect::Dialect;
+use tunnel::metrics::Compat;
 use tunnel::server::handshake::Remotedialer;
+use tunnel::server::peer::{Peer, Peers};
 use tunnel::server::{self, Forward, handshake};
 use tunnel::token::{Token, TokenError};
 
@@ -54,6 +58,20 @@ enum DialectArg {
     Remotedialer,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CompatArg {
+    /// rancher/remotedialer: session_server_total_add_connections and nine more.
+    Remotedialer,
+}
+
+impl From<CompatArg> for Compat {
+    fn from(argument: CompatArg) -> Self {
+        match argument {
+            CompatArg::Remotedialer => Self::Remotedialer,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The public side: takes agents and visitors.
@@ -85,6 +103,9 @@ pub(crate) struct ServerArgs {
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
+    /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
+    #[arg(long, value_enum, value_name = "PROGRAM", requires = "metrics")]
+    compat_metrics: Option<CompatArg>,
     /// How long open streams may go on after SIGTERM before they are reset.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
@@ -113,6 +134,8 @@ pub(crate) struct ServerArgs {
     /// Streams of one agent at once; more are refused with 503.
     #[arg(long, value_name = "COUNT", default_value_t = 8192)]
     max_streams: usize,
+    #[command(flatten)]
+    peers: PeerArgs,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -156,6 +179,9 @@ pub(crate) struct AgentArgs {
     /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
+    #[arg(long, value_enum, value_name = "PROGRAM", requires = "metrics")]
+    pub(crate) compat_metrics: Option<CompatArg>,
     #[command(flatten)]
     token: TokenArgs,
 }
@@ -170,16 +196,64 @@ struct TokenArgs {
 
 impl TokenArgs {
     fn read(&self) -> Result<Token, TokenError> {
-        match &self.token_file {
-            Some(path) => Token::from_file(path),
-            None => match std::env::var("TUNNEL_TOKEN") {
-                Ok(secret) => Token::new(&secret, "TUNNEL_TOKEN"),
-                Err(std::env::VarError::NotPresent) => Err(TokenError::Missing),
-                Err(std::env::VarError::NotUnicode(_)) => {
-                    Err(TokenError::NotVisible("TUNNEL_TOKEN".to_owned()))
-                }
-            },
+        read_token(self.token_file.as_deref(), "--token-file", "TUNNEL_TOKEN")
+    }
+}
+
+/// Reads a secret from the file that `option` names, or else from the environment.
+fn read_token(
+    file: Option<&Path>,
+    option: &'static str,
+    variable: &'static str,
+) -> Result<Token, TokenError> {
+    match file {
+        Some(path) => Token::from_file(path),
+        None => match std::env::var(variable) {
+            Ok(secret) => Token::new(&secret, variable),
+            Err(std::env::VarError::NotPresent) => Err(TokenError::Missing { option, variable }),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(TokenError::NotVisible(variable.to_owned()))
+            }
+        },
+    }
+}
+
+#[derive(Debug, Args)]
+struct PeerArgs {
+    /// Another server, as east=ws://10.0.0.2:8123/connect: visitors reach its agents through this one, and its visitors the agents
+    /// here. Both must name each other. Repeatable. Servers built on rancher/remotedialer can be peers.
+    #[arg(long = "peer", value_name = "ID=URL", requires = "peer_id")]
+    peers: Vec<Peer>,
+    /// The name by which the peers know this server.
+    #[arg(long, value_name = "ID", requires = "peers", value_parser = name)]
+    peer_id: Option<String>,
+    /// The file with the secret that all peers share; else the environment variable TUNNEL_PEER_TOKEN. Not that of the agents.
+    #[arg(long, value_name = "FILE", requires = "peers")]
+    peer_token_file: Option<PathBuf>,
+}
+
+impl PeerArgs {
+    fn into_peers(self, agents: &Token) -> anyhow::Result<Option<Peers>> {
+        let Some(id) = self.peer_id else {
+            return Ok(None);
+        };
+        let mut names = HashSet::from([id.as_str()]);
+        for peer in &self.peers {
+            if !names.insert(&peer.id) {
+                bail!(
+                    "--peer {peer}: the name {} is taken; give each server one of its own",
+                    peer.id
+                );
+            }
         }
+        let file = self.peer_token_file.as_deref();
+        let token = read_token(file, "--peer-token-file", "TUNNEL_PEER_TOKEN")?;
+        if token == *agents {
+            bail!(
+                "the peers' token is the agents': an agent could pass for a peer and be sent the streams of others; use another one"
+            );
+        }
+        Ok(Some(Peers::new(id, token, self.peers)))
     }
 }
 
@@ -201,9 +275,13 @@ impl ServerArgs {
         if self.udp_idle.is_zero() {
             bail!("--udp-idle must be longer than 0s: every flow would end at once");
         }
-        let mut config = server::Config::new(self.listen, self.token.read()?);
+        let token = self.token.read()?;
+        let peers = self.peers.into_peers(&token)?;
+        let mut config = server::Config::new(self.listen, token);
+        config.peers = peers.map(Arc::new);
         config.forwards = self.forwards;
         config.metrics = self.metrics;
+        config.compat_metrics = self.compat_metrics.map(Compat::from);
         config.response_timeout = self.response_timeout;
         config.splice.linger = self.linger;
         config.flow.idle = self.udp_idle;

@@ -12,7 +12,7 @@ use clap::Parser as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tunnel::agent::Agent;
-use tunnel::metrics::Metrics;
+use tunnel::metrics::{Compat, Metrics};
 use tunnel::scope::Scope;
 use tunnel::server::{Server, admin};
 use tunnel::socket::Listener;
@@ -80,8 +80,9 @@ async fn serve(args: ServerArgs, signals: &mut Signals) -> anyhow::Result<()> {
 async fn connect(args: AgentArgs, signals: &mut Signals) -> anyhow::Result<()> {
     let drain = args.drain;
     let listen = args.metrics;
+    let compat = args.compat_metrics.map(Compat::from);
     let configs = args.into_configs()?;
-    let metrics = Metrics::new().context("cannot register the counters")?;
+    let metrics = Metrics::new(compat).context("cannot register the counters")?;
     let admin = Scope::new();
     if let Some(address) = listen {
         let listener = Listener::listen(address, "metrics").await?;

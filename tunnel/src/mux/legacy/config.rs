@@ -30,6 +30,9 @@ pub struct Config {
     pub session_cap: usize,
     /// Errors that wait for the link and belong to no stream; more are dropped, since the peer's next message asks again.
     pub answers_max: usize,
+    /// Sessions of clients that the peer may announce, at most 100 bytes each; more are not remembered. 0 for a peer that is no
+    /// server.
+    pub clients_max: usize,
     /// How often the agent sends a ping.
     pub ping_interval: Duration,
     /// How often the agent lists its connections.
@@ -56,6 +59,7 @@ impl Default for Config {
             stream_cap: 32 * 1024 * 1024,
             session_cap: 128 * 1024 * 1024,
             answers_max: 1024,
+            clients_max: 0,
             ping_interval: Duration::from_secs(5),
             sync_interval: Duration::from_secs(60),
             silence: Duration::from_secs(60),

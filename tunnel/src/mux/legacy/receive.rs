@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::stream::{ReceivePhase, SendPhase, Stream, stream_of};
+use super::stream::{SendPhase, Stream, stream_of};
 use super::{Answer, Legacy, text};
 use crate::dialect::remotedialer::{ADDRESS_MAX, Body, EOF, Message};
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::frame::{Side, StreamId};
-use crate::mux::stream::Phase;
+use crate::mux::stream::{Phase, ReceivePhase};
 use crate::mux::{Event, Time};
 
 impl Legacy {
@@ -33,8 +33,10 @@ impl Legacy {
             Body::Pause => self.recv_pause(connection, true),
             Body::Resume => self.recv_pause(connection, false),
             Body::SyncConnections(connections) => self.recv_sync(connections),
-            // Talk between servers, and what later versions say.
-            Body::AddClient(_) | Body::RemoveClient(_) | Body::Unknown(_) => {}
+            Body::AddClient(client) => self.recv_client(&client, true),
+            Body::RemoveClient(client) => self.recv_client(&client, false),
+            // What later versions say.
+            Body::Unknown(_) => {}
         }
         self.over.map_or(Ok(()), Err)
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::dialect::remotedialer::Body;
 use crate::mux::buffer::Buffer;
 use crate::mux::error::{Ending, Reason};
-use crate::mux::stream::Phase;
+use crate::mux::stream::{Phase, ReceivePhase};
 use crate::mux::{StreamId, Time};
 
 use super::text;
@@ -53,17 +53,6 @@ pub(super) struct ReceiveHalf {
     pub(super) pause_told: bool,
     /// The user was told "blocked" and is owed a readable event.
     pub(super) waiting: bool,
-}
-
-/// How far the peer's direction has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReceivePhase {
-    /// More may arrive.
-    Open,
-    /// The connection is over; what is queued is still to be delivered.
-    Finished,
-    /// Everything reached the socket behind this end.
-    Delivered,
 }
 
 /// A stream as the core keeps it.

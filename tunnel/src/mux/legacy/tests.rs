@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::dialect::remotedialer::{Body, Message};
 
+mod clients;
+
 const T0: Time = Duration::ZERO;
 
 fn at(milliseconds: u64) -> Time {

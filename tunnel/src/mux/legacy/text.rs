@@ -42,6 +42,7 @@ pub(super) fn reason(text: &[u8]) -> Reason {
         ("too many connections", Reason::Busy),
         ("draining", Reason::Draining),
         ("tunnel disconnect", Reason::SessionOver),
+        ("failed to find Session", Reason::SessionOver),
         ("malformed address", Reason::Protocol),
         ("buffer overrun", Reason::Overrun),
     ];
@@ -84,6 +85,7 @@ mod tests {
                 Reason::Aborted,
             ),
             ("io: read/write on closed pipe", Reason::Aborted),
+            ("failed to find Session for client web", Reason::SessionOver),
         ] {
             assert_eq!(reason(text.as_bytes()), expected, "{text}");
         }

@@ -20,6 +20,7 @@ impl Legacy {
             || self.probe == Probe::Due
             || self.sync
             || !self.answers.is_empty()
+            || !self.announcements.is_empty()
             || !self.schedule.is_idle()
     }
 
@@ -44,6 +45,12 @@ impl Legacy {
                 }
             });
             return Some(Message { connection, body });
+        }
+        if let Some(body) = self.announcements.pop() {
+            return Some(Message {
+                connection: 0,
+                body,
+            });
         }
         while let Some(id) = self.schedule.pop_control() {
             let Some(stream) = self.streams.get_mut(&id) else {

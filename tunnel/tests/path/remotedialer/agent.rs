@@ -240,7 +240,9 @@ async fn the_agent_pings_and_lists_its_connections() {
     let list = Body::SyncConnections(vec![7]);
     while script.peer.receive().await != (0, list.clone()) {}
     while script.peer.receive().await != (0, list.clone()) {}
-    assert!(script.peer.pings >= 4, "{}", script.peer.pings);
+    while script.peer.pings < 4 {
+        script.peer.receive().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
