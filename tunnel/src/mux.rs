@@ -6,7 +6,7 @@
 //!
 //! Nothing here is linear in the number of streams, except ending the whole session.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,10 +15,12 @@ pub mod buffer;
 mod config;
 pub mod error;
 pub mod frame;
+mod halves;
 pub mod legacy;
 mod receive;
 pub mod schedule;
 pub mod stream;
+mod table;
 mod transmit;
 pub mod window;
 
@@ -30,8 +32,9 @@ pub use error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteErr
 pub use frame::{Frame, Side, StreamId};
 
 use frame::TARGET_MAX;
-use schedule::Schedule;
-use stream::{Phase, ReceivePhase, SendPhase, Stream};
+use halves::{Due, Halves, Stream};
+use stream::{Phase, ReceivePhase};
+use table::Table;
 use window::{Budget, ReceiveWindow};
 
 /// Time since an origin that the caller chose.
@@ -82,14 +85,10 @@ pub enum Event {
 pub struct Mux {
     side: Side,
     config: Config,
-    streams: HashMap<StreamId, Stream>,
+    table: Table<Halves>,
     next_stream: u64,
     peer_highest: u64,
     budget: Budget,
-    send_buffered: usize,
-    schedule: Schedule,
-    events: VecDeque<Event>,
-    deadlines: BTreeSet<(Time, StreamId)>,
     refusals: VecDeque<(StreamId, Reason)>,
     ping: Option<u64>,
     pong: Option<u64>,
@@ -109,14 +108,10 @@ impl Mux {
         Self {
             side,
             config,
-            streams: HashMap::new(),
+            table: Table::new(config.send_buffer, config.session_send_buffer),
             next_stream: side.first_stream(),
             peer_highest: 0,
             budget: Budget::new(config.session_window),
-            send_buffered: 0,
-            schedule: Schedule::default(),
-            events: VecDeque::new(),
-            deadlines: BTreeSet::new(),
             refusals: VecDeque::new(),
             ping: None,
             pong: None,
@@ -133,13 +128,13 @@ impl Mux {
     /// Returns the number of streams that are alive or not yet released.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.streams.len()
+        self.table.streams.len()
     }
 
     /// Returns the bytes of all streams that wait for the link.
     #[must_use]
     pub const fn send_buffered(&self) -> usize {
-        self.send_buffered
+        self.table.buffered
     }
 
     /// Returns why the session is over, if it is.
@@ -164,15 +159,13 @@ impl Mux {
     /// Returns how a stream ended, if it has; one that is gone has.
     #[must_use]
     pub fn ending(&self, id: StreamId) -> Option<Ending> {
-        self.streams.get(&id).map_or(Some(GONE), Stream::ending)
+        self.table.ending(id)
     }
 
     /// Whether a stream is accepted and has not ended.
     #[must_use]
     pub fn is_open(&self, id: StreamId) -> bool {
-        self.streams
-            .get(&id)
-            .is_some_and(|stream| stream.phase == Phase::Open)
+        self.table.is_open(id)
     }
 
     /// Opens a stream to `target`. The peer's answer comes as [`Event::Accepted`] or [`Event::Ended`], at the latest after
@@ -191,18 +184,17 @@ impl Mux {
         if target.len() > TARGET_MAX {
             return Err(OpenError::TargetTooLong);
         }
-        if self.streams.len() >= self.config.max_streams {
+        if self.table.streams.len() >= self.config.max_streams {
             return Err(OpenError::Busy);
         }
         let id = StreamId::new(self.next_stream).ok_or(OpenError::Busy)?;
         self.next_stream = self.next_stream.checked_add(2).ok_or(OpenError::Busy)?;
-        let mut stream = Stream::new(ReceiveWindow::open(&self.config, &mut self.budget));
-        stream.due.open = Some(target);
-        let deadline = now.saturating_add(self.config.open_timeout);
-        stream.deadline = Some(deadline);
-        self.deadlines.insert((deadline, id));
-        self.streams.insert(id, stream);
-        self.queue_control(id);
+        let mut halves = Halves::new(ReceiveWindow::open(&self.config, &mut self.budget));
+        halves.due.open = Some(target);
+        self.table.streams.insert(id, Stream::new(halves));
+        self.table
+            .arm(id, now.saturating_add(self.config.open_timeout));
+        self.table.queue_control(id);
         Ok(id)
     }
 
@@ -212,17 +204,17 @@ impl Mux {
     ///
     /// The ending, when the stream ended in the meantime.
     pub fn accept(&mut self, id: StreamId) -> Result<(), Ending> {
-        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
+        let stream = self.table.streams.get_mut(&id).ok_or(GONE)?;
         match stream.phase {
             Phase::Ended(ending) => Err(ending),
             Phase::Open => Ok(()),
             Phase::Opening if id.opener() == self.side => Ok(()),
             Phase::Opening => {
                 stream.phase = Phase::Open;
-                stream.due.accept = true;
-                self.queue_control(id);
-                self.queue_data(id);
-                self.wake_writer(id);
+                stream.own.due.accept = true;
+                self.table.queue_control(id);
+                self.table.queue_data(id);
+                self.table.wake_writer(id);
                 Ok(())
             }
         }
@@ -234,33 +226,7 @@ impl Mux {
     ///
     /// [`WriteError::Blocked`] promises an [`Event::Writable`]; the others are final.
     pub fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
-        let stream = self.streams.get_mut(&id).ok_or(WriteError::Over(GONE))?;
-        let opening = match stream.phase {
-            Phase::Ended(ending) => return Err(WriteError::Over(ending)),
-            Phase::Opening => true,
-            Phase::Open => false,
-        };
-        if stream.send.phase != SendPhase::Open {
-            return Err(WriteError::Finished);
-        }
-        let own = self
-            .config
-            .send_buffer
-            .saturating_sub(stream.send.queue.len())
-            .min(stream.send.window.left());
-        let room = self
-            .config
-            .session_send_buffer
-            .saturating_sub(self.send_buffered);
-        if own > 0 && room > 0 && !opening {
-            return Ok(own.min(room));
-        }
-        stream.send.waiting = true;
-        if own > 0 && room == 0 && !stream.send.starved {
-            stream.send.starved = true;
-            self.schedule.push_starved(id);
-        }
-        Err(WriteError::Blocked)
+        self.table.capacity(id)
     }
 
     /// Queues bytes of `data` to be sent and returns how many were taken, from the front and at least one unless `data` is empty.
@@ -268,17 +234,8 @@ impl Mux {
     /// # Errors
     ///
     /// As [`Self::capacity`].
-    pub fn write(&mut self, id: StreamId, mut data: Bytes) -> Result<usize, WriteError> {
-        let capacity = self.capacity(id)?;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Err(WriteError::Over(GONE));
-        };
-        data.truncate(capacity);
-        let taken = stream.send.window.spend(data.len());
-        stream.send.queue.push_own(data);
-        self.send_buffered += taken;
-        self.queue_data(id);
-        Ok(taken)
+    pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<usize, WriteError> {
+        self.table.write(id, data)
     }
 
     /// Finishes our half once everything that was written is sent. Finishing again changes nothing.
@@ -287,45 +244,29 @@ impl Mux {
     ///
     /// The ending, when the stream is over.
     pub fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
-        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
-        if let Some(ending) = stream.ending() {
-            return Err(ending);
-        }
-        if stream.send.phase == SendPhase::Open {
-            stream.send.phase = SendPhase::Finishing;
-            self.queue_data(id);
-        }
-        Ok(())
+        self.table.finish(id)
     }
 
     /// Abandons both halves. A stream that has ended stays as it is.
     pub fn reset(&mut self, id: StreamId, reason: Reason) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.ending().is_some() {
             return;
         }
         // The peer never hears of a stream whose open was still waiting for the link.
-        if stream.due.open.take().is_none() {
-            stream.due.reset = Some(reason);
+        if stream.own.due.open.take().is_none() {
+            stream.own.due.reset = Some(reason);
         }
         self.end_stream(id, Ending::Reset(reason, By::Us));
-        self.queue_control(id);
+        self.table.queue_control(id);
     }
 
     /// Abandons both halves behind what was written: the reset goes out when the last queued byte has. What the peer
     /// sends in the meantime is of no use any more.
     pub fn abort(&mut self, id: StreamId, reason: Reason) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let waits = stream.phase == Phase::Open
-            && matches!(stream.send.phase, SendPhase::Open | SendPhase::Finishing)
-            && !stream.send.queue.is_empty();
-        if waits {
-            stream.send.phase = SendPhase::Aborting(reason);
-        } else {
+        if !self.table.abort(id, reason) {
             self.reset(id, reason);
         }
     }
@@ -338,68 +279,43 @@ impl Mux {
     ///
     /// [`ReadError::Blocked`] promises an [`Event::Readable`]; the other is final.
     pub fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
-        let stream = self.streams.get_mut(&id).ok_or(ReadError::Over(GONE))?;
-        if let Some(data) = stream.receive.queue.pop(max) {
-            return Ok(Some(data));
-        }
-        match (stream.phase, stream.receive.phase) {
-            (Phase::Ended(Ending::Finished), _)
-            | (Phase::Opening | Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
-                Ok(None)
-            }
-            (Phase::Ended(ending @ Ending::Reset(..)), _) => Err(ReadError::Over(ending)),
-            (Phase::Opening | Phase::Open, ReceivePhase::Open) => {
-                stream.receive.waiting = true;
-                Err(ReadError::Blocked)
-            }
-        }
+        self.table.read(id, max)
     }
 
     /// Takes note that `length` bytes reached the socket behind this end, so that the peer gets its credit back.
     pub fn consume(&mut self, id: StreamId, length: usize) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.ending().is_some() {
             return;
         }
         stream
+            .own
             .receive
-            .window
             .consume(length, &self.config, &mut self.budget);
-        if stream.receive.phase == ReceivePhase::Open && stream.receive.window.is_due() {
-            stream.due.window = true;
-            self.queue_control(id);
+        if stream.receive.phase == ReceivePhase::Open && stream.own.receive.is_due() {
+            stream.own.due.window = true;
+            self.table.queue_control(id);
         }
     }
 
     /// Takes note that everything up to the peer's finish reached the socket behind this end, finish included.
     pub fn deliver(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.deliver(id) else {
             return;
         };
-        if stream.ending().is_some()
-            || stream.receive.phase != ReceivePhase::Finished
-            || !stream.receive.queue.is_empty()
-        {
-            return;
-        }
-        stream.receive.phase = ReceivePhase::Delivered;
-        stream.due.delivered = true;
+        stream.own.due.delivered = true;
         if stream.is_complete() {
             self.end_stream(id, Ending::Finished);
         }
-        self.queue_control(id);
+        self.table.queue_control(id);
     }
 
     /// Gives the stream up: its user holds no handle and wants no events. A stream that has not ended is cancelled.
     pub fn release(&mut self, id: StreamId) {
         self.reset(id, Reason::Cancelled);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.released = true;
-            stream.receive.queue.clear();
-        }
-        self.forget_if_gone(id);
+        self.table.release(id);
     }
 
     /// Takes no new streams from now on and says so to the peer. Those that are open go on.
@@ -432,16 +348,9 @@ impl Mux {
             self.pings = self.pings.wrapping_add(1);
             self.ping = Some(self.pings);
         }
-        while let Some((deadline, id)) = self.deadlines.first().copied() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.remove(&(deadline, id));
-            if self
-                .streams
-                .get(&id)
-                .is_some_and(|stream| stream.phase == Phase::Opening)
-            {
+        while let Some(id) = self.table.expired(now) {
+            let stream = self.table.streams.get(&id);
+            if stream.is_some_and(|stream| stream.phase == Phase::Opening) {
                 self.reset(id, Reason::TimedOut);
             }
         }
@@ -456,14 +365,14 @@ impl Mux {
         let alive = self
             .next_ping()
             .min(self.last_heard.saturating_add(self.config.silence));
-        let open = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let open = self.table.next_deadline();
         Some(open.map_or(alive, |open| open.min(alive)))
     }
 
     /// Takes the next piece of news.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.table.events.pop_front()
     }
 
     fn next_ping(&self) -> Time {
@@ -472,31 +381,19 @@ impl Mux {
             .saturating_add(self.config.ping_interval)
     }
 
-    /// The one function through which a stream ends: buffers and credit go back here, and the event is told here.
+    /// The one function through which a stream ends: credit goes back here.
     fn end_stream(&mut self, id: StreamId, ending: Ending) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.end(id, ending) else {
             return;
         };
-        if stream.ending().is_some() {
-            return;
-        }
-        stream.phase = Phase::Ended(ending);
-        stream.due.accept = false;
-        stream.due.window = false;
-        if let Some(deadline) = stream.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
-        }
-        stream.receive.window.release(&mut self.budget);
-        self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
-        // What a peer sent before its socket broke may still be passed on.
-        if !matches!(ending, Ending::Reset(Reason::Aborted, By::Peer)) {
-            stream.receive.queue.clear();
-        }
+        let due = &mut stream.own.due;
+        due.accept = false;
+        due.window = false;
         if let Ending::Reset(..) = ending {
-            stream.due.delivered = false;
+            due.delivered = false;
         }
-        self.events.push_back(Event::Ended { stream: id, ending });
-        self.wake_starved();
+        stream.own.receive.release(&mut self.budget);
+        self.table.wake_starved();
     }
 
     fn fail(&mut self, error: SessionError, by: By) {
@@ -505,20 +402,18 @@ impl Mux {
         }
         let reason = error.reason();
         self.over = Some(error);
-        self.schedule.clear();
+        self.table.schedule.clear();
         self.refusals.clear();
-        self.deadlines.clear();
         self.ping = None;
         self.pong = None;
-        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
-        for id in ids {
+        for id in self.table.ids() {
             self.end_stream(id, Ending::Reset(reason, by));
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.due = stream::Due::default();
+            if let Some(stream) = self.table.streams.get_mut(&id) {
+                stream.own.due = Due::default();
             }
-            self.forget_if_gone(id);
+            self.table.forget_if_gone(id);
         }
-        self.events.push_back(Event::SessionOver(error));
+        self.table.events.push_back(Event::SessionOver(error));
     }
 }
 

@@ -12,7 +12,7 @@
 //! Here the server ends a connection that is missing from two lists in a row which came after the agent has
 //! proved that it knew of it, by a message about it or by the answer to a later ping.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -31,12 +31,12 @@ mod tests;
 pub use config::Config;
 
 use clients::{Announcements, Clients};
-use stream::{SendPhase, Stream};
+use stream::{Connection, Stream};
 
 use super::error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
 use super::frame::{Side, StreamId};
-use super::schedule::Schedule;
-use super::stream::{Phase, ReceivePhase};
+use super::stream::{Phase, ReceivePhase, SendPhase};
+use super::table::Table;
 use super::{Event, GONE, Time};
 use crate::dialect::remotedialer::ADDRESS_MAX;
 
@@ -47,13 +47,9 @@ pub struct Legacy {
     /// How `connection not found` names the session: `clientKey/sessionKey`.
     name: Box<str>,
     config: Config,
-    streams: HashMap<StreamId, Stream>,
+    table: Table<Connection>,
     next_stream: u64,
     held: usize,
-    send_buffered: usize,
-    schedule: Schedule,
-    events: VecDeque<Event>,
-    deadlines: BTreeSet<(Time, StreamId)>,
     answers: VecDeque<(i64, Answer)>,
     clients: Clients,
     announcements: Announcements,
@@ -95,13 +91,9 @@ impl Legacy {
             side,
             name: name.into(),
             config,
-            streams: HashMap::new(),
+            table: Table::new(config.send_buffer, config.session_send_buffer),
             next_stream: FIRST_CONNECTION,
             held: 0,
-            send_buffered: 0,
-            schedule: Schedule::default(),
-            events: VecDeque::new(),
-            deadlines: BTreeSet::new(),
             answers: VecDeque::new(),
             clients: Clients::default(),
             announcements: Announcements::default(),
@@ -121,7 +113,7 @@ impl Legacy {
     /// Returns the number of streams that are alive or not yet released.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.streams.len()
+        self.table.streams.len()
     }
 
     /// Returns the bytes that arrived and were not consumed, of all streams.
@@ -139,15 +131,13 @@ impl Legacy {
     /// Returns how a stream ended, if it has; one that is gone has.
     #[must_use]
     pub fn ending(&self, id: StreamId) -> Option<Ending> {
-        self.streams.get(&id).map_or(Some(GONE), Stream::ending)
+        self.table.ending(id)
     }
 
     /// Whether a stream is accepted, or opened by us, and has not ended.
     #[must_use]
     pub fn is_open(&self, id: StreamId) -> bool {
-        self.streams
-            .get(&id)
-            .is_some_and(|stream| stream.phase == Phase::Open)
+        self.table.is_open(id)
     }
 
     /// Opens a stream to `target`, which takes bytes at once. That it could not be dialed comes as [`Event::Ended`].
@@ -165,13 +155,13 @@ impl Legacy {
         if target.len() > ADDRESS_MAX {
             return Err(OpenError::TargetTooLong);
         }
-        if self.streams.len() >= self.config.max_streams {
+        if self.table.streams.len() >= self.config.max_streams {
             return Err(OpenError::Busy);
         }
         let id = StreamId::new(self.next_stream).ok_or(OpenError::Busy)?;
         self.next_stream += 1;
-        self.streams.insert(id, Stream::opened(target));
-        self.queue_control(id);
+        self.table.streams.insert(id, Stream::opened(target));
+        self.table.queue_control(id);
         Ok(id)
     }
 
@@ -181,18 +171,19 @@ impl Legacy {
     ///
     /// The ending, when the stream ended in the meantime.
     pub fn accept(&mut self, now: Time, id: StreamId) -> Result<(), Ending> {
-        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
+        let stream = self.table.streams.get_mut(&id).ok_or(GONE)?;
         match stream.phase {
             Phase::Ended(ending) => Err(ending),
             Phase::Open => Ok(()),
             Phase::Opening => {
                 stream.phase = Phase::Open;
                 let orphan = stream.receive.phase == ReceivePhase::Finished;
-                self.disarm(id);
+                self.table.disarm(id);
                 if orphan {
-                    self.arm(id, now.saturating_add(self.config.delivery_grace));
+                    self.table
+                        .arm(id, now.saturating_add(self.config.delivery_grace));
                 }
-                self.wake_writer(id);
+                self.table.wake_writer(id);
                 Ok(())
             }
         }
@@ -204,32 +195,7 @@ impl Legacy {
     ///
     /// [`WriteError::Blocked`] promises an [`Event::Writable`]; the others are final.
     pub fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
-        let stream = self.streams.get_mut(&id).ok_or(WriteError::Over(GONE))?;
-        let opening = match stream.phase {
-            Phase::Ended(ending) => return Err(WriteError::Over(ending)),
-            Phase::Opening => true,
-            Phase::Open => false,
-        };
-        if stream.send.phase != SendPhase::Open {
-            return Err(WriteError::Finished);
-        }
-        let own = self
-            .config
-            .send_buffer
-            .saturating_sub(stream.send.queue.len());
-        let room = self
-            .config
-            .session_send_buffer
-            .saturating_sub(self.send_buffered);
-        if own > 0 && room > 0 && !opening && !stream.send.paused {
-            return Ok(own.min(room));
-        }
-        stream.send.waiting = true;
-        if own > 0 && room == 0 && !stream.send.starved {
-            stream.send.starved = true;
-            self.schedule.push_starved(id);
-        }
-        Err(WriteError::Blocked)
+        self.table.capacity(id)
     }
 
     /// Queues bytes of `data` to be sent and returns how many were taken, from the front and at least one unless `data` is empty.
@@ -237,17 +203,8 @@ impl Legacy {
     /// # Errors
     ///
     /// As [`Self::capacity`].
-    pub fn write(&mut self, id: StreamId, mut data: Bytes) -> Result<usize, WriteError> {
-        let capacity = self.capacity(id)?;
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return Err(WriteError::Over(GONE));
-        };
-        data.truncate(capacity);
-        let taken = data.len();
-        stream.send.queue.push_own(data);
-        self.send_buffered += taken;
-        self.queue_data(id);
-        Ok(taken)
+    pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<usize, WriteError> {
+        self.table.write(id, data)
     }
 
     /// Finishes the stream behind what was written: the dialect has no half-close, so the peer's half ends with ours. What arrived
@@ -257,45 +214,29 @@ impl Legacy {
     ///
     /// The ending, when the stream is over.
     pub fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
-        let stream = self.streams.get_mut(&id).ok_or(GONE)?;
-        if let Some(ending) = stream.ending() {
-            return Err(ending);
-        }
-        if stream.send.phase == SendPhase::Open {
-            stream.send.phase = SendPhase::Finishing;
-            self.queue_data(id);
-        }
-        Ok(())
+        self.table.finish(id)
     }
 
     /// Abandons the stream. One that has ended stays as it is.
     pub fn reset(&mut self, id: StreamId, reason: Reason) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.ending().is_some() {
             return;
         }
         // The peer never hears of a stream whose connect still waits, and knows of an end that was told.
-        let unknown = stream.connect.take().is_some();
-        if !unknown && stream.send.phase != SendPhase::Over {
-            stream.error = Some(reason);
+        let unknown = stream.own.connect.take().is_some();
+        if !unknown && stream.send.phase != SendPhase::Finished {
+            stream.own.error = Some(reason);
         }
         self.end_stream(id, Ending::Reset(reason, By::Us));
-        self.queue_control(id);
+        self.table.queue_control(id);
     }
 
     /// Abandons the stream behind what was written.
     pub fn abort(&mut self, id: StreamId, reason: Reason) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        let waits = stream.phase == Phase::Open
-            && matches!(stream.send.phase, SendPhase::Open | SendPhase::Finishing)
-            && !stream.send.queue.is_empty();
-        if waits {
-            stream.send.phase = SendPhase::Aborting(reason);
-        } else {
+        if !self.table.abort(id, reason) {
             self.reset(id, reason);
         }
     }
@@ -307,61 +248,35 @@ impl Legacy {
     ///
     /// [`ReadError::Blocked`] promises an [`Event::Readable`]; the other is final.
     pub fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
-        let stream = self.streams.get_mut(&id).ok_or(ReadError::Over(GONE))?;
-        if let Some(data) = stream.receive.queue.pop(max) {
-            return Ok(Some(data));
-        }
-        match (stream.phase, stream.receive.phase) {
-            (Phase::Ended(Ending::Finished), _)
-            | (Phase::Opening | Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
-                Ok(None)
-            }
-            (Phase::Ended(ending @ Ending::Reset(..)), _) => Err(ReadError::Over(ending)),
-            (Phase::Opening | Phase::Open, ReceivePhase::Open) => {
-                stream.receive.waiting = true;
-                Err(ReadError::Blocked)
-            }
-        }
+        self.table.read(id, max)
     }
 
     /// Takes note that `length` bytes reached the socket behind this end.
     pub fn consume(&mut self, id: StreamId, length: usize) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.ending().is_some() {
             return;
         }
-        let length = length.min(stream.receive.held);
-        stream.receive.held -= length;
-        stream.receive.progress = true;
+        let length = length.min(stream.own.held);
+        stream.own.held -= length;
+        stream.own.progress = true;
         self.held -= length;
         self.regulate(id);
     }
 
     /// Takes note that everything up to the end of the connection reached the socket behind this end.
     pub fn deliver(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.ending().is_some()
-            || stream.receive.phase != ReceivePhase::Finished
-            || !stream.receive.queue.is_empty()
-        {
-            return;
+        if self.table.deliver(id).is_some() {
+            self.end_if_complete(id);
         }
-        stream.receive.phase = ReceivePhase::Delivered;
-        self.end_if_complete(id);
     }
 
     /// Gives the stream up: its user holds no handle and wants no events. A stream that has not ended is cancelled.
     pub fn release(&mut self, id: StreamId) {
         self.reset(id, Reason::Cancelled);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.released = true;
-            stream.receive.queue.clear();
-        }
-        self.forget_if_gone(id);
+        self.table.release(id);
     }
 
     /// Takes no new streams from now on. The dialect cannot say so; the peer's connects are refused.
@@ -387,17 +302,13 @@ impl Legacy {
             self.sync = true;
             self.ask_after_quiet();
         }
-        while let Some((deadline, id)) = self.deadlines.first().copied() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.remove(&(deadline, id));
-            let Some(stream) = self.streams.get_mut(&id) else {
+        while let Some(id) = self.table.expired(now) {
+            let Some(stream) = self.table.streams.get_mut(&id) else {
                 continue;
             };
-            stream.deadline = None;
-            if stream.phase == Phase::Open && std::mem::take(&mut stream.receive.progress) {
-                self.arm(id, now.saturating_add(self.config.delivery_grace));
+            if stream.phase == Phase::Open && std::mem::take(&mut stream.own.progress) {
+                self.table
+                    .arm(id, now.saturating_add(self.config.delivery_grace));
             } else {
                 self.end_stream(id, Ending::Reset(Reason::Cancelled, By::Peer));
             }
@@ -414,14 +325,14 @@ impl Legacy {
         if self.side == Side::Agent {
             next = next.min(self.next_ping).min(self.next_sync);
         }
-        let stream = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let stream = self.table.next_deadline();
         Some(stream.map_or(next, |stream| stream.min(next)))
     }
 
     /// Takes the next piece of news.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        self.table.events.pop_front()
     }
 }
 

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::error::{By, Ending, Reason, SessionError};
 use super::frame::{Frame, StreamId, TARGET_MAX};
-use super::stream::{Phase, ReceivePhase, SendPhase, Stream};
+use super::halves::{Halves, Stream};
+use super::stream::{Phase, ReceivePhase, SendPhase};
 use super::window::{Overrun, ReceiveWindow};
 use super::{Event, Mux, Time};
 
@@ -53,7 +54,7 @@ impl Mux {
         self.peer_highest = id.number();
         let refusal = if self.draining {
             Some(Reason::Draining)
-        } else if self.streams.len() >= self.config.max_streams {
+        } else if self.table.streams.len() >= self.config.max_streams {
             Some(Reason::Busy)
         } else if target.len() > TARGET_MAX {
             Some(Reason::Protocol)
@@ -68,34 +69,37 @@ impl Mux {
             }
             return;
         }
-        let mut stream = Stream::new(ReceiveWindow::open(&self.config, &mut self.budget));
-        stream.send.window.give(window);
-        self.streams.insert(id, stream);
-        self.events.push_back(Event::Opened { stream: id, target });
+        let mut stream = Stream::new(Halves::new(ReceiveWindow::open(
+            &self.config,
+            &mut self.budget,
+        )));
+        stream.own.send.give(window);
+        self.table.streams.insert(id, stream);
+        self.table
+            .events
+            .push_back(Event::Opened { stream: id, target });
     }
 
     fn recv_accept(&mut self, id: StreamId, window: u32) {
         if id.opener() != self.side {
             return;
         }
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.phase != Phase::Opening {
             return;
         }
         stream.phase = Phase::Open;
-        stream.send.window.give(window);
-        if let Some(deadline) = stream.deadline.take() {
-            self.deadlines.remove(&(deadline, id));
-        }
-        self.events.push_back(Event::Accepted { stream: id });
-        self.wake_writer(id);
-        self.queue_data(id);
+        stream.own.send.give(window);
+        self.table.disarm(id);
+        self.table.events.push_back(Event::Accepted { stream: id });
+        self.table.wake_writer(id);
+        self.table.queue_data(id);
     }
 
     fn recv_data(&mut self, id: StreamId, data: Bytes) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         match (stream.phase, stream.receive.phase) {
@@ -107,32 +111,32 @@ impl Mux {
             }
             (Phase::Open, ReceivePhase::Open) => {}
         }
-        if let Err(Overrun) = stream.receive.window.recv(data.len()) {
+        if let Err(Overrun) = stream.own.receive.recv(data.len()) {
             self.reset(id, Reason::Overrun);
             return;
         }
         stream.receive.queue.push(data);
-        self.wake_reader(id);
+        self.table.wake_reader(id);
     }
 
     fn recv_window(&mut self, id: StreamId, credit: u32) {
-        if let Some(stream) = self.streams.get_mut(&id)
+        if let Some(stream) = self.table.streams.get_mut(&id)
             && stream.phase == Phase::Open
         {
-            stream.send.window.give(credit);
-            self.wake_writer(id);
+            stream.own.send.give(credit);
+            self.table.wake_writer(id);
         }
     }
 
     fn recv_finish(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         match (stream.phase, stream.receive.phase) {
             (Phase::Ended(_), _) => {}
             (Phase::Open, ReceivePhase::Open) => {
                 stream.receive.phase = ReceivePhase::Finished;
-                self.wake_reader(id);
+                self.table.wake_reader(id);
             }
             (Phase::Opening, _)
             | (Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {
@@ -142,7 +146,7 @@ impl Mux {
     }
 
     fn recv_delivered(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         match (stream.phase, stream.send.phase) {
@@ -171,7 +175,7 @@ impl Mux {
             Reason::Draining => {
                 if !self.peer_draining {
                     self.peer_draining = true;
-                    self.events.push_back(Event::PeerDraining);
+                    self.table.events.push_back(Event::PeerDraining);
                 }
             }
             Reason::Done
@@ -187,15 +191,6 @@ impl Mux {
             | Reason::Replaced
             | Reason::Protocol
             | Reason::Overrun => self.fail(SessionError::Ended(reason), By::Peer),
-        }
-    }
-
-    fn wake_reader(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.receive.waiting
-        {
-            stream.receive.waiting = false;
-            self.events.push_back(Event::Readable { stream: id });
         }
     }
 }

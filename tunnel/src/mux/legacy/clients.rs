@@ -96,7 +96,7 @@ impl Legacy {
             let keys = sessions.entry(client.into()).or_default();
             *count += usize::from(keys.insert(session));
         } else if !std::mem::replace(&mut self.clients.overrun, true) {
-            self.events.push_back(Event::TooManyClients);
+            self.table.events.push_back(Event::TooManyClients);
         }
     }
 }

@@ -3,10 +3,9 @@
 use super::clients::Clients;
 use super::stream::Stream;
 use super::{Answer, Legacy, Probe};
+use crate::mux::Event;
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::frame::StreamId;
-use crate::mux::stream::Phase;
-use crate::mux::{Event, Time};
 
 impl Legacy {
     /// Ends the session and every stream of it; the peer is told of each.
@@ -14,8 +13,9 @@ impl Legacy {
         if self.over.is_some() {
             return;
         }
-        let known = |stream: &Stream| stream.ending().is_none() && stream.connect.is_none();
+        let known = |stream: &Stream| stream.ending().is_none() && stream.own.connect.is_none();
         let told: Vec<i64> = self
+            .table
             .streams
             .iter()
             .filter(|(_, stream)| known(stream))
@@ -32,47 +32,19 @@ impl Legacy {
         self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
     }
 
-    pub(super) fn arm(&mut self, id: StreamId, deadline: Time) {
-        self.disarm(id);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.deadline = Some(deadline);
-            self.deadlines.insert((deadline, id));
-        }
-    }
-
-    pub(super) fn disarm(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && let Some(deadline) = stream.deadline.take()
-        {
-            self.deadlines.remove(&(deadline, id));
-        }
-    }
-
     pub(super) fn end_if_complete(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(Stream::is_complete) {
+        if self.table.streams.get(&id).is_some_and(Stream::is_complete) {
             self.end_stream(id, Ending::Finished);
-            self.forget_if_gone(id);
+            self.table.forget_if_gone(id);
         }
     }
 
-    /// The one function through which a stream ends: buffers go back here, and the event is told here.
+    /// The one function through which a stream ends: what it held is given back here.
     pub(super) fn end_stream(&mut self, id: StreamId, ending: Ending) {
-        self.disarm(id);
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.ending().is_some() {
-            return;
+        if let Some(stream) = self.table.end(id, ending) {
+            self.held -= std::mem::take(&mut stream.own.held);
+            self.table.wake_starved();
         }
-        stream.phase = Phase::Ended(ending);
-        self.held -= std::mem::take(&mut stream.receive.held);
-        self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
-        // What a peer sent before its socket broke may still be passed on.
-        if !matches!(ending, Ending::Reset(Reason::Aborted, By::Peer)) {
-            stream.receive.queue.clear();
-        }
-        self.events.push_back(Event::Ended { stream: id, ending });
-        self.wake_starved();
     }
 
     pub(super) fn fail(&mut self, error: SessionError, by: By) {
@@ -81,20 +53,19 @@ impl Legacy {
         }
         let reason = error.reason();
         self.over = Some(error);
-        self.schedule.clear();
+        self.table.schedule.clear();
         self.answers.clear();
         self.clients = Clients::default();
         self.announcements.clear();
         (self.ping, self.sync, self.probe) = (false, false, Probe::Idle);
-        let ids: Vec<StreamId> = self.streams.keys().copied().collect();
-        for id in ids {
+        for id in self.table.ids() {
             self.end_stream(id, Ending::Reset(reason, by));
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.connect = None;
-                stream.error = None;
+            if let Some(stream) = self.table.streams.get_mut(&id) {
+                stream.own.connect = None;
+                stream.own.error = None;
             }
-            self.forget_if_gone(id);
+            self.table.forget_if_gone(id);
         }
-        self.events.push_back(Event::SessionOver(error));
+        self.table.events.push_back(Event::SessionOver(error));
     }
 }

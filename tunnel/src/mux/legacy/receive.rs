@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use super::stream::{SendPhase, Stream, stream_of};
+use super::stream::{Stream, stream_of};
 use super::{Answer, Legacy, text};
 use crate::dialect::remotedialer::{ADDRESS_MAX, Body, EOF, Message};
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::frame::{Side, StreamId};
-use crate::mux::stream::{Phase, ReceivePhase};
+use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
 use crate::mux::{Event, Time};
 
 impl Legacy {
@@ -49,7 +49,9 @@ impl Legacy {
         let refusal = match self.side {
             Side::Server => Some(Reason::Denied),
             Side::Agent if self.draining => Some(Reason::Draining),
-            Side::Agent if self.streams.len() >= self.config.max_streams => Some(Reason::Busy),
+            Side::Agent if self.table.streams.len() >= self.config.max_streams => {
+                Some(Reason::Busy)
+            }
             Side::Agent if address.len() > ADDRESS_MAX => Some(Reason::Protocol),
             Side::Agent => None,
         };
@@ -58,19 +60,20 @@ impl Legacy {
             self.answer(connection, Answer::Because(reason));
             return;
         }
-        if self.streams.contains_key(&id) {
+        if self.table.streams.contains_key(&id) {
             self.fail(SessionError::BadStreamId, By::Us);
             return;
         }
-        self.streams.insert(id, Stream::incoming());
-        self.events.push_back(Event::Opened {
+        self.table.streams.insert(id, Stream::incoming());
+        self.table.events.push_back(Event::Opened {
             stream: id,
             target: address,
         });
     }
 
     fn recv_data(&mut self, connection: i64, data: Bytes) {
-        let found = stream_of(connection).and_then(|id| Some((id, self.streams.get_mut(&id)?)));
+        let found =
+            stream_of(connection).and_then(|id| Some((id, self.table.streams.get_mut(&id)?)));
         let Some((id, stream)) = found else {
             self.answer(connection, Answer::NotFound);
             return;
@@ -80,9 +83,9 @@ impl Legacy {
         if stream.ending().is_some() || stream.receive.phase != ReceivePhase::Open {
             return;
         }
-        stream.receive.held += data.len();
+        stream.own.held += data.len();
         self.held += data.len();
-        let held = stream.receive.held;
+        let held = stream.own.held;
         let overrun = held > self.config.stream_cap
             || (self.held > self.config.session_cap && held > self.config.pause_floor);
         if overrun {
@@ -90,12 +93,12 @@ impl Legacy {
             return;
         }
         stream.receive.queue.push(data);
-        self.wake_reader(id);
+        self.table.wake_reader(id);
         self.regulate(id);
     }
 
     fn recv_error(&mut self, now: Time, id: StreamId, text: &[u8]) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.ending().is_some() {
@@ -114,7 +117,7 @@ impl Legacy {
             }
             (_, SendPhase::Open | SendPhase::Finishing) => {
                 let opening = stream.phase == Phase::Opening;
-                stream.receive.progress = false;
+                stream.own.progress = false;
                 self.both_over(id);
                 if self.side == Side::Agent {
                     // Nobody waits for an answer any more, so a target that takes nothing must not hold its socket.
@@ -123,44 +126,48 @@ impl Legacy {
                     } else {
                         self.config.delivery_grace
                     };
-                    self.arm(id, now.saturating_add(grace));
+                    self.table.arm(id, now.saturating_add(grace));
                 }
             }
-            (_, SendPhase::Over) => {}
+            (_, SendPhase::Finished | SendPhase::Delivered) => {}
         }
     }
 
     /// An `EOF` went one way or the other: neither direction carries anything more.
     pub(super) fn both_over(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
-        self.send_buffered = self.send_buffered.saturating_sub(stream.send.queue.clear());
-        stream.send.phase = SendPhase::Over;
+        self.table.buffered = self
+            .table
+            .buffered
+            .saturating_sub(stream.send.queue.clear());
+        stream.send.phase = SendPhase::Finished;
         if stream.receive.phase == ReceivePhase::Open {
             stream.receive.phase = ReceivePhase::Finished;
         }
         if stream.phase == Phase::Open && std::mem::take(&mut stream.send.waiting) {
-            self.events.push_back(Event::Writable { stream: id });
+            self.table.events.push_back(Event::Writable { stream: id });
         }
-        self.wake_reader(id);
-        self.wake_starved();
+        self.table.wake_reader(id);
+        self.table.wake_starved();
         self.end_if_complete(id);
     }
 
     fn recv_pause(&mut self, connection: i64, paused: bool) {
-        let found = stream_of(connection).and_then(|id| Some((id, self.streams.get_mut(&id)?)));
+        let found =
+            stream_of(connection).and_then(|id| Some((id, self.table.streams.get_mut(&id)?)));
         if let Some((id, stream)) = found {
             stream.heard();
-            stream.send.paused = paused;
-            self.queue_data(id);
-            self.wake_writer(id);
+            stream.own.paused = paused;
+            self.table.queue_data(id);
+            self.table.wake_writer(id);
         }
     }
 
     /// Asks the peer to pause or to go on, by what the stream and the session hold.
     pub(super) fn regulate(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+        let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         let (high, low) = if self.held > self.config.session_pause {
@@ -168,13 +175,13 @@ impl Legacy {
         } else {
             (self.config.pause_above, self.config.resume_below)
         };
-        let held = stream.receive.held;
-        stream.receive.pause = if stream.receive.pause {
+        let held = stream.own.held;
+        stream.own.pause = if stream.own.pause {
             held > low
         } else {
             held > high
         };
-        self.queue_control(id);
+        self.table.queue_control(id);
     }
 
     pub(super) fn answer(&mut self, connection: i64, answer: Answer) {
@@ -182,14 +189,6 @@ impl Legacy {
             && self.answers.back() != Some(&(connection, answer))
         {
             self.answers.push_back((connection, answer));
-        }
-    }
-
-    fn wake_reader(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && std::mem::take(&mut stream.receive.waiting)
-        {
-            self.events.push_back(Event::Readable { stream: id });
         }
     }
 }

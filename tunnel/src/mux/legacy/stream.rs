@@ -3,59 +3,14 @@
 use bytes::Bytes;
 
 use crate::dialect::remotedialer::Body;
-use crate::mux::buffer::Buffer;
-use crate::mux::error::{Ending, Reason};
-use crate::mux::stream::{Phase, ReceivePhase};
-use crate::mux::{StreamId, Time};
+use crate::mux::StreamId;
+use crate::mux::error::Reason;
+use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
+use crate::mux::table::Rules;
 
 use super::text;
 
-/// The direction that carries our bytes to the peer.
-#[derive(Debug, Default)]
-pub(super) struct SendHalf {
-    pub(super) phase: SendPhase,
-    pub(super) queue: Buffer,
-    /// The peer asked us to send nothing.
-    pub(super) paused: bool,
-    /// In the schedule's data queue.
-    pub(super) queued: bool,
-    /// In the schedule's queue for the session's send buffer.
-    pub(super) starved: bool,
-    /// The user was told "blocked" and is owed a writable event.
-    pub(super) waiting: bool,
-}
-
-/// How far our direction has come.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum SendPhase {
-    /// Takes bytes.
-    #[default]
-    Open,
-    /// Finished by its user; queued bytes go out first, then `EOF`.
-    Finishing,
-    /// Abandoned by its user; queued bytes go out first, then an error.
-    Aborting(Reason),
-    /// One side has told the other that the connection is over.
-    Over,
-}
-
-/// The direction that carries the peer's bytes to us.
-#[derive(Debug)]
-pub(super) struct ReceiveHalf {
-    pub(super) phase: ReceivePhase,
-    pub(super) queue: Buffer,
-    /// Bytes that arrived and were not consumed.
-    pub(super) held: usize,
-    /// The user has taken bytes since the last look.
-    pub(super) progress: bool,
-    /// What we want of the peer, and what it was told.
-    pub(super) pause: bool,
-    pub(super) pause_told: bool,
-    /// The user was told "blocked" and is owed a readable event.
-    pub(super) waiting: bool,
-}
-
-/// A stream as the core keeps it.
+/// What remotedialer's dialect adds to a stream, whose two directions end together.
 ///
 /// ```text
 ///   connect received             connect queued
@@ -63,7 +18,7 @@ pub(super) struct ReceiveHalf {
 ///    +----v----+    accept        +----v--------------------------------------+
 ///    | opening +------------------> open                                      |
 ///    +----+----+                  |   EOF sent behind the queue, or received: |
-///         |                       |   send --> over, receive --> finished     |
+///         |                       |   send --> finished, receive --> finished |
 ///         |                       +----+--------------------------------+-----+
 ///         | error, EOF, grace          | error, reset, overrun, grace   | delivered
 ///    +----v----------------------------v--------------------------------v-----+
@@ -73,11 +28,17 @@ pub(super) struct ReceiveHalf {
 ///         v
 ///       gone
 /// ```
-#[derive(Debug)]
-pub(super) struct Stream {
-    pub(super) phase: Phase,
-    pub(super) send: SendHalf,
-    pub(super) receive: ReceiveHalf,
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    /// The peer asked us to send nothing.
+    pub(super) paused: bool,
+    /// Bytes that arrived and were not consumed.
+    pub(super) held: usize,
+    /// The user has taken bytes since the last look.
+    pub(super) progress: bool,
+    /// What we want of the peer, and what it was told.
+    pub(super) pause: bool,
+    pub(super) pause_told: bool,
     /// The connect that is to be sent.
     pub(super) connect: Option<Bytes>,
     /// The error that is to be sent.
@@ -86,126 +47,105 @@ pub(super) struct Stream {
     pub(super) quiet: bool,
     /// Data of no bytes is to be sent: a peer that has no such connection says so.
     pub(super) question: bool,
-    /// In the schedule's control queue.
-    pub(super) queued: bool,
-    /// When an opener's leaving ends it.
-    pub(super) deadline: Option<Time>,
     /// The peer has shown that it knows the connection.
     pub(super) known: bool,
     /// Lists in a row, made by a peer that knows the connection, that miss it.
     pub(super) missed: u8,
-    /// The user holds no handle any more.
-    pub(super) released: bool,
+}
+
+/// A stream of this dialect.
+pub(super) type Stream = crate::mux::stream::Stream<Connection>;
+
+impl Rules for Connection {
+    fn has_control(stream: &Stream) -> bool {
+        let own = &stream.own;
+        own.connect.is_some() || own.error.is_some() || own.question || stream.pause_due()
+    }
+
+    fn has_data(stream: &Stream) -> bool {
+        let last = matches!(
+            stream.send.phase,
+            SendPhase::Finishing | SendPhase::Aborting(_)
+        );
+        let empty = stream.send.queue.is_empty();
+        stream.phase == Phase::Open && ((last && empty) || (!empty && !stream.own.paused))
+    }
+
+    fn is_told(&self) -> bool {
+        self.error.is_none()
+    }
+
+    fn allowance(&self) -> usize {
+        if self.paused { 0 } else { usize::MAX }
+    }
+
+    fn spend(&mut self, _: usize) {}
 }
 
 impl Stream {
-    /// A stream that we open.
+    /// A stream that we open. It takes bytes at once.
     pub(super) fn opened(target: Bytes) -> Self {
-        Self {
-            phase: Phase::Open,
+        let mut stream = Self::new(Connection {
             connect: Some(target),
-            known: false,
-            ..Self::incoming()
-        }
+            ..Connection::default()
+        });
+        stream.phase = Phase::Open;
+        stream
     }
 
     /// A stream that the peer opens.
     pub(super) fn incoming() -> Self {
-        Self {
-            phase: Phase::Opening,
-            send: SendHalf::default(),
-            receive: ReceiveHalf {
-                phase: ReceivePhase::Open,
-                queue: Buffer::default(),
-                held: 0,
-                progress: false,
-                pause: false,
-                pause_told: false,
-                waiting: false,
-            },
-            connect: None,
-            error: None,
-            quiet: false,
-            question: false,
-            queued: false,
-            deadline: None,
+        Self::new(Connection {
             known: true,
-            missed: 0,
-            released: false,
-        }
+            ..Connection::default()
+        })
     }
 
     /// The peer has said something about the connection.
     pub(super) const fn heard(&mut self) {
-        self.known = true;
-        self.missed = 0;
-        self.quiet = false;
-    }
-
-    pub(super) const fn ending(&self) -> Option<Ending> {
-        match self.phase {
-            Phase::Opening | Phase::Open => None,
-            Phase::Ended(ending) => Some(ending),
-        }
+        self.own.known = true;
+        self.own.missed = 0;
+        self.own.quiet = false;
     }
 
     /// Whether both sides know that the connection is over and everything was delivered.
     pub(super) fn is_complete(&self) -> bool {
         self.phase == Phase::Open
-            && self.send.phase == SendPhase::Over
+            && self.send.phase == SendPhase::Finished
             && self.receive.phase == ReceivePhase::Delivered
-    }
-
-    /// Whether the core may forget the stream.
-    pub(super) fn is_gone(&self) -> bool {
-        self.released && self.ending().is_some() && self.error.is_none()
-    }
-
-    pub(super) fn has_control(&self) -> bool {
-        self.connect.is_some() || self.error.is_some() || self.question || self.pause_due()
     }
 
     /// Whether the peer still hears of this stream.
     pub(super) fn sends(&self) -> bool {
-        self.phase == Phase::Open && self.send.phase != SendPhase::Over
+        self.phase == Phase::Open && self.send.phase != SendPhase::Finished
     }
 
     fn pause_due(&self) -> bool {
         self.ending().is_none()
-            && self.send.phase != SendPhase::Over
-            && self.receive.pause != self.receive.pause_told
+            && self.send.phase != SendPhase::Finished
+            && self.own.pause != self.own.pause_told
     }
 
     /// Takes the next control message, in the order in which the peer must see them.
     pub(super) fn next_control(&mut self) -> Option<Body> {
-        if let Some(target) = self.connect.take() {
+        if let Some(target) = self.own.connect.take() {
             return Some(Body::Connect(target));
         }
-        if let Some(reason) = self.error.take() {
+        if let Some(reason) = self.own.error.take() {
             return Some(Body::Error(text::of(reason)));
         }
-        if std::mem::take(&mut self.question) && self.sends() {
+        if std::mem::take(&mut self.own.question) && self.sends() {
             return Some(Body::Data(Bytes::new()));
         }
         if !self.pause_due() {
             return None;
         }
-        self.receive.pause_told = self.receive.pause;
-        Some(if self.receive.pause {
+        self.own.pause_told = self.own.pause;
+        Some(if self.own.pause {
             Body::Pause
         } else {
             Body::Resume
         })
-    }
-
-    /// Whether the data queue should know the stream.
-    pub(super) fn has_data(&self) -> bool {
-        let last = matches!(
-            self.send.phase,
-            SendPhase::Finishing | SendPhase::Aborting(_)
-        );
-        let empty = self.send.queue.is_empty();
-        self.phase == Phase::Open && ((last && empty) || (!empty && !self.send.paused))
     }
 }
 
@@ -219,17 +159,17 @@ pub(super) enum Next {
 impl Stream {
     /// Takes the next data of at most `max` bytes, or what comes behind the last of it.
     pub(super) fn next_data(&mut self, max: usize) -> Option<Next> {
-        if !self.has_data() {
+        if !Connection::has_data(self) {
             return None;
         }
         if let Some(data) = self.send.queue.pop(max) {
-            self.quiet = false;
+            self.own.quiet = false;
             return Some(Next::Data(data));
         }
         match self.send.phase {
             SendPhase::Finishing => Some(Next::Finish),
             SendPhase::Aborting(reason) => Some(Next::Abort(reason)),
-            SendPhase::Open | SendPhase::Over => None,
+            SendPhase::Open | SendPhase::Finished | SendPhase::Delivered => None,
         }
     }
 }

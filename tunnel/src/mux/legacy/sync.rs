@@ -35,6 +35,7 @@ impl Legacy {
     /// Returns the connections that live here.
     pub(super) fn list(&self) -> Vec<i64> {
         let mut connections: Vec<i64> = self
+            .table
             .streams
             .iter()
             .filter(|(_, stream)| stream.ending().is_none())
@@ -48,14 +49,14 @@ impl Legacy {
     /// in a list without a word, and a list is all that it is sent.
     pub(super) fn ask_after_quiet(&mut self) {
         let mut quiet = Vec::new();
-        for (id, stream) in &mut self.streams {
-            if stream.sends() && std::mem::replace(&mut stream.quiet, true) {
-                stream.question = true;
+        for (id, stream) in &mut self.table.streams {
+            if stream.sends() && std::mem::replace(&mut stream.own.quiet, true) {
+                stream.own.question = true;
                 quiet.push(*id);
             }
         }
         for id in quiet {
-            self.queue_control(id);
+            self.table.queue_control(id);
         }
     }
 
@@ -66,22 +67,23 @@ impl Legacy {
         }
         // What the peer has and we do not: an end that it never heard of.
         for connection in &connections {
-            let alive = stream_of(*connection).is_some_and(|id| self.streams.contains_key(&id));
+            let alive =
+                stream_of(*connection).is_some_and(|id| self.table.streams.contains_key(&id));
             if !alive {
                 self.answer(*connection, Answer::NotFound);
             }
         }
         let listed: HashSet<StreamId> = connections.into_iter().filter_map(stream_of).collect();
         let mut orphans = Vec::new();
-        for (id, stream) in &mut self.streams {
-            if stream.ending().is_some() || stream.connect.is_some() {
+        for (id, stream) in &mut self.table.streams {
+            if stream.ending().is_some() || stream.own.connect.is_some() {
                 continue;
             }
             if listed.contains(id) {
                 stream.heard();
-            } else if stream.known || id.number() <= self.proved {
-                stream.missed += 1;
-                if stream.missed >= MISSED_MAX {
+            } else if stream.own.known || id.number() <= self.proved {
+                stream.own.missed += 1;
+                if stream.own.missed >= MISSED_MAX {
                     orphans.push(*id);
                 }
             } else if self.probe == Probe::Idle {
@@ -89,11 +91,11 @@ impl Legacy {
             }
         }
         for id in orphans {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.error = Some(Reason::Cancelled);
+            if let Some(stream) = self.table.streams.get_mut(&id) {
+                stream.own.error = Some(Reason::Cancelled);
             }
             self.end_stream(id, Ending::Reset(Reason::Aborted, By::Peer));
-            self.queue_control(id);
+            self.table.queue_control(id);
         }
     }
 }

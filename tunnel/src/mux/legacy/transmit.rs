@@ -2,13 +2,10 @@
 
 use bytes::Bytes;
 
-use super::stream::{Next, Stream, connection};
+use super::stream::{Next, connection};
 use super::{Answer, Legacy, Probe};
 use crate::dialect::remotedialer::{Body, EOF, Message, TEXT_MAX};
-use crate::mux::Event;
 use crate::mux::error::{By, Ending};
-use crate::mux::frame::StreamId;
-use crate::mux::stream::Phase;
 
 use super::text;
 
@@ -21,7 +18,7 @@ impl Legacy {
             || self.sync
             || !self.answers.is_empty()
             || !self.announcements.is_empty()
-            || !self.schedule.is_idle()
+            || !self.table.schedule.is_idle()
     }
 
     /// Takes the next message to send: the session's, then the streams' control messages, then data, one message from each stream
@@ -52,8 +49,8 @@ impl Legacy {
                 body,
             });
         }
-        while let Some(id) = self.schedule.pop_control() {
-            let Some(stream) = self.streams.get_mut(&id) else {
+        while let Some(id) = self.table.schedule.pop_control() {
+            let Some(stream) = self.table.streams.get_mut(&id) else {
                 continue;
             };
             stream.queued = false;
@@ -62,27 +59,24 @@ impl Legacy {
             };
             if matches!(body, Body::Connect(_)) {
                 self.connected = self.connected.max(id.number());
-                self.queue_data(id);
+                self.table.queue_data(id);
             }
-            self.queue_control(id);
-            self.forget_if_gone(id);
+            self.table.queue_control(id);
+            self.table.forget_if_gone(id);
             return Some(Message {
                 connection: connection(id),
                 body,
             });
         }
-        while let Some(id) = self.schedule.pop_data() {
-            let Some(stream) = self.streams.get_mut(&id) else {
+        while let Some(id) = self.table.schedule.pop_data() {
+            let Some(stream) = self.table.streams.get_mut(&id) else {
                 continue;
             };
             stream.send.queued = false;
             let body = match stream.next_data(self.config.piece_max) {
                 None => continue,
                 Some(Next::Data(data)) => {
-                    self.send_buffered = self.send_buffered.saturating_sub(data.len());
-                    self.queue_data(id);
-                    self.wake_writer(id);
-                    self.wake_starved();
+                    self.table.sent(id, data.len());
                     Body::Data(data)
                 }
                 Some(Next::Finish) => {
@@ -91,7 +85,7 @@ impl Legacy {
                 }
                 Some(Next::Abort(reason)) => {
                     self.end_stream(id, Ending::Reset(reason, By::Us));
-                    self.forget_if_gone(id);
+                    self.table.forget_if_gone(id);
                     Body::Error(text::of(reason))
                 }
             };
@@ -101,65 +95,5 @@ impl Legacy {
             });
         }
         None
-    }
-
-    pub(super) fn queue_control(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.has_control()
-            && !stream.queued
-        {
-            stream.queued = true;
-            self.schedule.push_control(id);
-        }
-    }
-
-    pub(super) fn queue_data(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get_mut(&id)
-            && stream.has_data()
-            && !stream.send.queued
-        {
-            stream.send.queued = true;
-            self.schedule.push_data(id);
-        }
-    }
-
-    /// Wakes a writer once half its buffer is free, so that it reads from its socket in large pieces.
-    pub(super) fn wake_writer(&mut self, id: StreamId) {
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if !stream.send.waiting
-            || stream.phase != Phase::Open
-            || stream.send.paused
-            || stream.send.queue.len() > self.config.send_buffer / 2
-        {
-            return;
-        }
-        if self.send_buffered < self.config.session_send_buffer {
-            stream.send.waiting = false;
-            self.events.push_back(Event::Writable { stream: id });
-        } else if !stream.send.starved {
-            stream.send.starved = true;
-            self.schedule.push_starved(id);
-        }
-    }
-
-    /// Wakes everyone who waits for room once half of it is free.
-    pub(super) fn wake_starved(&mut self) {
-        if self.send_buffered > self.config.session_send_buffer / 2 {
-            return;
-        }
-        while let Some(id) = self.schedule.pop_starved() {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.send.starved = false;
-            }
-            self.wake_writer(id);
-        }
-    }
-
-    pub(super) fn forget_if_gone(&mut self, id: StreamId) {
-        if self.streams.get(&id).is_some_and(Stream::is_gone) {
-            self.streams.remove(&id);
-        }
     }
 }

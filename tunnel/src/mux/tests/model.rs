@@ -287,7 +287,7 @@ proptest! {
             prop_assert_eq!(mux.streams(), 0);
             prop_assert_eq!(mux.send_buffered(), 0);
             prop_assert_eq!(mux.budget.used(), 0);
-            prop_assert!(mux.deadlines.is_empty());
+            prop_assert_eq!(mux.table.next_deadline(), None);
         }
     }
 }
