@@ -265,7 +265,7 @@ fn streams_that_come_and_go_leave_nothing() {
         for mux in [&mut pair.agent, &mut pair.server] {
             while mux.poll_event().is_some() {}
             assert_eq!((mux.streams(), mux.send_buffered()), (0, 0));
-            assert_eq!((mux.deadlines.len(), mux.refusals.len()), (0, 0));
+            assert_eq!((mux.table.next_deadline(), mux.refusals.len()), (None, 0));
             assert_eq!(mux.budget.used(), 0);
         }
     }
