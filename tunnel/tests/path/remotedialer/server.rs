@@ -233,6 +233,9 @@ async fn a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
     within(PROMPT, "the bytes", visitor.read_exact(&mut [0; 4]))
         .await
         .unwrap();
+    // A round trip on the link: the lists have been read, and the ping that they led to came before the answer.
+    script.peer.send(98, data(b"?")).await;
+    assert_eq!(script.peer.receive().await.0, 98);
     assert_eq!(script.peer.pings, 1);
     let list = Body::SyncConnections(vec![connection, 77]);
     script.peer.send(0, list).await;
