@@ -122,6 +122,12 @@ impl Metrics {
         }
     }
 
+    /// Returns how many streams there are.
+    #[must_use]
+    pub fn streams(&self) -> i64 {
+        self.streams.get()
+    }
+
     /// Counts a stream that was refused or could not be dialed.
     pub fn open_failed(&self, reason: &str) {
         self.open_failures.with_label_values(&[reason]).inc();

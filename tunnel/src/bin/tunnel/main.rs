@@ -1,6 +1,7 @@
 //! The reverse tunnel: `tunnel server` on the public side, `tunnel agent` on the private side.
 
 mod cli;
+mod memory;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -72,7 +73,7 @@ async fn serve(args: ServerArgs, signals: &mut Signals) -> anyhow::Result<()> {
     if let Some(metrics) = server.metrics() {
         announce("metrics", metrics)?;
     }
-    signals.next().await;
+    signals.next_while(server.counters()).await;
     tracing::info!(deadline = ?drain, "draining; a second signal exits at once");
     signals.or_leave_at_once(server.drain(drain)).await
 }
@@ -93,7 +94,7 @@ async fn connect(args: AgentArgs, signals: &mut Signals) -> anyhow::Result<()> {
         .into_iter()
         .map(|config| Agent::start(config, Some(Arc::clone(&metrics))))
         .collect();
-    signals.next().await;
+    signals.next_while(&metrics).await;
     tracing::info!(deadline = ?drain, "draining; a second signal exits at once");
     let ends = async {
         let draining = Scope::new();
@@ -132,6 +133,14 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Waits for the next signal while streams come and go.
+    async fn next_while(&mut self, metrics: &Metrics) {
+        tokio::select! {
+            () = self.next() => {}
+            never = memory::give_back(metrics) => match never {},
         }
     }
 
