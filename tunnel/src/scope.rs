@@ -1,6 +1,7 @@
 //! Who owns a task. No task exists outside of a scope, and ending a scope is explicit and awaited.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -96,6 +97,11 @@ impl Drop for Scope {
 impl Handle {
     /// Spawns a task that the scope owns. A scope that was asked to stop drops the task at once.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_boxed(Box::pin(task));
+    }
+
+    /// Boxed, because a future that wraps another has room for it several times over.
+    fn spawn_boxed(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
         if self.cancel.is_cancelled() {
             return;
         }
@@ -114,10 +120,10 @@ impl Handle {
 
     /// Spawns a task that is dropped as soon as the scope is asked to stop.
     pub fn spawn_interruptible(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.cancel.clone();
-        self.spawn(async move {
+        let (cancel, task) = (self.cancel.clone(), Box::pin(task));
+        self.spawn_boxed(Box::pin(async move {
             cancel.run_until_cancelled_owned(task).await;
-        });
+        }));
     }
 
     /// Returns the token that tells tasks to stop.
