@@ -29,7 +29,8 @@ pub struct Config {
     pub message_max: usize,
     /// The same for remotedialer's dialect, whose Go programs send in one message whatever their user writes at once.
     pub remotedialer_message_max: usize,
-    /// Frames are gathered into one message until it has this many bytes.
+    /// Frames are gathered into one message until it has this many bytes. With the WebSocket's own head that is best just below
+    /// the peer's `read_buffer`: what a read brings of a next message is copied.
     pub batch: usize,
     /// Unsent bytes that the kernel holds; a ping waits behind them.
     pub unsent: u32,
@@ -45,7 +46,7 @@ impl Default for Config {
             read_buffer: 64 * 1024,
             message_max: 256 * 1024,
             remotedialer_message_max: 16 * 1024 * 1024,
-            batch: 64 * 1024,
+            batch: 64 * 1024 - 64,
             unsent: 128 * 1024,
             write_stall: Duration::from_secs(30),
             farewell: Duration::from_millis(250),

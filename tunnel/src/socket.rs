@@ -149,16 +149,13 @@ impl Socket {
     /// # Errors
     ///
     /// What `recv(2)` says.
-    pub async fn read(&self, buffer: &mut BytesMut, max: usize) -> io::Result<bytes::Bytes> {
+    pub async fn read(&self, buffer: &mut ReadBuffer, max: usize) -> io::Result<bytes::Bytes> {
         loop {
-            if buffer.capacity() < READ_MIN {
-                buffer.reserve(READ_SIZE);
-            }
-            let mut limited = bytes::BufMut::limit(&mut *buffer, max);
-            match self.io.try_read_buf(&mut limited) {
-                Ok(_) => return Ok(buffer.split().freeze()),
+            let room = buffer.room();
+            match self.io.try_read_buf(&mut bytes::BufMut::limit(room, max)) {
+                Ok(_) => return Ok(buffer.take()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    *buffer = BytesMut::new();
+                    buffer.bytes = BytesMut::new();
                     self.io.readable().await?;
                 }
                 Err(error) => return Err(error),
@@ -183,8 +180,43 @@ impl Socket {
     }
 }
 
-const READ_SIZE: usize = 32 * 1024;
-const READ_MIN: usize = 4 * 1024;
+/// Where [`Socket::read`] puts what it reads: as large as what has come lately.
+#[derive(Debug)]
+pub struct ReadBuffer {
+    bytes: BytesMut,
+    size: usize,
+}
+
+impl ReadBuffer {
+    const MIN: usize = 4 * 1024;
+    const MAX: usize = 64 * 1024;
+
+    fn room(&mut self) -> &mut BytesMut {
+        if self.bytes.capacity() < Self::MIN {
+            self.bytes.reserve(self.size);
+        }
+        &mut self.bytes
+    }
+
+    fn take(&mut self) -> bytes::Bytes {
+        let read = self.bytes.len();
+        if read >= self.size {
+            self.size = (self.size * 4).min(Self::MAX);
+        } else if read < self.size / 4 {
+            self.size = (self.size / 2).max(Self::MIN);
+        }
+        self.bytes.split().freeze()
+    }
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            size: Self::MIN,
+        }
+    }
+}
 
 /// Annotates a socket that somebody else owns. It does not keep the socket open; once that is released it does nothing.
 #[derive(Clone)]

@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use tokio::sync::Notify;
@@ -15,12 +14,12 @@ use tokio::time::timeout;
 
 use crate::mux::{By, Ending, ReadError, Reason, WriteError};
 use crate::session::{ReceiveStream, SendStream, Stream};
-use crate::socket::Socket;
+use crate::socket::{ReadBuffer, Socket};
 
 /// The bounds of one splice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The most bytes that are read from or written to the socket at once.
+    /// The most bytes that are read from or written to the socket at once. Best as many as a batch of the link carries.
     pub piece: usize,
     /// How long a half-closed pair may go without a byte before it is reset.
     pub linger: Duration,
@@ -29,7 +28,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            piece: 64 * 1024,
+            piece: 64 * 1024 - 128,
             linger: Duration::from_secs(60),
         }
     }
@@ -157,7 +156,7 @@ async fn carry_in(
     piece: usize,
     progress: &Progress,
 ) -> Result<(), Broken> {
-    let mut buffer = BytesMut::new();
+    let mut buffer = ReadBuffer::default();
     loop {
         let capacity = tokio::select! {
             biased;

@@ -152,7 +152,7 @@ impl Core for Mux {
             .all(|frame| frame.is_ok_and(|frame| self.handle_frame(now, frame).is_ok()))
     }
     fn send(&mut self) -> Option<usize> {
-        let frame = self.poll_transmit()?;
+        let frame = self.poll_transmit(native_config().frame_max)?;
         let mut out = BytesMut::new();
         native::encode(&frame, &mut out);
         let again: Vec<_> = native::Decoder::new(out.clone().freeze()).collect();

@@ -35,11 +35,13 @@ impl Buffer {
         if data.is_empty() {
             return;
         }
-        self.length += data.len();
-        if self.length == data.len() && data.len() >= KEEP_MIN {
-            self.chunks.push_back(data);
-        } else {
+        if data.len() < KEEP_MIN {
+            self.length += data.len();
             self.tail.extend_from_slice(&data);
+        } else if self.is_empty() {
+            self.push_own(data);
+        } else {
+            self.push_own(Bytes::copy_from_slice(&data));
         }
     }
 

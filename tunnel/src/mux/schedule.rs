@@ -34,6 +34,12 @@ impl Schedule {
         self.data.pop_front()
     }
 
+    /// Whether a stream has data to send.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        !self.data.is_empty()
+    }
+
     /// Queues a stream that waits for room in the session's send buffer.
     pub fn push_starved(&mut self, stream: StreamId) {
         self.starved.push_back(stream);

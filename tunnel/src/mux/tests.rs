@@ -29,7 +29,7 @@ fn agent(config: Config) -> Mux {
 
 /// Takes all frames that a core has to send.
 fn sent(mux: &mut Mux) -> Vec<Frame> {
-    std::iter::from_fn(|| mux.poll_transmit()).collect()
+    std::iter::from_fn(|| mux.poll_transmit(mux.config.frame_max)).collect()
 }
 
 /// Takes all news.

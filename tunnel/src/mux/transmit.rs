@@ -18,8 +18,10 @@ impl Mux {
     }
 
     /// Takes the next frame to send: the session's control frames, then the streams', then data, one frame from each stream in turn.
+    /// A data frame has at most `room` bytes of data, and at most [`Config::frame_max`](super::Config::frame_max) while another
+    /// stream waits for its turn.
     #[must_use]
-    pub fn poll_transmit(&mut self) -> Option<Frame> {
+    pub fn poll_transmit(&mut self, room: usize) -> Option<Frame> {
         if let Some(nonce) = self.pong.take() {
             return Some(Frame::Pong { nonce });
         }
@@ -52,7 +54,12 @@ impl Mux {
                 continue;
             };
             stream.send.queued = false;
-            let Some((frame, sent)) = stream.next_data(id, self.config.frame_max) else {
+            let max = if self.table.schedule.has_data() {
+                self.config.frame_max.min(room)
+            } else {
+                room
+            };
+            let Some((frame, sent)) = stream.next_data(id, max) else {
                 continue;
             };
             if let Frame::Reset { reason, .. } = frame {

@@ -84,8 +84,9 @@ impl Core {
         let mut transmitted = Transmitted::default();
         match self {
             Self::Native(mux) => {
-                while out.len() < batch
-                    && let Some(frame) = mux.poll_transmit()
+                while let Some(room) = batch.checked_sub(out.len() + native::OVERHEAD_MAX)
+                    && room >= ROOM_MIN
+                    && let Some(frame) = mux.poll_transmit(room)
                 {
                     let before = out.len();
                     native::encode(&frame, out);
@@ -264,3 +265,6 @@ impl Core {
         either!(self, mux => mux.has_transmit())
     }
 }
+
+/// A message with less room than this is full.
+const ROOM_MIN: usize = 256;

@@ -2,10 +2,8 @@
 
 use std::io;
 
-use bytes::BytesMut;
-
 use super::Proxy;
-use crate::socket::Socket;
+use crate::socket::{ReadBuffer, Socket};
 use crate::target::Endpoint;
 
 /// The longest head of a proxy's response, in bytes.
@@ -43,7 +41,7 @@ pub(crate) async fn tunnel(
         let written = socket.write(rest).await.map_err(broken)?;
         rest = rest.get(written..).unwrap_or_default();
     }
-    let (mut buffer, mut head) = (BytesMut::new(), Vec::new());
+    let (mut buffer, mut head) = (ReadBuffer::default(), Vec::new());
     let end = loop {
         if let Some(end) = end_of_head(&head) {
             break end;

@@ -119,7 +119,7 @@ fn send_buffer_bounds_a_stream_and_session_send_buffer_all_of_them() {
     assert_eq!(mux.send_buffered(), 150);
     assert_eq!(mux.capacity(id(3)), Err(WriteError::Blocked));
     let mut woken = false;
-    while mux.poll_transmit().is_some() {
+    while mux.poll_transmit(mux.config.frame_max).is_some() {
         woken |= news(&mut mux).contains(&Event::Writable { stream: id(3) });
     }
     assert!(woken);

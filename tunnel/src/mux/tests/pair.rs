@@ -30,7 +30,8 @@ impl Pair {
     pub(super) fn transmit(&mut self, limit: usize) {
         let arrival = self.now + self.delay;
         for _ in 0..limit {
-            let frames = [self.server.poll_transmit(), self.agent.poll_transmit()];
+            let frames = [&mut self.server, &mut self.agent]
+                .map(|mux| mux.poll_transmit(mux.config.frame_max));
             if frames == [None, None] {
                 break;
             }
