@@ -100,6 +100,8 @@ pub struct Link {
     clock: Clock,
     batch: BytesMut,
     flushing: Option<Time>,
+    /// The next turn sends at once.
+    sends: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -128,6 +130,7 @@ impl Link {
             clock,
             batch: BytesMut::new(),
             flushing: None,
+            sends: false,
             timer: Box::pin(sleep_until(clock.instant(clock.now()))),
         }
     }
@@ -159,7 +162,10 @@ impl Link {
         if let Err(error) = self.poll_receive(cx) {
             return Poll::Ready(error);
         }
-        if let Err(error) = self.poll_send(cx) {
+        // What is new waits for one turn of the scheduler, so that frames of other streams that are about to run go out with it.
+        if (self.sends || self.flushing.is_some())
+            && let Err(error) = self.poll_send(cx)
+        {
             return Poll::Ready(error);
         }
         if let Some(error) = self.ending.0.ended() {
@@ -241,7 +247,8 @@ impl Link {
             if stalled.is_some_and(|stalled| self.clock.now() >= stalled) {
                 return Poll::Ready(LinkError::WriteStall);
             }
-            let due = self.ending.0.register_link(cx, self.flushing.is_some());
+            let due;
+            (self.sends, due) = self.ending.0.register_link(cx, self.flushing.is_some());
             let Some(due) = due.into_iter().chain(stalled).min() else {
                 return Poll::Pending;
             };

@@ -285,15 +285,17 @@ impl Session {
         self.shared.lock().mux.poll_ping()
     }
 
-    /// For the link: registers it to be woken when there is something to send, and returns its next deadline. A link that
-    /// waits for its socket has no use for more frames.
-    pub(crate) fn register_link(&self, cx: &Context<'_>, waits: bool) -> Option<Time> {
+    /// For the link: registers it to be woken when there is something to send, and returns its next deadline, and whether it
+    /// need not wait for others the next time: it did already, or there are none. A link that waits for its socket has no use for more
+    /// frames.
+    pub(crate) fn register_link(&self, cx: &Context<'_>, waits: bool) -> (bool, Option<Time>) {
         let mut state = self.shared.lock();
         register(&mut state.link, cx);
-        if !waits && state.mux.has_transmit() {
+        let sends = !waits && state.mux.has_transmit();
+        if sends {
             cx.waker().wake_by_ref();
         }
-        state.mux.poll_timeout()
+        (sends || state.mux.streams() <= 1, state.mux.poll_timeout())
     }
 
     /// For the link: takes note of time.
