@@ -108,20 +108,34 @@ impl Tunnel {
         held.try_into().unwrap()
     }
 
-    /// Waits until no stream is left, and until memory was given back.
-    async fn rest(&self) -> [Held; 2] {
+    /// Waits until no more than `most` streams are left.
+    async fn streams(&self, most: usize) {
+        let fewer = async {
+            while gauge(&counters(&self.processes[0].1).await, "watertight_streams ") > most as u64
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(LONG, "the end of the streams", fewer).await;
+    }
+
+    /// Waits until there are no more tasks and sockets than there were, and returns what is held once
+    /// memory was given back.
+    async fn rest(&self, before: &[Held; 2]) -> [Held; 2] {
         let rest = async {
             loop {
-                let text = counters(&self.processes[0].1).await;
                 let held = self.held().await;
-                if gauge(&text, "watertight_streams ") == 0 && held[1].tasks <= 10 {
+                let more = |(now, before): (&Held, &Held)| {
+                    now.tasks > before.tasks || now.sockets > before.sockets
+                };
+                if !held.iter().zip(before).any(more) {
                     tokio::time::sleep(GIVEN_BACK).await;
                     return self.held().await;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        within(LONG, "coming to rest", rest).await
+        within(PROMPT, "coming to rest", rest).await
     }
 }
 
@@ -155,9 +169,13 @@ async fn five_thousand(tunnel: &Tunnel) -> [Held; 2] {
             "{held:?}"
         );
     }
-    // Who was opened at the same time may have taken another's target.
-    let (visitors, targets): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    drop(visitors);
+    // Who was opened at the same time may have taken another's target. Not all end at once: that they do so within the tracer's
+    // grace is no promise of a slow machine.
+    let (mut visitors, targets): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    while !visitors.is_empty() {
+        visitors.truncate(visitors.len().saturating_sub(250));
+        tunnel.streams(visitors.len()).await;
+    }
     for mut target in targets {
         let _ = within(PROMPT, "the target's end", drain(&mut target)).await;
     }
@@ -171,16 +189,16 @@ async fn five_thousand_idle_streams_leave_nothing() {
     files.current = files.maximum;
     setrlimit(Resource::Nofile, files).unwrap();
     let tunnel = Tunnel::start().await;
-    let fresh = tunnel.rest().await;
+    let fresh = tunnel.held().await;
     five_thousand(&tunnel).await;
-    let start = tunnel.rest().await;
+    let start = tunnel.rest(&fresh).await;
     let open = five_thousand(&tunnel).await;
-    let end = tunnel.rest().await;
+    let end = tunnel.rest(&fresh).await;
     eprintln!("fresh {fresh:?}\nstart {start:?}\nopen  {open:?}\nend   {end:?}");
-    for ((start, open), end) in start.iter().zip(&open).zip(&end) {
-        assert!(end.sockets <= start.sockets && end.tasks <= start.tasks);
-        assert!(end.memory * 10 <= start.memory * 11);
-        assert!(end.memory * 2 <= open.memory);
+    for (at, end) in end.iter().enumerate() {
+        let above = |held: &Held| held.memory.saturating_sub(fresh[at].memory);
+        assert!(end.memory * 10 <= start[at].memory * 11);
+        assert!(above(end) * 2 <= above(&open[at]));
     }
     let spent = || tunnel.processes.iter().map(|(process, _)| process.ticks());
     let before: u64 = spent().sum();

@@ -49,7 +49,9 @@ async fn a_link_that_swallows_everything_is_given_up_by_both_ends() {
     let (rig, relay) = rig_behind_relay(Duration::from_millis(500)).await;
     let mut pairs = Vec::new();
     for _ in 0..20 {
-        pairs.push(rig.pair().await);
+        let (mut visitor, mut target) = rig.pair().await;
+        round_trip(&mut visitor, &mut target).await;
+        pairs.push((visitor, target));
     }
     relay.set(Pace::Held);
     until("the end at the server", || !rig.server.has_agent("web")).await;
@@ -159,7 +161,10 @@ async fn the_end_of_a_link_ends_all_its_streams() {
     let (rig, relay) = rig_behind_relay(LONG).await;
     let mut pairs = Vec::new();
     for _ in 0..500 {
-        pairs.push(rig.pair().await);
+        let (mut visitor, mut target) = rig.pair().await;
+        // A dial that is called off is no reset.
+        round_trip(&mut visitor, &mut target).await;
+        pairs.push((visitor, target));
     }
     relay.cut();
     for (mut visitor, mut target) in pairs {
