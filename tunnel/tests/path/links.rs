@@ -210,7 +210,7 @@ async fn a_link_that_comes_back_takes_the_place_of_its_dead_self_and_of_no_other
     assert_eq!(count_alive(&mut after).await, 2);
 }
 
-/// The known leak or hang L8: a stale session shadows the live one.
+/// A stale session shadows the live one.
 #[tokio::test(flavor = "multi_thread")]
 async fn l8_links_that_nobody_ended_do_not_shadow_a_new_agent() {
     let (rig, relay) = start(2).await;

@@ -135,7 +135,7 @@ impl Tunnel {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        within(PROMPT, "coming to rest", rest).await
+        within(LONG, "coming to rest", rest).await
     }
 }
 

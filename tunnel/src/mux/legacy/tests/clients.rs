@@ -109,7 +109,7 @@ fn clients_are_announced_in_order_and_not_when_they_left_before() {
     assert_eq!(sent(&mut mux), []);
 }
 
-/// L30: a wedged peer held up everyone who wanted to tell it something.
+/// A wedged peer held up everyone who wanted to tell it something.
 #[test]
 fn l30_what_waits_for_a_wedged_peer_is_bounded_by_the_clients_there_are() {
     let mut mux = core(Side::Agent, Config::default());

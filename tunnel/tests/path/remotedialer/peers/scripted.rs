@@ -221,9 +221,9 @@ async fn of_a_peers_clients_only_so_many_are_remembered() {
     assert!(west.has_agent("a") && !west.has_agent("web"));
 }
 
-/// L29, L30: a peer that reads nothing held up the registration of everyone, and the end of the server.
+/// A peer that reads nothing held up the registration of everyone, and the end of the server.
 #[tokio::test(flavor = "multi_thread")]
-async fn l29_l30_a_wedged_peer_holds_nobody_up() {
+async fn a_wedged_peer_holds_nobody_up() {
     let target = TcpListener::bind(loopback()).await.unwrap();
     let address = target.local_addr().unwrap();
     let (west, east) = west(|config| config.forwards = server_config(address).forwards).await;
