@@ -270,7 +270,7 @@ async fn a_drain_covers_all_links() {
             .unwrap()
             .contains("reason=\"draining\"")
             || {
-                let visitor = std::net::TcpStream::connect(server.forwards()[0]);
+                let visitor = std::net::TcpStream::connect(server.forwards()[0]).map(of_the_world);
                 drop(visitor.map(of_the_world));
                 false
             }

@@ -20,8 +20,10 @@ impl Flow {
     /// Returns enough of its bytes to cut a piece at any place.
     fn bytes(self) -> Vec<u8> {
         let mut chance = Chance(self.0);
-        let words = std::iter::repeat_with(|| chance.next().to_le_bytes());
-        let mut bytes: Vec<u8> = words.flatten().take(PERIOD).collect();
+        let mut bytes = vec![0; PERIOD];
+        for word in bytes.chunks_mut(8) {
+            word.copy_from_slice(&chance.next().to_le_bytes()[..word.len()]);
+        }
         bytes.extend_from_within(..PIECE);
         bytes
     }

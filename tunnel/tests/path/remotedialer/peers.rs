@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tunnel::agent::Agent;
 use tunnel::dialect::Dialect;
 use tunnel::metrics::{Compat, Metrics};
@@ -21,6 +21,7 @@ use crate::rig::{
     LONG, PROMPT, agent_config, drain, fill, left, loopback, pattern, refused, reset,
     server_config, sum, until, within,
 };
+use crate::world::{TcpListener, connect};
 
 /// An address that nobody else binds, so that a server can be named before it listens.
 fn own_address() -> SocketAddr {
@@ -91,7 +92,7 @@ impl Two {
 
     async fn visitor(&self) -> TcpStream {
         let forward = self.west.forwards()[0];
-        TcpStream::connect(forward).await.unwrap()
+        connect(forward).await.unwrap()
     }
 
     async fn pair(&self) -> (TcpStream, TcpStream) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tunnel::dialect::Dialect;
 use tunnel::dialect::remotedialer::Body;
@@ -14,6 +13,7 @@ use tunnel::server::{self, Server};
 use super::super::{Peer, data, text};
 use super::{agent, config, count, peers};
 use crate::rig::{LONG, PROMPT, drain, left, loopback, refused, server_config, until, within};
+use crate::world::{TcpListener, connect};
 
 /// A peer that has dialed our server as the Go server "east" would.
 async fn dial_as(server: &Server, id: &str, token: &str) -> Result<Peer, u16> {
@@ -23,7 +23,7 @@ async fn dial_as(server: &Server, id: &str, token: &str) -> Result<Peer, u16> {
     for (name, value) in [("x-api-tunnel-id", id), ("x-api-tunnel-token", token)] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    let socket = TcpStream::connect(server.front()).await.unwrap();
+    let socket = connect(server.front()).await.unwrap();
     match tokio_tungstenite::client_async(request, socket).await {
         Ok((websocket, _)) => Ok(Peer::new(websocket)),
         Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
@@ -63,7 +63,7 @@ async fn a_stream_goes_to_the_peer_that_announced_its_client() {
     refused(west.forwards()[0]).await;
     peer.send(0, add("web/-7")).await;
     until("the announcement", || west.has_agent("web")).await;
-    let mut visitor = TcpStream::connect(west.forwards()[0]).await.unwrap();
+    let mut visitor = connect(west.forwards()[0]).await.unwrap();
     let address = Bytes::from_static(b"web::tcp/127.0.0.1:9");
     assert_eq!(peer.receive().await, (2, Body::Connect(address)));
     visitor.write_all(b"ping").await.unwrap();
@@ -99,7 +99,7 @@ async fn who_is_no_peer_announces_nothing() {
     for (name, value) in [("x-tunnel-id", "db"), ("authorization", "Bearer secret")] {
         request.headers_mut().insert(name, value.parse().unwrap());
     }
-    let socket = TcpStream::connect(west.front()).await.unwrap();
+    let socket = connect(west.front()).await.unwrap();
     let (websocket, _) = tokio_tungstenite::client_async(request, socket)
         .await
         .unwrap();
@@ -121,13 +121,13 @@ async fn own_agents_come_before_those_of_a_peer() {
     peer.send(0, add("web/1")).await;
     peer.send(99, data(b"?")).await;
     assert_eq!(peer.receive().await.0, 99);
-    let _visitor = TcpStream::connect(west.forwards()[0]).await.unwrap();
+    let _visitor = connect(west.forwards()[0]).await.unwrap();
     let (_target, _) = within(PROMPT, "the dial", target.accept()).await.unwrap();
     agent.drain(Duration::ZERO).await;
     // Until the agent is forgotten, its visitors are refused.
     let connect = within(PROMPT, "the peer's turn", async {
         loop {
-            let _visitor = TcpStream::connect(west.forwards()[0]).await;
+            let _visitor = connect(west.forwards()[0]).await;
             let asked = tokio::time::timeout(Duration::from_millis(100), peer.receive());
             if let Ok((_, connect)) = asked.await {
                 return connect;
@@ -237,7 +237,7 @@ async fn a_wedged_peer_holds_nobody_up() {
     // Until it is registered, visitors find nobody or the one before.
     within(PROMPT, "the dial", async {
         loop {
-            let _visitor = TcpStream::connect(west.forwards()[0]).await;
+            let _visitor = connect(west.forwards()[0]).await;
             let dialed = tokio::time::timeout(Duration::from_millis(100), target.accept());
             if dialed.await.is_ok() {
                 return;
@@ -259,7 +259,7 @@ async fn a_peer_that_comes_again_replaces_its_older_session() {
     until("the replacement", || !west.has_agent("web")).await;
     newer.send(0, add("web/2")).await;
     until("the announcement", || west.has_agent("web")).await;
-    let _visitor = TcpStream::connect(west.forwards()[0]).await.unwrap();
+    let _visitor = connect(west.forwards()[0]).await.unwrap();
     assert!(matches!(newer.receive().await, (2, Body::Connect(_))));
     let text = west.counters().text().unwrap();
     assert_eq!(left(&text, "websocket_session"), 1, "{text}");
