@@ -216,6 +216,20 @@ pub(crate) fn outlived(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
     late(ends.own_ns) || late(ends.session_ns)
 }
 
+/// What TCP did to a connection while it was pooled counts from the BIND that takes it out: only idleness counted before.
+#[inline(always)]
+pub(crate) fn leave_pool(facts: &mut Facts, now_ns: u64) {
+    if !pooled(facts) {
+        return;
+    }
+    if facts.peer_done_ns != 0 {
+        facts.peer_done_ns = now_ns;
+    }
+    if facts.dead_ns != 0 {
+        facts.dead_ns = now_ns;
+    }
+}
+
 /// Whether the socket is kept alive between requests: judged by idleness only.
 #[inline(always)]
 fn pooled(facts: &Facts) -> bool {

@@ -104,20 +104,38 @@ pub fn render(checks: &[Check]) -> String {
 /// return the value before (5.12).
 const FLOOR: (u32, u32) = (5, 12);
 
+const TOO_OLD: &str =
+    "run Linux 5.12 or later: older ones cannot join a file descriptor to its socket's storage";
+
 fn kernel() -> Check {
     let release = kernel_release();
+    if is_too_old(&release) {
+        return Check::bad("kernel", format!("Linux {release}"), TOO_OLD);
+    }
+    Check::good("kernel", format!("Linux {release}"))
+}
+
+fn is_too_old(release: &str) -> bool {
     let mut numbers = release
         .split(['.', '-'])
         .map(|number| number.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < FLOOR {
-        return Check::bad(
-            "kernel",
-            format!("Linux {release}"),
-            "run Linux 5.12 or later: older ones cannot join a file descriptor to its socket's storage",
-        );
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < FLOOR
+}
+
+/// Says that the kernel is too old, if that is why it refused a map or a program: what its verifier says of
+/// instructions that it does not know helps nobody.
+fn outdated(error: &StartError) -> Option<String> {
+    let refused = matches!(
+        error,
+        StartError::Probes(ProbeError::Program { .. } | ProbeError::Object(_))
+    );
+    let release = kernel_release();
+    // Root only: a refusal for lack of privileges is told as such.
+    let permitted = || privileges().fix.is_none();
+    if refused && is_too_old(&release) && permitted() {
+        return Some(format!("Linux {release} is too old"));
     }
-    Check::good("kernel", format!("Linux {release}"))
+    None
 }
 
 fn btf() -> Check {
@@ -192,7 +210,10 @@ fn trial() -> Check {
             "self-test",
             "every hook saw one connection open, be annotated and be released",
         ),
-        Err(error) => Check::bad("self-test", error.to_string(), fix(&error)),
+        Err(error) => match outdated(&error) {
+            Some(found) => Check::bad("self-test", found, TOO_OLD),
+            None => Check::bad("self-test", error.to_string(), fix(&error)),
+        },
     }
 }
 
@@ -255,5 +276,8 @@ fn why_root_is_refused() -> &'static str {
 /// Returns what went wrong and what to do, in the words of `tracer doctor`.
 #[must_use]
 pub fn explain(error: &StartError) -> String {
+    if let Some(found) = outdated(error) {
+        return format!("cannot trace here: {found}: {TOO_OLD}");
+    }
     format!("cannot trace here: {error}\nfix: {}", fix(error))
 }

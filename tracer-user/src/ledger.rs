@@ -179,7 +179,10 @@ impl Ledger {
 
     fn recv_bound(&mut self, of: &BoundEvent) {
         let facts = &of.socket.facts;
-        self.annotated = true;
+        if !self.annotated {
+            self.annotated = true;
+            self.expect_owners(of.event.head.at_ns);
+        }
         self.judge_former(of);
         self.count_bind(facts);
         self.set_bound(&of.socket);
@@ -188,6 +191,18 @@ impl Ledger {
         }
         if self.owners.has_ended(facts.owner) {
             self.due(of.event.head.at_ns, Due::Owner(facts.owner));
+        }
+    }
+
+    /// Somebody annotates: sockets that were opened before, and bound to nobody, have their grace yet.
+    fn expect_owners(&mut self, now_ns: u64) {
+        let unbound: Vec<u64> = self
+            .lifetimes
+            .iter()
+            .filter_map(|(id, known)| known.bound.is_none().then_some(*id))
+            .collect();
+        for id in unbound {
+            self.due(now_ns, Due::Unbound(id));
         }
     }
 
@@ -331,6 +346,7 @@ impl Ledger {
     /// that have passed.
     pub fn take_overdue(&mut self, now_ns: u64) -> bool {
         let mut overdue = false;
+        let mut waiting = Vec::new();
         while let Some((at_ns, due)) = self.due.front().copied() {
             if at_ns >= now_ns {
                 break;
@@ -338,12 +354,21 @@ impl Ledger {
             self.due.pop_front();
             overdue |= match due {
                 Due::Owner(owner) => self.owners.has_open(owner),
-                Due::Socket(id) => self.lifetimes.contains_key(&id),
-                Due::Unbound(id) => self
-                    .lifetimes
-                    .get(&id)
-                    .is_some_and(|known| known.bound.is_none()),
+                Due::Socket(id) | Due::Unbound(id) => {
+                    let known = self.lifetimes.get(&id);
+                    let runs = known.is_some_and(|known| {
+                        matches!(due, Due::Socket(_)) || known.bound.is_none()
+                    });
+                    // One that waits in a backlog may be accepted unseen at any time: look again.
+                    if runs && known.is_some_and(|known| !known.held) {
+                        waiting.push(due);
+                    }
+                    runs
+                }
             };
+        }
+        for due in waiting {
+            self.due(now_ns, due);
         }
         if self.dropped_due_ns.is_some_and(|at_ns| at_ns < now_ns) {
             self.dropped_due_ns = None;

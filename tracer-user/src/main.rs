@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -212,9 +212,14 @@ fn check(args: &RunArgs) -> Result<()> {
         "--stacks knows the registers of x86-64 only: leave it out on this machine"
     );
     if let Some(path) = &args.json {
-        write_beside(path, |_| Ok(()))
-            .with_context(|| format!("cannot write the report {}", path.display()))?;
-        std::fs::remove_file(beside(path)).ok();
+        let writable = if is_replaceable(path) {
+            let writable = write(&beside(path), |_| Ok(()));
+            std::fs::remove_file(beside(path)).ok();
+            writable
+        } else {
+            write(path, |_| Ok(()))
+        };
+        writable.with_context(|| format!("cannot write the report {}", path.display()))?;
     }
     Ok(())
 }
@@ -245,8 +250,7 @@ async fn audited(audit: &mut Audit, args: RunArgs) -> Result<ExitCode> {
     let report = Report::new(&proceedings, audit.ledger());
     anstream::eprint!("{}", text::render(&report));
     if let Some(path) = &args.json {
-        write_beside(path, |file| json::write(&report, file))
-            .and_then(|()| Ok(std::fs::rename(beside(path), path)?))
+        write_json(&report, path)
             .with_context(|| format!("cannot write the report {}", path.display()))?;
     }
     Ok(match report.verdict {
@@ -259,6 +263,12 @@ async fn audited(audit: &mut Audit, args: RunArgs) -> Result<ExitCode> {
     })
 }
 
+/// Whether a new file may take the path's name. A device, a pipe or a link stays what it is, and is written to.
+fn is_replaceable(path: &Path) -> bool {
+    path.symlink_metadata()
+        .map_or(true, |metadata| metadata.is_file())
+}
+
 /// Where a report is written before it takes its name, so that nobody reads half of one.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -266,16 +276,25 @@ fn beside(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn write_beside(
+fn write_json(report: &Report<'_>, path: &Path) -> std::io::Result<()> {
+    if !is_replaceable(path) {
+        return write(path, |file| json::write(report, file));
+    }
+    write(&beside(path), |file| {
+        json::write(report, &mut *file)?;
+        file.flush()?;
+        file.get_ref().sync_all()
+    })?;
+    std::fs::rename(beside(path), path)
+}
+
+fn write(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> Result<()> {
-    let mut file = BufWriter::new(File::create(beside(path))?);
+) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
     write(&mut file)?;
-    file.into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?
-        .sync_all()?;
-    Ok(())
+    file.flush()
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -51,6 +51,7 @@ enum Ended {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -58,6 +59,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -65,6 +67,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }
@@ -94,7 +97,9 @@ pub async fn run(
         () = signals.recv() => Ended::Signal,
         never = turns.forever(audit) => match never {},
     };
-    if audit.cgroup().is_populated() {
+    // Another process may hold a socket of the command, outside its cgroup.
+    let held = audit.counters().is_ok_and(|counters| counters.open() > 0);
+    if held || audit.cgroup().is_populated() {
         // What ended just now has its grace yet.
         let grace_over = Instant::now() + settings.grace + TURN;
         tokio::select! {

@@ -114,6 +114,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
             count(Counter::Late);
         }
     }
+    storage::leave_pool(facts, now_ns);
     if facts.opener == 0 {
         facts.opener = event.tgid;
         facts.comm = kernel::comm();

@@ -91,6 +91,11 @@ fn arrived(ctx: &SockOpsContext) {
     watch(ctx);
     // SAFETY: `socket` comes from the storage; the child is not yet in the accept queue, and nobody else knows it.
     let facts = unsafe { &mut (*socket).facts };
+    if facts.id != 0 {
+        // It dialed whoever dialed it at that moment, if only itself (RFC 9293, section 3.5): nobody's child.
+        count(Counter::Connected);
+        return;
+    }
     facts.id = new_id();
     facts.flags = fact::CHILD;
     // SAFETY: the context is valid for the helper.
@@ -108,7 +113,11 @@ fn listening(ctx: &SockOpsContext) {
     watch(ctx);
     mark(socket, fact::LISTENER);
     // SAFETY: `socket` comes from the storage.
-    tuple(ctx, unsafe { &mut (*socket).facts });
+    let facts = unsafe { &mut (*socket).facts };
+    // What TCP did before it listened, or listened again, is over.
+    facts.dead_ns = 0;
+    facts.peer_done_ns = 0;
+    tuple(ctx, facts);
 }
 
 /// A TCP state change. Most are of no interest, and after the release all of them are the kernel's own business.

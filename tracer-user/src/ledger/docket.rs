@@ -78,6 +78,8 @@ impl Docket {
         if let Some(finding) = self.findings.get_mut(&id)
             && finding.seen_ns >= since_ns
             && finding.holders.len() < HOLDERS_MAX
+            // Threads that share a table of descriptors are met one by one.
+            && !finding.holders.iter().any(|known| (known.pid, known.fd) == (holder.pid, holder.fd))
         {
             finding.holders.push(holder);
         }

@@ -239,6 +239,10 @@ pub(crate) fn all() -> Vec<Case> {
             more: |report| stack_names(only(report)?, "kept_where_it_was_accepted"),
             ..guilty("kept_where_it_was_accepted with stacks", OUTLIVED)
         },
+        guilty("corner_accepted_late_without_asking", &[("peer-closed", 1)]),
+        innocent("corner_pooled_peer_done"),
+        innocent("corner_connected_to_itself"),
+        innocent("corner_listening_again"),
         innocent("accepted_late"),
         innocent("never_accepted"),
         innocent("udp"),

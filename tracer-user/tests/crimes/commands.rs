@@ -89,8 +89,18 @@ fn nothing_is_left_behind() -> Result<(), Failed> {
     if Path::new(cgroup).exists() {
         return Err(format!("{cgroup} is still there").into());
     }
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&json, &link)?;
+    tracer()
+        .args(["run", "--json"])
+        .arg(&link)
+        .args(["--", "true"])
+        .output()?;
+    if !link.is_symlink() {
+        return Err("a link was replaced by the report".into());
+    }
     let files: Vec<_> = std::fs::read_dir(directory.path())?.collect();
-    if files.len() != 1 {
+    if files.len() != 2 {
         return Err(format!("files beside the report: {files:?}").into());
     }
     Ok(())

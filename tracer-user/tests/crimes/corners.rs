@@ -27,6 +27,10 @@ pub(super) fn commit(name: &str) {
         "passed_in_flight" => passed_in_flight(),
         "io_uring_kept" => io_uring(true),
         "io_uring_released" => io_uring(false),
+        "corner_accepted_late_without_asking" => accepted_late_without_asking(),
+        "corner_pooled_peer_done" => pooled_peer_done(),
+        "corner_connected_to_itself" => connected_to_itself(),
+        "corner_listening_again" => listening_again(),
         name => panic!("no deed is called {name:?}"),
     }
 }
@@ -196,4 +200,44 @@ fn io_uring(keep: bool) {
         thread::sleep(std::time::Duration::from_secs(60));
     }
     ring.submitter().unregister_files().unwrap();
+}
+
+/// The peer was done long before; the kernel has no hook for such an accept.
+fn accepted_late_without_asking() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    thread::sleep(TOO_LONG);
+    let accepted = rustix::net::accept(&listener).unwrap();
+    confess(&accepted);
+    thread::sleep(2 * TOO_LONG);
+}
+
+/// The race that every keep-alive client knows: the upstream finished while its connection was pooled.
+fn pooled_peer_done() {
+    let (dialed, accepted) = connection();
+    annotation::bind(&dialed, Role::Pool, owner(1), "").unwrap();
+    drop(accepted);
+    thread::sleep(TOO_LONG);
+    bind(&dialed, 2);
+    end(&dialed, 2);
+}
+
+/// Both ends of the connection are one socket (simultaneous open).
+fn connected_to_itself() {
+    let socket = super::socket();
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let socket = TcpStream::from(socket);
+    let address = socket.local_addr().unwrap();
+    rustix::net::connect(&socket, &address).unwrap();
+    bind(&socket, 1);
+    end(&socket, 1);
+}
+
+fn listening_again() {
+    let socket = super::socket();
+    rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    rustix::net::listen(&socket, 1).unwrap();
+    rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
+    rustix::net::listen(&socket, 1).unwrap();
+    thread::sleep(TOO_LONG);
 }

@@ -76,6 +76,7 @@ pub(crate) fn commit(name: &str) {
         "judged_while_running" => judged_while_running(),
         "left_behind" => left_behind(),
         "own_status" => std::process::exit(7),
+        name if name.starts_with("corner_") => corners::commit(name),
         name if name.starts_with("namespace_") => namespaces::commit(name),
         name if name.starts_with("foreign_") => foreign::commit(name),
         name if name.starts_with("many_") || name == "planted" => mass::commit(name),
