@@ -80,7 +80,7 @@ impl Stacks {
         }
         self.of.retain(|id, _| matters(*id));
         self.known.retain(|frames| Arc::strong_count(frames) > 1);
-        self.sweep_at = self.of.len().saturating_mul(2);
+        self.sweep_at = self.of.len().saturating_mul(2).min(STACKS_MAX);
     }
 
     fn unwind(&mut self, record: &StackRecord) -> Option<Frames> {

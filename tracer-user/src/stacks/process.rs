@@ -19,7 +19,7 @@ use crate::news::printable;
 const MAPS_BYTES: u64 = 16 << 20;
 /// How many executable mappings of a process are looked at.
 const MAPPINGS_MAX: usize = 1024;
-/// How many files are kept open at a time.
+/// How many files are kept open at a time; code in any more has no name and no unwind table.
 const FILES_MAX: usize = 512;
 /// How large an unwind table may be, in bytes.
 const TABLE_BYTES: u64 = 64 << 20;
@@ -168,6 +168,12 @@ impl Files {
         if let Some(known) = self.0.get(&identity) {
             return Some(known.clone());
         }
+        if self.0.len() >= FILES_MAX {
+            self.0.retain(|_, file| Arc::strong_count(file) > 1);
+        }
+        if self.0.len() >= FILES_MAX {
+            return None;
+        }
         let file = fs::File::open(&link).ok()?;
         let opened = Arc::new(File {
             identity,
@@ -175,9 +181,6 @@ impl Files {
             tables: Tables::read(&file),
             file,
         });
-        if self.0.len() >= FILES_MAX {
-            self.0.clear();
-        }
         self.0.insert(identity, opened.clone());
         Some(opened)
     }

@@ -15,7 +15,7 @@ use crate::news::printable;
 use crate::report::Call;
 
 /// A file larger than this stays without names, in bytes.
-const FILE_BYTES: u64 = 1 << 30;
+const FILE_BYTES: u64 = 256 << 20;
 
 /// The names of places in files.
 pub(super) struct Names(HashMap<(Arc<File>, u64), Vec<Call>>);

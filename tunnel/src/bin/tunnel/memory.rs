@@ -22,7 +22,7 @@ pub(crate) async fn give_back(metrics: &Metrics) -> Infallible {
         peak = peak.max(streams);
         if peak >= WORTH && streams <= peak / 2 {
             peak = streams;
-            // It takes milliseconds; a panic in it is none of anybody's business.
+            // Off the workers: it takes milliseconds. It fails only as the runtime shuts down.
             let _ = tokio::task::spawn_blocking(trim).await;
         }
     }
