@@ -2,17 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub mod access;
 pub mod admin;
 mod exchange;
 mod flows;
 pub mod forward;
 mod front;
+mod gate;
 pub mod handshake;
 mod ingress;
 mod links;
@@ -20,10 +23,14 @@ pub mod peer;
 mod registry;
 mod relay;
 mod request;
+pub mod roster;
 mod visitor;
 
 pub use forward::Forward;
+pub use gate::{INVITATIONS_MAX, InviteError};
 
+use access::Access;
+use gate::Gate;
 use handshake::Remotedialer;
 use peer::Peers;
 use registry::Registry;
@@ -50,8 +57,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whose counters there are besides our own.
     pub compat_metrics: Option<Compat>,
-    /// The secret that agents must know.
-    pub token: Token,
+    /// Which agents are let in, and what may be asked of them.
+    pub access: Access,
+    /// The file with the agents that joined by invitation; without it they are forgotten when the server ends.
+    pub roster: Option<PathBuf>,
     /// Connections of visitors and agents at once; more wait in the kernel's backlog.
     pub connections_max: usize,
     /// Links of agents at once.
@@ -81,13 +90,14 @@ pub struct Config {
 impl Config {
     /// Returns the defaults around what has none.
     #[must_use]
-    pub fn new(listen: SocketAddr, token: Token) -> Self {
+    pub fn new(listen: SocketAddr, access: impl Into<Access>) -> Self {
         Self {
             listen,
             forwards: Vec::new(),
             metrics: None,
             compat_metrics: None,
-            token,
+            access: access.into(),
+            roster: None,
             connections_max: 16_384,
             sessions_max: 4096,
             header_timeout: Duration::from_secs(30),
@@ -121,6 +131,7 @@ pub struct Server {
 struct Shared {
     config: Config,
     clock: Clock,
+    gate: Gate,
     registry: Registry,
     metrics: Arc<Metrics>,
     connections: Arc<Semaphore>,
@@ -135,6 +146,7 @@ impl Server {
     /// When an address cannot be listened on, or the counters cannot be registered.
     pub async fn start(config: Config) -> io::Result<Self> {
         let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
+        let gate = Gate::new(config.access.clone(), config.roster.as_deref())?;
         let front = Listener::listen(config.listen, "front").await?;
         let mut forwards = Vec::new();
         for forward in &config.forwards {
@@ -155,6 +167,7 @@ impl Server {
             admin: admin.as_ref().map(Listener::address),
             shared: Arc::new(Shared {
                 clock: Clock::start(),
+                gate,
                 registry: Registry::new(config.sessions_max, servers),
                 metrics: Arc::clone(&metrics),
                 connections: Arc::new(Semaphore::new(config.connections_max)),
@@ -199,6 +212,34 @@ impl Server {
     #[must_use]
     pub const fn metrics(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// Replaces who is let in and what may be asked of whom, and reads the roster again. Sessions of agents whose token is not good any
+    /// longer end at once; streams that are open are not touched otherwise. It may wait for the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the roster cannot be read; then nothing has changed.
+    pub fn set_access(&self, access: Access) -> io::Result<()> {
+        let shared = &self.shared;
+        shared
+            .gate
+            .replace(access, shared.config.roster.as_deref())?;
+        shared
+            .registry
+            .revoke(|name, credential| shared.gate.still_admits(name, credential));
+        Ok(())
+    }
+
+    /// Makes a one-time token by which an agent can join within `lifetime`: the one called `name`, or the first that comes under a
+    /// name that is free. The agent gets a token of its own in return.
+    ///
+    /// # Errors
+    ///
+    /// [`InviteError`].
+    pub fn invite(&self, name: Option<&str>, lifetime: Duration) -> Result<Token, InviteError> {
+        let now = self.shared.clock.now();
+        self.shared.gate.invite(name, now, lifetime)
     }
 
     /// Returns the counters.

@@ -1,16 +1,62 @@
-//! The secret that a server and its agents share.
+//! The secrets that servers and agents know each other by.
 
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
-use sha2::{Digest, Sha256};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
 /// A shared secret. It is never printed, and compared in a time that does not depend on where two differ.
 #[derive(Clone)]
 pub struct Token {
     secret: String,
-    digest: [u8; 32],
+    digest: Digest,
+}
+
+/// What is kept of a secret: its SHA-256, as text `sha256:` and 64 hexadecimal digits. It lets nobody in who does not know the secret,
+/// as long as that is long and random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Digest([u8; 32]);
+
+/// A text is not a digest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this is not the digest of a token: write sha256: and 64 hexadecimal digits, as `tunnel token` prints it"
+)]
+pub struct DigestError;
+
+impl Digest {
+    /// Returns the digest of a secret.
+    #[must_use]
+    pub fn of(secret: &[u8]) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// Whether both are the same, in a time that does not depend on where they differ.
+    #[must_use]
+    pub fn matches(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", HEXLOWER.encode(&self.0))
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    /// The error does not repeat the text: it may be the secret itself, put in the wrong place.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("sha256:").ok_or(DigestError)?;
+        let bytes = HEXLOWER.decode(digits.to_ascii_lowercase().as_bytes());
+        let bytes = bytes.map_err(|_| DigestError)?;
+        bytes.try_into().map(Self).map_err(|_| DigestError)
+    }
 }
 
 /// Why there is no token.
@@ -62,7 +108,7 @@ impl Token {
         }
         Ok(Self {
             secret: secret.to_owned(),
-            digest: Sha256::digest(secret).into(),
+            digest: Digest::of(secret.as_bytes()),
         })
     }
 
@@ -82,11 +128,31 @@ impl Token {
     /// Whether `candidate` is this secret.
     #[must_use]
     pub fn accepts(&self, candidate: &[u8]) -> bool {
-        let candidate: [u8; 32] = Sha256::digest(candidate).into();
-        self.digest.ct_eq(&candidate).into()
+        self.digest.matches(&Digest::of(candidate))
     }
 
-    pub(crate) fn secret(&self) -> &str {
+    /// Makes a new one of 256 random bits.
+    ///
+    /// # Errors
+    ///
+    /// What the system's source of random numbers says.
+    pub fn random() -> std::io::Result<Self> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).map_err(std::io::Error::other)?;
+        let secret = BASE64URL_NOPAD.encode(&bytes);
+        let digest = Digest::of(secret.as_bytes());
+        Ok(Self { secret, digest })
+    }
+
+    /// Returns what a server keeps of it.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Returns the secret itself, for those who hand it on.
+    #[must_use]
+    pub fn expose(&self) -> &str {
         &self.secret
     }
 
@@ -97,7 +163,7 @@ impl Token {
 
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
-        self.digest.ct_eq(&other.digest).into()
+        self.digest.matches(&other.digest)
     }
 }
 
@@ -121,6 +187,21 @@ mod tests {
             assert!(!token.accepts(wrong.as_bytes()));
         }
         assert!(!format!("{token:?}").contains("secret"));
+    }
+
+    #[test]
+    fn digests_read_back_as_written_and_errors_repeat_no_secret() {
+        // FIPS 180-2, appendix B.1.
+        let text = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digest::of(b"abc").to_string(), text);
+        assert_eq!(text.parse(), Ok(Digest::of(b"abc")));
+        assert_eq!(text.to_uppercase().replace("SHA", "sha").parse(), Ok(Digest::of(b"abc")));
+        for wrong in ["", "abc", "sha256:", "sha256:ba78", &text[7..], &format!("{text}00")] {
+            let error = wrong.parse::<Digest>().unwrap_err().to_string();
+            assert!(wrong.is_empty() || !error.contains(&format!("{wrong:?}")));
+        }
+        let (one, other) = (Token::random().unwrap(), Token::random().unwrap());
+        assert!(one != other && one.expose().len() == 43);
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
     let (name_header, name) = config.name;
     header(HeaderName::from_static(name_header), name)?;
     match &config.token_header {
-        Some(name) => header(name.clone(), config.token.secret())?,
+        Some(name) => header(name.clone(), config.token.expose())?,
         None => header(AUTHORIZATION, &config.token.bearer())?,
     }
     Ok(request)

@@ -24,7 +24,7 @@ pub use rule::{Rule, RuleError, Transport};
 use range::Range;
 use rule::{Allowed, Host};
 
-use crate::target::Endpoint;
+use crate::target::{Endpoint, Target};
 
 /// The rules of one agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,39 @@ impl Policy {
                 only.as_ref().is_none_or(|only| name == only.as_str())
                     && resolve(allowed).is_some_and(|allowed| allowed == directory)
             }
+        })
+    }
+}
+
+impl Policy {
+    /// Whether a rule is about `target` as it is asked for: no name is resolved, no file looked up, and no range guarded. It is for
+    /// who passes a request on; who dials checks what is dialed.
+    #[must_use]
+    pub fn covers(&self, target: &Target) -> bool {
+        let (by, endpoint) = match target {
+            Target::Tcp(endpoint) => (Transport::Tcp, endpoint),
+            Target::Udp(endpoint) => (Transport::Udp, endpoint),
+            Target::Unix(path) => {
+                let lexical = |path: &Path| Some(path.to_owned());
+                return self.allows_unix(Path::new(path.as_str()), lexical);
+            }
+        };
+        self.rules.iter().any(|rule| match &rule.0 {
+            Allowed::Inet {
+                transport,
+                host,
+                ports,
+            } => {
+                let named = match (host, endpoint.address()) {
+                    (Host::Network(network), Some(address)) => network.contains(address),
+                    (Host::Network(_), None) => false,
+                    (Host::Name(name), _) => endpoint.host() == name,
+                    (Host::Suffix(suffix), None) => endpoint.host().ends_with(suffix),
+                    (Host::Suffix(_), Some(_)) => false,
+                };
+                named && *transport == by && ports.contains(&endpoint.port())
+            }
+            Allowed::Unix { .. } => false,
         })
     }
 }

@@ -13,7 +13,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{Exchange, ExchangeBody, carry};
-use super::handshake::{self, Accepted, Doors, SESSION_HEADER};
+use super::access::Credential;
+use super::gate::{Entrance, RedeemError};
+use super::handshake::{self, Accepted, Doors, OWN_TOKEN_HEADER, SESSION_HEADER};
 use super::ingress::{Caller, serve_caller};
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
 use super::visitor::{Serving, VisitorIo};
@@ -26,6 +28,7 @@ use crate::scope;
 use crate::session::Party;
 use crate::socket::{Listener, Socket};
 use crate::target::Target;
+use crate::token::Digest;
 
 type FrontBody = Either<ExchangeBody, Full<Bytes>>;
 
@@ -97,7 +100,7 @@ async fn respond(
 ) -> Response<FrontBody> {
     let path = request.uri().path();
     if path == "/connect" {
-        return connect(&shared, &links, request);
+        return connect(&shared, &links, request).await;
     }
     let Some(rest) = path.strip_prefix("/client/") else {
         return say(
@@ -119,13 +122,14 @@ async fn respond(
     }
 }
 
-fn connect(
+async fn connect(
     shared: &Arc<Shared>,
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
     let doors = Doors {
-        token: &shared.config.token,
+        gate: &shared.gate,
+        now: shared.clock.now(),
         remotedialer: shared.config.remotedialer.as_ref(),
         peers: shared.config.peers.as_deref(),
     };
@@ -133,6 +137,7 @@ fn connect(
         party,
         name,
         dialect,
+        entrance,
         link,
         accept_key,
     } = match handshake::check(&request, doors) {
@@ -155,6 +160,17 @@ fn connect(
             "as many links are connected as may be",
         );
     }
+    let (credential, own_token) = match entrance {
+        None => (None, None),
+        Some(Entrance::Known(credential)) => (Some(credential), None),
+        Some(Entrance::Invited(token)) => match redeem(shared, &name, token).await {
+            Ok((credential, own)) => (Some(credential), Some(own)),
+            Err((status, why)) => {
+                tracing::warn!(name, why, "an invited agent was refused");
+                return say(status, &why);
+            }
+        },
+    };
     let id = chance::session_id();
     let mut response = say(StatusCode::SWITCHING_PROTOCOLS, "");
     *response.body_mut() = Either::Right(Full::default());
@@ -172,6 +188,9 @@ fn connect(
         HeaderName::from_static(SESSION_HEADER),
         HeaderValue::from(id),
     );
+    if let Some(own) = own_token {
+        headers.insert(HeaderName::from_static(OWN_TOKEN_HEADER), own);
+    }
     match HeaderValue::from_str(&accept_key) {
         Ok(key) => headers.insert(header::SEC_WEBSOCKET_ACCEPT, key),
         Err(_) => return say(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is malformed"),
@@ -182,6 +201,7 @@ fn connect(
         name,
         dialect,
         link,
+        credential,
         id,
     };
     links.spawn(serve_caller(
@@ -191,6 +211,43 @@ fn connect(
         links.clone(),
     ));
     response
+}
+
+/// Takes an invited agent in, and returns its credential and the header with its own token.
+async fn redeem(
+    shared: &Arc<Shared>,
+    name: &str,
+    token: Digest,
+) -> Result<(Credential, HeaderValue), Failure> {
+    let now = shared.clock.now();
+    // One that is connected under this name by another token keeps it.
+    let redeemed = if shared.registry.own(name).is_some() && !shared.gate.is_named(&token) {
+        Err(RedeemError::NameTaken)
+    } else {
+        let (shared, name) = (Arc::clone(shared), name.to_owned());
+        let redeem = move || shared.gate.redeem(&name, token, now);
+        let failed = |error| Err(RedeemError::Io(std::io::Error::other(error)));
+        tokio::task::spawn_blocking(redeem)
+            .await
+            .unwrap_or_else(failed)
+    };
+    let own = redeemed.map_err(|error| {
+        let status = match &error {
+            RedeemError::Gone => StatusCode::UNAUTHORIZED,
+            RedeemError::NameTaken => StatusCode::CONFLICT,
+            RedeemError::Full => StatusCode::SERVICE_UNAVAILABLE,
+            RedeemError::Io(why) => {
+                tracing::error!(name, error = %why, "cannot write the roster");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        (status, error.to_string())
+    })?;
+    tracing::info!(name, "joined by invitation");
+    let mut header = HeaderValue::from_str(own.expose())
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    header.set_sensitive(true);
+    Ok((Credential::of(&own), header))
 }
 
 async fn exchange(

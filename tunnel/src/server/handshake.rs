@@ -6,11 +6,12 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::gate::{Entrance, Gate};
 use super::peer::Peers;
 use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
+use crate::mux::Time;
 use crate::session::Party;
-use crate::token::Token;
 
 /// The request header with the agent's name.
 pub const NAME_HEADER: &str = "x-tunnel-id";
@@ -23,6 +24,9 @@ pub const PEER_TOKEN_HEADER: &str = "x-api-tunnel-token";
 
 /// The response header with the session's identifier, a decimal number.
 pub const SESSION_HEADER: &str = "x-tunnel-session";
+
+/// The response header with the token that an agent which was let in by an invitation has for its own from then on.
+pub const OWN_TOKEN_HEADER: &str = "x-tunnel-token";
 
 /// The request header by which the links of one agent are told from those of another of the same name: a [`LinkId`].
 pub const LINK_HEADER: &str = "x-tunnel-link";
@@ -80,6 +84,8 @@ pub(super) struct Accepted {
     pub(super) party: Party,
     pub(super) name: String,
     pub(super) dialect: Dialect,
+    /// By what an agent is let in.
+    pub(super) entrance: Option<Entrance>,
     /// An agent that names none has one link only.
     pub(super) link: Option<LinkId>,
     pub(super) accept_key: String,
@@ -95,7 +101,8 @@ pub(super) struct Refused {
 /// Who is let in, and how each shows who it is.
 #[derive(Clone, Copy)]
 pub(super) struct Doors<'a> {
-    pub(super) token: &'a Token,
+    pub(super) gate: &'a Gate,
+    pub(super) now: Time,
     pub(super) remotedialer: Option<&'a Remotedialer>,
     pub(super) peers: Option<&'a Peers>,
 }
@@ -120,9 +127,22 @@ pub(super) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
         Some(peers) if plain => peer(headers, peers)?,
         Some(_) | None => None,
     };
-    if peer.is_none() && !doors.token.accepts(agents_secret(headers, remotedialer)?) {
-        return refuse(StatusCode::UNAUTHORIZED, "the token is wrong or missing");
-    }
+    let (party, name, entrance) = match peer {
+        Some(id) => (Party::Peer, id, None),
+        None => {
+            // A stranger is not told what is wrong with its name.
+            let name = agents_name(headers);
+            let secret = agents_secret(headers, remotedialer)?;
+            let asked = name.unwrap_or_default();
+            let Some(entrance) = doors.gate.admit(asked, secret, doors.now) else {
+                return refuse(
+                    StatusCode::UNAUTHORIZED,
+                    "the token is missing, wrong, or not for an agent of this name",
+                );
+            };
+            (Party::Agent, name?, Some(entrance))
+        }
+    };
     let is_websocket = has_token(headers, &header::UPGRADE, "websocket")
         && has_token(headers, &header::CONNECTION, "upgrade")
         && one(headers, &header::SEC_WEBSOCKET_VERSION)?.is_some_and(|version| version == "13");
@@ -135,12 +155,9 @@ pub(super) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
     let Some(key) = one(headers, &header::SEC_WEBSOCKET_KEY)? else {
         return refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
     };
-    let (party, name, dialect) = match peer {
-        Some(id) => (Party::Peer, id, Dialect::Remotedialer),
-        None => {
-            let dialect = agents_dialect(headers, remotedialer)?;
-            (Party::Agent, agents_name(headers)?, dialect)
-        }
+    let dialect = match party {
+        Party::Agent => agents_dialect(headers, remotedialer)?,
+        Party::Peer | Party::Server => Dialect::Remotedialer,
     };
     let link = match one(headers, &HeaderName::from_static(LINK_HEADER))? {
         None => None,
@@ -153,6 +170,7 @@ pub(super) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
         party,
         name: name.to_owned(),
         dialect,
+        entrance,
         link,
         accept_key: derive_accept_key(key.as_bytes()),
     })
@@ -238,6 +256,8 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::access::Access;
+    use crate::token::Token;
 
     fn request(change: impl FnOnce(&mut HeaderMap)) -> Request<()> {
         let mut request = Request::get("/connect")
@@ -255,25 +275,31 @@ mod tests {
         request
     }
 
-    const fn doors(token: &Token) -> Doors<'_> {
+    fn gate() -> Gate {
+        let token = Token::new("secret", "test").unwrap();
+        Gate::new(Access::from(token), None).unwrap()
+    }
+
+    const fn doors(gate: &Gate) -> Doors<'_> {
         Doors {
-            token,
+            gate,
+            now: Time::ZERO,
             remotedialer: None,
             peers: None,
         }
     }
 
     fn status(change: impl FnOnce(&mut HeaderMap)) -> Option<u16> {
-        let token = Token::new("secret", "test").unwrap();
-        check(&request(change), doors(&token))
+        let gate = gate();
+        check(&request(change), doors(&gate))
             .err()
             .map(|refused| refused.status.as_u16())
     }
 
     #[test]
     fn a_good_handshake_is_accepted() {
-        let token = Token::new("secret", "test").unwrap();
-        let accepted = check(&request(|_| {}), doors(&token)).unwrap();
+        let gate = gate();
+        let accepted = check(&request(|_| {}), doors(&gate)).unwrap();
         assert_eq!((accepted.name.as_str(), accepted.link), ("web", None));
         // RFC 6455, section 1.3.
         assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -281,11 +307,11 @@ mod tests {
 
     #[test]
     fn links_are_read() {
-        let token = Token::new("secret", "test").unwrap();
+        let gate = gate();
         let link = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let with = request(|headers| drop(headers.insert(LINK_HEADER, value)));
-            check(&with, doors(&token)).map(|accepted| accepted.link.unwrap())
+            check(&with, doors(&gate)).map(|accepted| accepted.link.unwrap())
         };
         let (instance, slot) = (u64::MAX, LINKS_MAX - 1);
         let written = LinkId { instance, slot }.to_string();
@@ -297,12 +323,12 @@ mod tests {
 
     #[test]
     fn a_client_without_a_subprotocol_is_taken_only_when_that_is_wanted() {
-        let token = Token::new("secret", "test").unwrap();
+        let gate = gate();
         let plain = || request(|headers| drop(headers.remove("sec-websocket-protocol")));
         let status = |request: &Request<()>, wanted: Option<&Remotedialer>| {
             let doors = Doors {
                 remotedialer: wanted,
-                ..doors(&token)
+                ..doors(&gate)
             };
             check(request, doors)
                 .map(|accepted| accepted.dialect)
@@ -330,10 +356,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_who_is_in_the_table_and_has_its_token() {
-        let (token, secret) = (
-            Token::new("secret", "test").unwrap(),
-            Token::new("shared", "test").unwrap(),
-        );
+        let (gate, secret) = (gate(), Token::new("shared", "test").unwrap());
         let table = vec!["east=ws://127.0.0.1:1/connect".parse().unwrap()];
         let peers = Peers::new("west".to_owned(), secret, table);
         let ask = |id: &str, secret: &str, change: fn(&mut HeaderMap)| {
@@ -347,7 +370,7 @@ mod tests {
             });
             let doors = Doors {
                 peers: Some(&peers),
-                ..doors(&token)
+                ..doors(&gate)
             };
             check(&request, doors)
                 .map(|accepted| (accepted.party, accepted.name, accepted.dialect))

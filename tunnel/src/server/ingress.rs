@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 
+use super::access::Credential;
 use super::handshake::LinkId;
 use super::registry::{Entry, Full};
 use super::visitor::VisitorIo;
@@ -24,6 +25,7 @@ pub(super) struct Caller {
     pub(super) name: String,
     pub(super) dialect: Dialect,
     pub(super) link: Option<LinkId>,
+    pub(super) credential: Option<Credential>,
     /// The identifier of its session.
     pub(super) id: u64,
 }
@@ -40,6 +42,7 @@ pub(super) async fn serve_caller(
         name,
         dialect,
         link: link_id,
+        credential,
         id,
     } = caller;
     let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
@@ -82,9 +85,14 @@ pub(super) async fn serve_caller(
     let entry = Entry {
         session: session.clone(),
         scope: scope.handle(),
+        credential,
     };
     if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
         session.end(Reason::Busy);
+    }
+    // Whoever revokes it from now on finds the session.
+    if credential.is_some_and(|credential| !shared.gate.still_admits(&name, credential)) {
+        session.end(Reason::Denied);
     }
     if shared.draining.is_cancelled() {
         session.drain();

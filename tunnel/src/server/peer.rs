@@ -171,6 +171,7 @@ impl Upkeep for ToPeer<'_> {
         let entry = Entry {
             session: session.clone(),
             scope: scope.handle(),
+            credential: None,
         };
         if let Err(Full) = shared.registry.insert(Party::Server, self.id, None, entry) {
             session.end(Reason::Busy);
@@ -219,6 +220,9 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
 
 async fn open_own(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, Reason> {
     let session = shared.registry.own(agent).ok_or(Reason::SessionOver)?;
+    if !shared.gate.access().allows_target(agent, target) {
+        return Err(Reason::Denied);
+    }
     let opening = session.open(target).map_err(reason_of)?;
     opening.accepted().await.map_err(reason_of)
 }

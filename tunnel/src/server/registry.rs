@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::access::Credential;
 use super::handshake::LinkId;
 use super::links::Links;
 use crate::mux::{OpenError, Reason};
@@ -34,6 +35,8 @@ struct State {
 pub(super) struct Entry {
     pub(super) session: Session,
     pub(super) scope: scope::Handle,
+    /// By what an agent was let in.
+    pub(super) credential: Option<Credential>,
 }
 
 /// Where streams to an agent are opened.
@@ -162,6 +165,25 @@ impl Registry {
     pub(super) fn tasks(&self) -> usize {
         let state = self.lock();
         state.entries().map(|entry| entry.scope.tasks()).sum()
+    }
+
+    /// Ends the sessions of agents whose credential is not good any longer, and returns how many.
+    pub(super) fn revoke(&self, is_good: impl Fn(&str, Credential) -> bool) -> usize {
+        let revoked: Vec<(String, Session)> = {
+            let state = self.lock();
+            let agents = state.agents().filter(|(name, entry)| {
+                let credential = entry.credential;
+                credential.is_some_and(|credential| !is_good(name, credential))
+            });
+            agents
+                .map(|(name, entry)| (name.clone(), entry.session.clone()))
+                .collect()
+        };
+        for (name, session) in &revoked {
+            tracing::info!(name, session = session.id(), "the agent's token is revoked");
+            session.end(Reason::Denied);
+        }
+        revoked.len()
     }
 
     /// Returns all sessions.
