@@ -1,6 +1,7 @@
 //! The private side: dials the server, and dials for the server what its policy allows.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use tokio_util::sync::CancellationToken;
 pub mod backoff;
 mod connect;
 mod dial;
+mod join;
+mod keyring;
 mod network;
 pub mod policy;
 pub mod proxy;
@@ -20,9 +23,11 @@ mod race;
 mod upkeep;
 
 pub use connect::{ServerUrl, ServerUrlError};
+pub use join::{Join, JoinError};
 
 pub(crate) use connect::{ConnectError, Uplink};
 use dial::{Dialed, dial};
+pub(crate) use keyring::Keyring;
 use policy::Policy;
 use proxy::Proxy;
 pub(crate) use upkeep::{Upkeep, keep_up};
@@ -55,6 +60,9 @@ pub struct Config {
     pub policy: Policy,
     /// The secret that the server knows.
     pub token: Token,
+    /// Set when the secret is an invitation's: with the first handshake it is exchanged for one that is this agent's own, which is kept
+    /// in the file, if one is named, for later runs.
+    pub invited: Option<Invited>,
     /// How long resolving and dialing a target may take together.
     pub dial_timeout: Duration,
     /// How long connecting to the server and its handshake may take together.
@@ -90,6 +98,7 @@ impl Config {
             proxy: None,
             policy,
             token,
+            invited: None,
             dial_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             links: 1,
@@ -105,6 +114,13 @@ impl Config {
     }
 }
 
+/// What becomes of an invitation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Invited {
+    /// The file that the agent's own token is written to, readable by its owner only.
+    pub keep: Option<PathBuf>,
+}
+
 /// A running agent. Dropping it drops its tasks and their sockets; [`Agent::drain`] ends it in order.
 #[derive(Debug)]
 pub struct Agent {
@@ -116,6 +132,7 @@ pub struct Agent {
 struct Shared {
     config: Config,
     clock: Clock,
+    keyring: Keyring,
     metrics: Option<Arc<Metrics>>,
     /// Tells its links from those of another agent of this name.
     instance: u64,
@@ -131,8 +148,14 @@ impl Agent {
     pub fn start(config: Config, metrics: Option<Arc<Metrics>>) -> Self {
         let scope = Scope::new();
         let links = config.links.clamp(1, LINKS_MAX);
+        let token = config.token.clone();
+        let keyring = match &config.invited {
+            Some(Invited { keep }) => Keyring::once(token, keep.clone()),
+            None => Keyring::new(token),
+        };
         let shared = Arc::new(Shared {
             config,
+            keyring,
             clock: Clock::start(),
             metrics,
             instance: chance::number(),
@@ -215,6 +238,14 @@ const TEARDOWN: Duration = Duration::from_secs(2);
 /// Keeps one link up until the agent drains or ends.
 async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
     let config = &shared.config;
+    if slot > 0 {
+        // An invitation is good for one link.
+        tokio::select! {
+            biased;
+            () = shared.over.cancelled() => return,
+            () = shared.keyring.lasting() => {}
+        }
+    }
     let uplink = Uplink {
         server: &config.server,
         proxy: config.proxy.as_ref(),
@@ -227,7 +258,7 @@ async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
         },
         name: (handshake::NAME_HEADER, &config.name),
         token_header: config.token_header.clone(),
-        token: &config.token,
+        keyring: &shared.keyring,
         dialect: config.dialect,
         timeout: config.connect_timeout,
         backoff: config.backoff,

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
 use super::proxy::{Proxy, TunnelError, tunnel};
+use super::keyring::Keyring;
 use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
@@ -18,7 +19,6 @@ use crate::link;
 use crate::server::handshake::{self, LinkId};
 use crate::socket::{self, NOBODY, Role, Socket};
 use crate::target::Endpoint;
-use crate::token::Token;
 
 /// Where a server takes agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub(crate) struct Uplink<'a> {
     pub(crate) name: (&'static str, &'a str),
     /// The request header that carries the secret instead of `Authorization: Bearer`.
     pub(crate) token_header: Option<HeaderName>,
-    pub(crate) token: &'a Token,
+    pub(crate) keyring: &'a Keyring,
     pub(crate) dialect: Dialect,
     /// How long connecting and the handshake may take together.
     pub(crate) timeout: Duration,
@@ -174,6 +174,10 @@ async fn shake_hands(
             }
             Err(error) => return Err(ConnectError::Handshake(Box::new(error))),
         };
+    let own = response.headers().get(handshake::OWN_TOKEN_HEADER);
+    if let Some(own) = own.and_then(|own| own.to_str().ok()) {
+        config.keyring.take(own);
+    }
     let named = response
         .headers()
         .get(handshake::SESSION_HEADER)
@@ -207,9 +211,10 @@ fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
     }
     let (name_header, name) = config.name;
     header(HeaderName::from_static(name_header), name)?;
+    let token = config.keyring.token();
     match &config.token_header {
-        Some(name) => header(name.clone(), config.token.expose())?,
-        None => header(AUTHORIZATION, &config.token.bearer())?,
+        Some(name) => header(name.clone(), token.expose())?,
+        None => header(AUTHORIZATION, &token.bearer())?,
     }
     Ok(request)
 }

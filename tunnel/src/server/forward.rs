@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{NO_AGENT, Shared, flows, handshake, reason_of};
+use crate::mux::Reason;
 use crate::socket::{DatagramListener, Listener, NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
@@ -135,6 +136,10 @@ fn take_visitor(
         refuse(socket, NO_AGENT, "the agent is not connected");
         return;
     };
+    if !shared.gate.access().allows_target(&forward.agent, &forward.target) {
+        refuse(socket, Reason::Denied.name(), "the agent has no right to serve it");
+        return;
+    }
     let opening = match route.open(&forward.target) {
         Ok(opening) => opening,
         Err(error) => {

@@ -15,7 +15,7 @@ use super::handshake::{self, PEER_NAME_HEADER, PEER_TOKEN_HEADER};
 use super::registry::{Entry, Full};
 use super::relay::relay;
 use super::{Shared, TEARDOWN, reason_of};
-use crate::agent::{ServerUrl, ServerUrlError, Upkeep, Uplink, keep_up};
+use crate::agent::{Keyring, ServerUrl, ServerUrlError, Upkeep, Uplink, keep_up};
 use crate::dialect::Dialect;
 use crate::link::{Link, LinkError};
 use crate::metrics::PeerMetrics;
@@ -112,13 +112,14 @@ pub(super) async fn stay_connected(
     links: scope::Handle,
 ) {
     let metrics = shared.metrics.peer(&peer.id);
+    let keyring = Keyring::new(peers.token.clone());
     let uplink = Uplink {
         server: &peer.url,
         proxy: None,
         slot: None,
         name: (PEER_NAME_HEADER, &peers.id),
         token_header: Some(HeaderName::from_static(PEER_TOKEN_HEADER)),
-        token: &peers.token,
+        keyring: &keyring,
         dialect: Dialect::Remotedialer,
         timeout: peers.connect_timeout,
         backoff: peers.backoff,

@@ -8,6 +8,7 @@
     reason = "tests are the world outside of the tunnel, and a test that cannot go on has failed"
 )]
 
+mod access;
 mod child;
 mod endings;
 mod forward;
