@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -119,6 +119,8 @@ impl Config {
 pub struct Invited {
     /// The file that the agent's own token is written to, readable by its owner only.
     pub keep: Option<PathBuf>,
+    /// What an earlier run kept there. It is tried first, since an invitation is good once.
+    pub kept: Option<Token>,
 }
 
 /// A running agent. Dropping it drops its tasks and their sockets; [`Agent::drain`] ends it in order.
@@ -133,6 +135,7 @@ struct Shared {
     config: Config,
     clock: Clock,
     keyring: Keyring,
+    policy: RwLock<Policy>,
     metrics: Option<Arc<Metrics>>,
     /// Tells its links from those of another agent of this name.
     instance: u64,
@@ -150,10 +153,11 @@ impl Agent {
         let links = config.links.clamp(1, LINKS_MAX);
         let token = config.token.clone();
         let keyring = match &config.invited {
-            Some(Invited { keep }) => Keyring::once(token, keep.clone()),
+            Some(Invited { keep, kept }) => Keyring::invited(token, kept.clone(), keep.clone()),
             None => Keyring::new(token),
         };
         let shared = Arc::new(Shared {
+            policy: RwLock::new(config.policy.clone()),
             config,
             keyring,
             clock: Clock::start(),
@@ -172,6 +176,17 @@ impl Agent {
     #[must_use]
     pub fn counters(&self) -> Option<&Metrics> {
         self.shared.metrics.as_deref()
+    }
+
+    /// Replaces what may be dialed from now on. Streams that are open go on.
+    pub fn set_policy(&self, policy: Policy) {
+        let current = self.shared.policy.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Replaces the secret that the next links are made with.
+    pub fn set_token(&self, token: Token) {
+        self.shared.keyring.replace(token);
     }
 
     /// Waits until the agent is connected, by whatever link.
@@ -227,6 +242,11 @@ impl Agent {
 }
 
 impl Shared {
+    fn policy(&self) -> Policy {
+        let policy = self.policy.read();
+        policy.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn sessions(&self) -> Vec<Session> {
         self.sessions.borrow().values().cloned().collect()
     }
@@ -363,10 +383,11 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     };
     let owner = incoming.owner();
     incoming.count(&target);
+    let policy = shared.policy();
     let dialed = tokio::select! {
         biased;
         _ = incoming.ended() => return,
-        dialed = dial(&target, owner, &shared.config.policy, shared.config.dial_timeout) => dialed,
+        dialed = dial(&target, owner, &policy, shared.config.dial_timeout) => dialed,
     };
     match dialed {
         Ok(Dialed::Stream(socket)) => match incoming.accept() {

@@ -32,6 +32,12 @@ impl ServerUrl {
         &self.endpoint
     }
 
+    /// Returns `HOST:PORT`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        self.endpoint.to_string()
+    }
+
     /// Whether TLS is asked for.
     pub(super) fn is_secure(&self) -> bool {
         self.uri.scheme_str() == Some("wss")
@@ -116,6 +122,11 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether the server does not know the secret.
+    pub(super) const fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused { status: 401, .. })
+    }
+
     /// Returns the reason that is counted.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {

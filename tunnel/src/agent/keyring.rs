@@ -14,6 +14,8 @@ pub(crate) struct Keyring {
     token: Mutex<Token>,
     /// Whether the secret is good for longer than one handshake.
     lasting: watch::Sender<bool>,
+    /// What is left to try if the server does not know the secret.
+    invitation: Mutex<Option<Token>>,
     file: Option<PathBuf>,
 }
 
@@ -23,22 +25,43 @@ impl Keyring {
         Self {
             token: Mutex::new(token),
             lasting: watch::Sender::new(true),
+            invitation: Mutex::default(),
             file: None,
         }
     }
 
-    /// Holds a secret that is good once. The next one is written to `file` for later runs.
-    pub(crate) fn once(token: Token, file: Option<PathBuf>) -> Self {
+    /// Holds what an earlier run was given in exchange for its invitation, and an invitation in case the server does not know that
+    /// any longer, or there was none.
+    pub(crate) fn invited(invitation: Token, kept: Option<Token>, file: Option<PathBuf>) -> Self {
+        let (token, lasting, left) = match kept {
+            Some(kept) => (kept, true, Some(invitation)),
+            None => (invitation, false, None),
+        };
         Self {
             token: Mutex::new(token),
-            lasting: watch::Sender::new(false),
+            lasting: watch::Sender::new(lasting),
+            invitation: Mutex::new(left),
             file,
         }
     }
 
+    /// The server does not know the secret.
+    pub(crate) fn refused(&self) {
+        let left = lock(&self.invitation).take();
+        if let Some(invitation) = left {
+            *lock(&self.token) = invitation;
+            self.lasting.send_replace(false);
+        }
+    }
+
+    /// Holds another secret from now on.
+    pub(crate) fn replace(&self, token: Token) {
+        *lock(&self.token) = token;
+    }
+
     /// Returns the secret for the next handshake.
     pub(crate) fn token(&self) -> Token {
-        self.lock().clone()
+        lock(&self.token).clone()
     }
 
     /// Waits until the secret is good for several links.
@@ -65,11 +88,11 @@ impl Keyring {
                 "cannot keep the agent's token: after a restart it needs another invitation"
             );
         }
-        *self.lock() = token;
+        *lock(&self.token) = token;
         self.lasting.send_replace(true);
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Token> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

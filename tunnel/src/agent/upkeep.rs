@@ -64,6 +64,9 @@ pub(crate) async fn keep_up(
                 }
             }
             Err(error) => {
+                if error.is_unauthorized() {
+                    uplink.keyring.refused();
+                }
                 upkeep.failed(&error);
                 tracing::warn!(%error, server = %uplink.server, "cannot connect");
             }

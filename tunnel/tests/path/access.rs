@@ -97,6 +97,7 @@ async fn an_invited_agent_joins_with_all_its_links_and_comes_back_by_a_token_of_
         config.links = 3;
         config.invited = Some(Invited {
             keep: Some(kept.clone()),
+            kept: None,
         });
         config
     };

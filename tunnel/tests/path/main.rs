@@ -17,6 +17,7 @@ mod leaks;
 mod link;
 mod links;
 mod metrics;
+mod options;
 mod process;
 mod proxy;
 mod remotedialer;

@@ -1,0 +1,84 @@
+//! `tunnel agent`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tunnel::agent::Agent;
+use tunnel::metrics::Metrics;
+use tunnel::scope::Scope;
+use tunnel::server::admin;
+use tunnel::socket::Listener;
+
+use crate::announce;
+use crate::cli::AgentArgs;
+use crate::file::Settings;
+use crate::options::{AGENT_LIVE, AgentOptions, AgentPlan, warn_of_the_rest};
+use crate::signals::{Asked, Signals};
+use crate::watch::Watch;
+
+pub(crate) async fn connect(args: AgentArgs, mut signals: Signals) -> anyhow::Result<()> {
+    let file = args.config.config;
+    let mut watch = Watch::new(file.iter().cloned().collect());
+    let read = || read(file.as_ref(), &args.options);
+    let mut options = read()?;
+    let plan = options.clone().plan()?;
+    watch.set(plan.files.iter().cloned().chain(file.clone()).collect());
+    let metrics = Metrics::new(plan.compat_metrics).context("cannot register the counters")?;
+    let admin = Scope::new();
+    if let Some(address) = plan.metrics {
+        let listener = Listener::listen(address, "metrics").await?;
+        announce("metrics", listener.address())?;
+        admin.spawn_interruptible(admin::serve(Arc::clone(&metrics), listener, admin.handle()));
+    }
+    let agents: Vec<Agent> = plan
+        .configs
+        .into_iter()
+        .map(|config| Agent::start(config, Some(Arc::clone(&metrics))))
+        .collect();
+    while signals.next_while(&metrics, &mut watch).await == Asked::Reload {
+        let again = read().and_then(|new| Ok((new.clone(), new.plan()?)));
+        match again {
+            Ok((new, plan)) => {
+                reload(&agents, &plan);
+                warn_of_the_rest(new.differences(&options), AGENT_LIVE);
+                watch.set(plan.files.into_iter().chain(file.clone()).collect());
+                options = new;
+            }
+            Err(error) => tracing::error!(
+                "the configuration is not taken, and the agent goes on with what it had: {error:#}"
+            ),
+        }
+    }
+    let drain = plan.drain;
+    tracing::info!(deadline = ?drain, "draining; a second signal exits at once");
+    let ends = async {
+        let draining = Scope::new();
+        for agent in agents {
+            draining.spawn(agent.drain(drain));
+        }
+        draining.join().await;
+        admin.end(Duration::from_secs(1)).await;
+    };
+    signals.or_leave_at_once(ends).await
+}
+
+fn read(file: Option<&PathBuf>, over: &AgentOptions) -> anyhow::Result<AgentOptions> {
+    let file = match file {
+        Some(file) => Settings::read(file)?.agent.unwrap_or_default(),
+        None => AgentOptions::default(),
+    };
+    Ok(over.clone().over(file))
+}
+
+/// What may be dialed, and the token, take effect at once; all else needs a new start.
+fn reload(agents: &[Agent], plan: &AgentPlan) {
+    for (agent, config) in agents.iter().zip(&plan.configs) {
+        agent.set_policy(config.policy.clone());
+        if config.invited.is_none() {
+            agent.set_token(config.token.clone());
+        }
+    }
+    tracing::info!("the configuration was read again: what may be dialed, and the token");
+}

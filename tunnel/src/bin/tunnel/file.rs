@@ -1,0 +1,209 @@
+//! The configuration file: one TOML file with a table for each command. What it says and nobody knows is an error.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
+use serde::forward_to_deserialize_any;
+use toml::{Table, Value};
+
+use crate::options::{AgentOptions, GrantOptions, ServerOptions};
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct Settings {
+    /// Options of `tunnel server`.
+    pub(crate) server: Option<ServerOptions>,
+    /// Options of `tunnel agent`.
+    pub(crate) agent: Option<AgentOptions>,
+}
+
+/// Why a file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error("cannot read the configuration {}: {error}", file.display())]
+    Read {
+        file: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("{}: {error}", file.display())]
+    Wrong { file: PathBuf, error: toml::de::Error },
+    #[error("{}: there is no {key:?} in {place}{hint}", file.display())]
+    Unknown {
+        file: PathBuf,
+        key: String,
+        place: String,
+        hint: String,
+    },
+}
+
+impl Settings {
+    /// Reads a file.
+    pub(crate) fn read(file: &Path) -> Result<Self, FileError> {
+        let text = std::fs::read_to_string(file).map_err(|error| FileError::Read {
+            file: file.to_owned(),
+            error,
+        })?;
+        let mut settings = Self::parse(&text, file)?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        if let Some(server) = &mut settings.server {
+            server.rebase(folder);
+        }
+        if let Some(agent) = &mut settings.agent {
+            agent.rebase(folder);
+        }
+        Ok(settings)
+    }
+
+    fn parse(text: &str, file: &Path) -> Result<Self, FileError> {
+        let wrong = |error| FileError::Wrong {
+            file: file.to_owned(),
+            error,
+        };
+        // Before the rest, since serde's own message names every key there is.
+        let table: Table = toml::from_str(text).map_err(wrong)?;
+        if let Some((key, place, hint)) = unknown(&table) {
+            return Err(FileError::Unknown {
+                file: file.to_owned(),
+                key,
+                place,
+                hint,
+            });
+        }
+        toml::from_str(text).map_err(wrong)
+    }
+}
+
+/// Returns the first key that is not known, where it stands, and what may be meant.
+fn unknown(table: &Table) -> Option<(String, String, String)> {
+    let in_table = |name: &str| table.get(name).and_then(Value::as_table);
+    stranger::<Settings>(table, "the file")
+        .or_else(|| stranger::<ServerOptions>(in_table("server")?, "[server]"))
+        .or_else(|| stranger::<AgentOptions>(in_table("agent")?, "[agent]"))
+        .or_else(|| {
+            let agents = in_table("server")?.get("agents")?.as_table()?;
+            agents.iter().find_map(|(name, grant)| {
+                stranger::<GrantOptions>(grant.as_table()?, &format!("[server.agents.{name}]"))
+            })
+        })
+}
+
+fn stranger<T: DeserializeOwned>(table: &Table, place: &str) -> Option<(String, String, String)> {
+    let known = fields_of::<T>();
+    let key = table.keys().find(|key| !known.contains(&key.as_str()))?;
+    let hint = match nearest(key, known) {
+        Some(near) => format!("; is {near:?} meant?"),
+        None => format!("; it has {}", known.join(", ")),
+    };
+    Some((key.clone(), place.to_owned(), hint))
+}
+
+/// Returns the name that somebody who wrote `wrong` may have meant.
+pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let wrong = wrong.replace('_', "-");
+    let distance = |name: &&&str| strsim::damerau_levenshtein(&wrong, name);
+    let near = known.iter().min_by_key(distance)?;
+    (distance(&near) <= wrong.len().max(3) / 3).then_some(near)
+}
+
+/// Returns the names of a struct's fields as they stand in a file.
+fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Asks<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Asks<'_> {
+        type Error = de::value::Error;
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(de::Error::custom("only asked"))
+        }
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(de::Error::custom("not a struct"))
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq
+            tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut fields: &'static [&'static str] = &[];
+    // It fails when it has been told the fields.
+    let _ = T::deserialize(Asks(&mut fields));
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(text, Path::new("t.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_is_read() {
+        let text = r#"
+            [server]
+            listen = "127.0.0.1:0"
+            forward = ["127.0.0.1:0=home/tcp/127.0.0.1:9000"]
+            drain = "3s"
+            max-streams = 7
+            accept-remotedialer = true
+
+            [server.agents.home]
+            tokens = ["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]
+            targets = ["127.0.0.1:9000"]
+            forwards = ["127.0.0.1:0"]
+
+            [agent]
+            server = ["ws://127.0.0.1:1/connect"]
+            allow = ["127.0.0.1:9000"]
+        "#;
+        let settings = parse(text).unwrap();
+        let server = settings.server.unwrap();
+        assert_eq!(server.forward.unwrap().len(), 1);
+        assert_eq!(server.max_streams, Some(7));
+        assert!(server.agents.unwrap().contains_key("home"));
+        assert_eq!(settings.agent.unwrap().allow.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_an_error_with_the_nearest_name() {
+        for (text, words) in [
+            ("[sever]", ["\"sever\"", "\"server\""]),
+            ("[server]\nlisten_on = 1", ["\"listen_on\"", "\"listen\""]),
+            ("[server]\nmax_streams = 1", ["[server]", "\"max-streams\""]),
+            ("[agent]\nalow = []", ["\"alow\"", "\"allow\""]),
+            (
+                "[server.agents.home]\ntoken = []",
+                ["[server.agents.home]", "\"tokens\""],
+            ),
+            ("[server.agents.home]\nzzzzzzzz = []", ["zzzzzzzz", "it has tokens"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, words) in [
+            ("[server]\nlisten = \"here\"", ["line 2", "listen"]),
+            ("[server]\ndrain = \"soon\"", ["line 2", "soon"]),
+            ("[server]\nforward = [\"a\"]", ["line 2", "LISTEN=AGENT"]),
+            ("[agent]\nlinks = -1", ["line 2", "links"]),
+            ("[server", ["line 1", "TOML"]),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+}

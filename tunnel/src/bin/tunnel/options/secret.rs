@@ -1,0 +1,23 @@
+//! Secrets come from files or from the environment, never from the command line: every user of the machine can read that.
+
+use std::path::Path;
+
+use tunnel::token::{Token, TokenError};
+
+/// Reads a secret from the file that `option` names, or else from the environment. An error names both.
+pub(super) fn read(
+    file: Option<&Path>,
+    option: &'static str,
+    variable: &'static str,
+) -> Result<Token, TokenError> {
+    match file {
+        Some(path) => Token::from_file(path),
+        None => match std::env::var(variable) {
+            Ok(secret) => Token::new(&secret, variable),
+            Err(std::env::VarError::NotPresent) => Err(TokenError::Missing { option, variable }),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(TokenError::NotVisible(variable.to_owned()))
+            }
+        },
+    }
+}

@@ -1,0 +1,282 @@
+//! The options of `tunnel server`.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use hyper::header::HeaderName;
+use serde::Deserialize;
+use tunnel::agent::policy::{Policy, Rule};
+use tunnel::server::access::{Access, Grant, Rights};
+use tunnel::server::handshake::{self, Remotedialer};
+use tunnel::server::peer::{Peer, Peers};
+use tunnel::server::{self, Forward};
+use tunnel::token::{Digest, Token, TokenError};
+
+use super::{Span, name, named, options, path, rebase, secret, text, texts};
+use crate::cli::CompatArg;
+
+options! {
+    /// What `tunnel server` can be told.
+    pub(crate) struct ServerOptions {
+        /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH, or http+unix and a socket's path
+        /// with %2F for /) connect [default: 127.0.0.1:8123].
+        #[arg(long, value_name = "IP:PORT")]
+        listen: SocketAddr,
+        /// Forward a public port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000,
+        /// 127.0.0.1:8080=home/unix//run/app.sock or 127.0.0.1:5353=home/udp/10.0.0.53:53. Repeatable.
+        ///
+        /// The port is a UDP port if the target is one. Each address that sends to it is a flow of its own, with a socket of its own at
+        /// the agent. Give such a port the address that visitors send to: answers from 0.0.0.0 leave by whatever address the system takes.
+        #[arg(long, value_name = "LISTEN=AGENT/TARGET", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        forward: Vec<Forward>,
+        /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
+        #[arg(long, value_name = "IP:PORT")]
+        metrics: SocketAddr,
+        /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
+        #[arg(long, value_enum, value_name = "PROGRAM")]
+        compat_metrics: CompatArg,
+        /// How long open streams may go on after SIGTERM before they are reset [default: 10s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        drain: Span,
+        /// How long the head of a request may take, and how long a kept-alive connection may be silent [default: 30s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        header_timeout: Span,
+        /// How long a target may take to begin its HTTP response; then the visitor gets 504 [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        response_timeout: Span,
+        /// How long a half-closed connection may go without a byte before it is reset [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        linger: Span,
+        /// How long a UDP flow may go without a datagram before it ends; it may take twice as long [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        udp_idle: Span,
+        /// UDP flows of one forward at once; datagrams of more visitors are dropped and counted [default: 512].
+        #[arg(long, value_name = "COUNT")]
+        max_flows: usize,
+        /// Connections at once, of visitors and agents together; more wait [default: 16384].
+        #[arg(long, value_name = "COUNT")]
+        max_connections: usize,
+        /// Links of agents at once; more are refused with 503 [default: 4096].
+        #[arg(long, value_name = "COUNT")]
+        max_sessions: usize,
+        /// Streams of one agent at once; more are refused with 503 [default: 8192].
+        #[arg(long, value_name = "COUNT")]
+        max_streams: usize,
+        /// Take clients of rancher/remotedialer too: those that ask for no WebSocket subprotocol. They send the same token and their
+        /// name in X-Tunnel-ID.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+        accept_remotedialer: bool,
+        /// The request header in which clients of remotedialer send the token, as X-API-Tunnel-Token; else Authorization: Bearer.
+        #[arg(long, value_name = "HEADER")]
+        #[serde(deserialize_with = "text")]
+        remotedialer_token_header: HeaderName,
+        /// The file with a secret that agents of every name know which has no tokens of its own (in the file, [server.agents.NAME]);
+        /// else the environment variable TUNNEL_TOKEN. There is no option for the secret itself: every user of the machine could read it.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        token_file: PathBuf,
+        /// Another server, as east=ws://10.0.0.2:8123/connect: visitors reach its agents through this one, and its visitors the agents
+        /// here. Both must name each other. Repeatable. Servers built on rancher/remotedialer can be peers.
+        #[arg(long, value_name = "ID=URL", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        peer: Vec<Peer>,
+        /// The name by which the peers know this server.
+        #[arg(long, value_name = "ID", value_parser = name)]
+        #[serde(deserialize_with = "named")]
+        peer_id: String,
+        /// The file with the secret that all peers share; else the environment variable TUNNEL_PEER_TOKEN. Not that of the agents.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        peer_token_file: PathBuf,
+        /// What single agents are granted; in the file only.
+        #[arg(skip)]
+        agents: BTreeMap<String, GrantOptions>,
+    }
+}
+
+/// What one agent is granted: `[server.agents.NAME]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub(crate) struct GrantOptions {
+    /// The digests of its tokens, as `tunnel token` prints them. Any of them is good, so that they can be rotated.
+    #[serde(deserialize_with = "texts")]
+    pub(crate) tokens: Option<Vec<Digest>>,
+    /// What may be asked of it, written like the agent's --allow.
+    #[serde(deserialize_with = "texts")]
+    pub(crate) targets: Option<Vec<Rule>>,
+    /// Which forwards may lead to it, by the address they listen on; port 0 stands for every port.
+    #[serde(deserialize_with = "texts")]
+    pub(crate) forwards: Option<Vec<SocketAddr>>,
+}
+
+/// Everything that a server is started with.
+#[derive(Debug)]
+pub(crate) struct ServerPlan {
+    pub(crate) config: server::Config,
+    pub(crate) drain: Duration,
+    /// What decides about it besides the options themselves.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// What takes effect while the server runs; all else needs a new start.
+pub(crate) const LIVE: &[&str] = &["token-file", "agents"];
+
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+    8123,
+);
+
+impl ServerOptions {
+    /// Makes paths of the file independent of where the program is started.
+    pub(crate) fn rebase(&mut self, folder: &Path) {
+        rebase(&mut self.token_file, folder);
+        rebase(&mut self.peer_token_file, folder);
+    }
+
+    /// Checks all options together, and reads the files that they name.
+    pub(crate) fn plan(self) -> anyhow::Result<ServerPlan> {
+        for (option, count) in [
+            ("--max-connections", self.max_connections),
+            ("--max-sessions", self.max_sessions),
+            ("--max-streams", self.max_streams),
+            ("--max-flows", self.max_flows),
+        ] {
+            ensure!(
+                count != Some(0),
+                "{option} must be at least 1: with 0 nothing could be served"
+            );
+        }
+        for (option, span, why) in [
+            ("--udp-idle", self.udp_idle, "every flow would end at once"),
+            ("--header-timeout", self.header_timeout, "no request could be read"),
+            ("--response-timeout", self.response_timeout, "no target could respond"),
+            ("--linger", self.linger, "every half-closed stream would be reset at once"),
+        ] {
+            let zero = span.is_some_and(|Span(span)| span.is_zero());
+            ensure!(!zero, "{option} must be longer than 0s: {why}");
+        }
+        if self.compat_metrics.is_some() && self.metrics.is_none() {
+            bail!("--compat-metrics adds to what --metrics IP:PORT serves: set that too");
+        }
+        if self.remotedialer_token_header.is_some() && self.accept_remotedialer != Some(true) {
+            bail!("--remotedialer-token-header is for --accept-remotedialer: set that too");
+        }
+        let (access, agents) = self.access()?;
+        let peers = self.peers(agents.as_ref())?;
+        let listen = self.listen.unwrap_or(DEFAULT_LISTEN);
+        let mut config = server::Config::new(listen, access);
+        for forward in self.forward.iter().flatten() {
+            ensure!(
+                config.access.allows_forward(&forward.agent, forward.listen),
+                "--forward {forward}: agent {} has no right to it; add {} to forwards of [server.agents.{}]",
+                forward.agent, forward.listen, forward.agent
+            );
+        }
+        config.peers = peers.map(Arc::new);
+        config.forwards = self.forward.unwrap_or_default();
+        config.metrics = self.metrics;
+        config.compat_metrics = self.compat_metrics.map(Into::into);
+        set(&mut config.header_timeout, self.header_timeout);
+        set(&mut config.response_timeout, self.response_timeout);
+        set(&mut config.splice.linger, self.linger);
+        set(&mut config.flow.idle, self.udp_idle);
+        config.flow.flows_max = self.max_flows.unwrap_or(config.flow.flows_max);
+        config.connections_max = self.max_connections.unwrap_or(config.connections_max);
+        config.sessions_max = self.max_sessions.unwrap_or(config.sessions_max);
+        if let Some(streams) = self.max_streams {
+            config.mux.max_streams = streams;
+            config.legacy.max_streams = streams;
+        }
+        let remotedialer = self.accept_remotedialer.unwrap_or(false);
+        config.remotedialer = remotedialer.then_some(Remotedialer {
+            token_header: self.remotedialer_token_header,
+        });
+        let files = [self.token_file, self.peer_token_file];
+        Ok(ServerPlan {
+            config,
+            drain: self.drain.map_or(Duration::from_secs(10), |Span(span)| span),
+            files: files.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Returns who is let in, and the secret that agents share, if they do.
+    fn access(&self) -> anyhow::Result<(Access, Option<Token>)> {
+        let mut access = Access::default();
+        for (name, grant) in self.agents.iter().flatten() {
+            ensure!(
+                handshake::is_name(name),
+                "[server.agents.{name:?}]: a name has 1 to 64 letters, digits, '-', '_' or '.'"
+            );
+            let tokens = grant.tokens.clone().unwrap_or_default();
+            ensure!(
+                !tokens.is_empty(),
+                "[server.agents.{name}] lets nobody in: give it tokens = [\"sha256:...\"], as `tunnel token` prints them, or remove it"
+            );
+            let rights = Rights {
+                targets: grant.targets.clone().map(Policy::new),
+                forwards: grant.forwards.clone(),
+            };
+            access.grant(name.clone(), Grant { tokens, rights });
+        }
+        let file = self.token_file.as_deref();
+        let shared = match secret::read(file, "--token-file", "TUNNEL_TOKEN") {
+            Ok(token) => Some(token),
+            Err(TokenError::Missing { .. }) if !access.is_empty() => None,
+            Err(error) => return Err(error).context("nobody could be let in"),
+        };
+        if let Some(token) = &shared {
+            access.share(token.digest());
+        }
+        Ok((access, shared))
+    }
+
+    fn peers(&self, agents: Option<&Token>) -> anyhow::Result<Option<Peers>> {
+        let peers = self.peer.clone().unwrap_or_default();
+        let Some(id) = self.peer_id.clone() else {
+            ensure!(
+                peers.is_empty(),
+                "--peer needs --peer-id ID, the name by which the peers know this server"
+            );
+            ensure!(
+                self.peer_token_file.is_none(),
+                "--peer-token-file is for servers with peers: set --peer and --peer-id"
+            );
+            return Ok(None);
+        };
+        ensure!(
+            !peers.is_empty(),
+            "--peer-id {id}: without a --peer ID=URL nobody asks for it"
+        );
+        let mut names = HashSet::from([id.as_str()]);
+        for peer in &peers {
+            ensure!(
+                names.insert(&peer.id),
+                "--peer {peer}: the name {} is taken; give each server one of its own",
+                peer.id
+            );
+        }
+        let file = self.peer_token_file.as_deref();
+        let token = secret::read(file, "--peer-token-file", "TUNNEL_PEER_TOKEN")?;
+        ensure!(
+            agents != Some(&token),
+            "the peers' token is the agents': an agent could pass for a peer and be sent the streams of others; use another one"
+        );
+        Ok(Some(Peers::new(id, token, peers)))
+    }
+}
+
+fn set(setting: &mut Duration, option: Option<Span>) {
+    if let Some(Span(span)) = option {
+        *setting = span;
+    }
+}

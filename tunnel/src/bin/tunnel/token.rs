@@ -1,0 +1,31 @@
+//! `tunnel token`: a token for an agent, and what the server keeps of it.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use tunnel::server::roster::replace_file;
+use tunnel::token::Token;
+
+use crate::say;
+
+pub(crate) fn token(file: Option<&Path>) -> anyhow::Result<()> {
+    let token = match file {
+        Some(file) if file.exists() => Token::from_file(file)?,
+        Some(file) => {
+            let token = make()?;
+            replace_file(file, format!("{}\n", token.expose()).as_bytes())
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            token
+        }
+        None => {
+            let token = make()?;
+            say(format_args!("token  {}", token.expose()))?;
+            token
+        }
+    };
+    say(format_args!("digest {}", token.digest()))
+}
+
+fn make() -> anyhow::Result<Token> {
+    Token::random().context("the system has no random numbers")
+}
