@@ -9,6 +9,7 @@
 )]
 
 mod child;
+mod connect;
 mod endings;
 mod forward;
 mod front;
@@ -16,11 +17,13 @@ mod leaks;
 mod link;
 mod links;
 mod metrics;
+mod ports;
 mod process;
 mod proxy;
 mod remotedialer;
 mod rig;
 mod session;
+mod socks5;
 mod udp;
 mod unix;
 mod world;

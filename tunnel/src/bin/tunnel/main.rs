@@ -68,7 +68,7 @@ async fn serve(args: ServerArgs, signals: &mut Signals) -> anyhow::Result<()> {
     let server = Server::start(args.into_config()?).await?;
     announce("front", server.front())?;
     for forward in server.forwards() {
-        announce("forward", *forward)?;
+        announce("forward", forward)?;
     }
     if let Some(metrics) = server.metrics() {
         announce("metrics", metrics)?;
