@@ -30,6 +30,7 @@ pub struct Metrics {
     open_failures: IntCounterVec,
     connect_failures: IntCounterVec,
     datagrams_dropped: IntCounterVec,
+    limit_rejections: IntCounterVec,
     remotedialer: Option<remotedialer::Counters>,
     tasks: IntGauge,
 }
@@ -76,6 +77,11 @@ impl Metrics {
                 "watertight_datagrams_dropped_total",
                 "Datagrams of UDP flows that were dropped, by reason.",
                 "reason",
+            )?,
+            limit_rejections: counters(
+                "watertight_limit_rejections_total",
+                "What a configured limit refused, by limit.",
+                "limit",
             )?,
             remotedialer: match compat {
                 Some(Compat::Remotedialer) => Some(remotedialer::Counters::new(&registry)?),
@@ -136,6 +142,11 @@ impl Metrics {
     /// Counts a datagram that was dropped.
     pub fn datagram_dropped(&self, reason: &str) {
         self.datagrams_dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts what a limit refused.
+    pub fn limit_rejected(&self, limit: &str) {
+        self.limit_rejections.with_label_values(&[limit]).inc();
     }
 
     /// Counts an attempt to reach the server that failed.

@@ -6,33 +6,42 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub mod access;
 pub mod admin;
+mod admission;
+mod connect;
 mod exchange;
 mod flows;
 pub mod forward;
 mod front;
-mod gate;
 pub mod handshake;
 mod ingress;
 mod links;
+pub mod listen;
+mod open;
 pub mod peer;
+pub mod port;
+mod ports;
 mod registry;
 mod relay;
 mod request;
 pub mod roster;
+mod socks5;
 mod visitor;
 
+pub use admission::{INVITATIONS_MAX, InviteError};
 pub use forward::Forward;
-pub use gate::{INVITATIONS_MAX, InviteError};
+pub use listen::Listen;
+pub use port::{Port, PortsError};
 
 use access::Access;
-use gate::Gate;
+use admission::Admission;
 use handshake::Remotedialer;
 use peer::Peers;
+use ports::Ports;
 use registry::Registry;
 
 use crate::clock::Clock;
@@ -53,6 +62,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Static forwards.
     pub forwards: Vec<Forward>,
+    /// More public ports: SOCKS5 and HTTP CONNECT.
+    pub ports: Vec<Port>,
     /// Where the counters are served.
     pub metrics: Option<SocketAddr>,
     /// Whose counters there are besides our own.
@@ -94,6 +105,7 @@ impl Config {
         Self {
             listen,
             forwards: Vec::new(),
+            ports: Vec::new(),
             metrics: None,
             compat_metrics: None,
             access: access.into(),
@@ -112,6 +124,13 @@ impl Config {
             flow: flow::Config::default(),
         }
     }
+
+    /// Returns the forwards and the other ports, in this order.
+    #[must_use]
+    pub fn all_ports(&self) -> Vec<Port> {
+        let forwards = self.forwards.iter().cloned().map(Port::Forward);
+        forwards.chain(self.ports.iter().cloned()).collect()
+    }
 }
 
 /// A running server. Dropping it drops its tasks and their sockets; [`Server::drain`] ends it in order.
@@ -122,7 +141,7 @@ pub struct Server {
     links: Scope,
     shared: Arc<Shared>,
     front: SocketAddr,
-    forwards: Vec<SocketAddr>,
+    ports: Ports,
     admin: Option<SocketAddr>,
 }
 
@@ -131,11 +150,30 @@ pub struct Server {
 struct Shared {
     config: Config,
     clock: Clock,
-    gate: Gate,
+    admission: Admission,
     registry: Registry,
     metrics: Arc<Metrics>,
     connections: Arc<Semaphore>,
     draining: CancellationToken,
+}
+
+impl Shared {
+    /// Waits until one more connection may come.
+    async fn connection(&self) -> Option<OwnedSemaphorePermit> {
+        let connections = Arc::clone(&self.connections);
+        if connections.available_permits() == 0 {
+            self.metrics.limit_rejected("connections");
+        }
+        connections.acquire_owned().await.ok()
+    }
+
+    /// Counts the head of a request that was too long, or a first one that did not come in time: a visitor that was served before
+    /// was merely kept.
+    fn count_head(&self, error: &hyper::Error, asked_once: bool) {
+        if error.is_parse_too_large() || error.is_timeout() && !asked_once {
+            self.metrics.limit_rejected("header");
+        }
+    }
 }
 
 impl Server {
@@ -146,41 +184,38 @@ impl Server {
     /// When an address cannot be listened on, or the counters cannot be registered.
     pub async fn start(config: Config) -> io::Result<Self> {
         let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
-        let gate = Gate::new(config.access.clone(), config.roster.as_deref())?;
+        let admission = Admission::new(config.access.clone(), config.roster.as_deref())?;
         let front = Listener::listen(config.listen, "front").await?;
-        let mut forwards = Vec::new();
-        for forward in &config.forwards {
-            forwards.push((forward::Port::listen(forward).await?, forward.clone()));
-        }
+        let wanted = config.all_ports();
         let admin = match config.metrics {
             Some(address) => Some(Listener::listen(address, "metrics").await?),
             None => None,
         };
         let peers = config.peers.as_deref();
         let servers = peers.map(Peers::names).unwrap_or_default();
+        let shared = Arc::new(Shared {
+            clock: Clock::start(),
+            admission,
+            registry: Registry::new(config.sessions_max, servers),
+            metrics: Arc::clone(&metrics),
+            connections: Arc::new(Semaphore::new(config.connections_max)),
+            draining: CancellationToken::new(),
+            config,
+        });
+        let visitors = Scope::new();
         let server = Self {
             listening: Scope::new(),
-            visitors: Scope::new(),
+            ports: Ports::new(Arc::clone(&shared), visitors.handle()),
+            visitors,
             links: Scope::new(),
             front: front.address(),
-            forwards: forwards.iter().map(|(port, _)| port.address()).collect(),
             admin: admin.as_ref().map(Listener::address),
-            shared: Arc::new(Shared {
-                clock: Clock::start(),
-                gate,
-                registry: Registry::new(config.sessions_max, servers),
-                metrics: Arc::clone(&metrics),
-                connections: Arc::new(Semaphore::new(config.connections_max)),
-                draining: CancellationToken::new(),
-                config,
-            }),
+            shared,
         };
+        server.ports.set(wanted).await?;
         let (listening, shared) = (&server.listening, || Arc::clone(&server.shared));
         let (visitors, links) = (server.visitors.handle(), server.links.handle());
         listening.spawn_interruptible(front::serve(shared(), front, visitors, links));
-        for (port, forward) in forwards {
-            listening.spawn_interruptible(port.serve(shared(), forward));
-        }
         if let Some(peers) = &server.shared.config.peers {
             for peer in &peers.table {
                 let (peers, peer) = (Arc::clone(peers), peer.clone());
@@ -202,10 +237,30 @@ impl Server {
         self.front
     }
 
-    /// Returns the addresses of the forwards in the order of the configuration.
+    /// Returns the addresses of the forwards in the order of the configuration; one that listens at a path has none.
     #[must_use]
-    pub fn forwards(&self) -> &[SocketAddr] {
-        &self.forwards
+    pub fn forwards(&self) -> Vec<SocketAddr> {
+        let ports = self.ports.list().into_iter();
+        ports
+            .filter(|(port, _)| matches!(**port, Port::Forward(_)))
+            .filter_map(|(_, address)| address.inet())
+            .collect()
+    }
+
+    /// Returns all public ports besides the front in the order of the configuration, each with its real address.
+    #[must_use]
+    pub fn ports(&self) -> Vec<(Arc<Port>, Listen)> {
+        self.ports.list()
+    }
+
+    /// Makes `ports` the public ports besides the front. One that stays goes on without a gap, also if only what its visitors get
+    /// has changed. One that is gone is not listened on any more; its streams go on, its UDP flows end.
+    ///
+    /// # Errors
+    ///
+    /// [`PortsError`] says what is wrong with which: nothing was changed.
+    pub async fn set_ports(&self, ports: Vec<Port>) -> Result<(), PortsError> {
+        self.ports.set(ports).await
     }
 
     /// Returns the address of the metrics, if they are served.
@@ -223,11 +278,11 @@ impl Server {
     pub fn set_access(&self, access: Access) -> io::Result<()> {
         let shared = &self.shared;
         shared
-            .gate
+            .admission
             .replace(access, shared.config.roster.as_deref())?;
         shared
             .registry
-            .revoke(|name, credential| shared.gate.still_admits(name, credential));
+            .revoke(|name, credential| shared.admission.still_admits(name, credential));
         Ok(())
     }
 
@@ -239,7 +294,7 @@ impl Server {
     /// [`InviteError`].
     pub fn invite(&self, name: Option<&str>, lifetime: Duration) -> Result<Token, InviteError> {
         let now = self.shared.clock.now();
-        self.shared.gate.invite(name, now, lifetime)
+        self.shared.admission.invite(name, now, lifetime)
     }
 
     /// Returns the counters.
@@ -264,6 +319,7 @@ impl Server {
     /// every link.
     pub async fn drain(self, deadline: Duration) {
         self.listening.end(TEARDOWN).await;
+        self.ports.end().await;
         self.shared.draining.cancel();
         self.shared.registry.withdraw();
         let sessions = self.shared.registry.sessions();
@@ -292,19 +348,6 @@ impl Server {
         }
         self.links.end(TEARDOWN).await;
         self.visitors.end(TEARDOWN).await;
-    }
-}
-
-/// The reason that is counted for a visitor whose agent is not connected.
-const NO_AGENT: &str = "no agent";
-
-fn reason_of(error: mux::OpenError) -> Reason {
-    match error {
-        mux::OpenError::Refused(reason) => reason,
-        mux::OpenError::Busy => Reason::Busy,
-        mux::OpenError::Draining => Reason::Draining,
-        mux::OpenError::SessionOver => Reason::SessionOver,
-        mux::OpenError::TargetTooLong | mux::OpenError::NoDatagrams => Reason::Protocol,
     }
 }
 

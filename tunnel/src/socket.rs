@@ -22,10 +22,12 @@ mod datagram;
 mod listener;
 mod stream;
 mod unix;
+mod unix_listener;
 
 pub use datagram::{DatagramListener, DatagramSocket, Replies};
 pub use listener::Listener;
 pub use unix::SocketFile;
+pub use unix_listener::UnixListener;
 
 use stream::Io;
 

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use tokio::sync::Notify;
@@ -95,14 +96,19 @@ impl Progress {
     }
 }
 
-/// Carries bytes both ways until both directions are finished or one breaks, releases the socket, and returns how the
-/// stream ended. The socket is released as soon as nothing is left for it to do.
+/// Joins `socket` and `stream` as [`splice_after`] does when nothing was read from the socket before.
 pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
+    splice_after(Bytes::new(), socket, stream, config).await
+}
+
+/// Carries `early`, which was read from the socket before, and then bytes both ways until both directions are finished or one breaks, releases the socket, and returns how the
+/// stream ended. The socket is released as soon as nothing is left for it to do.
+pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: Config) -> Ending {
     let watch = stream.watch();
     let (send, receive) = stream.split();
     let progress = Progress::default();
     let finished = {
-        let mut inward = pin!(carry_in(&socket, send, config.piece, &progress).fuse());
+        let mut inward = pin!(carry_in(&socket, early, send, config.piece, &progress).fuse());
         let mut outward = pin!(carry_out(&socket, receive, config.piece, &progress).fuse());
         let reset_after_end = async {
             progress.read.notified().await;
@@ -152,6 +158,7 @@ pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
 /// From the socket into the stream.
 async fn carry_in(
     socket: &Socket,
+    mut early: Bytes,
     mut send: SendStream,
     piece: usize,
     progress: &Progress,
@@ -172,10 +179,13 @@ async fn carry_in(
             // Nothing may be read, so a read cannot tell.
             () = socket.hung_up() => return Err(Broken::Read),
         };
-        let data = socket
-            .read(&mut buffer, capacity.min(piece))
-            .await
-            .map_err(|_| Broken::Read)?;
+        let most = capacity.min(piece);
+        let data = if early.is_empty() {
+            let read = socket.read(&mut buffer, most).await;
+            read.map_err(|_| Broken::Read)?
+        } else {
+            early.split_to(early.len().min(most))
+        };
         if data.is_empty() {
             // A write that failed took the error that a read would have told.
             if progress.broken.load(Ordering::Relaxed) {

@@ -4,8 +4,8 @@
 //! every other name by the shared secrets, if there are any. What is not granted is refused.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
+use super::listen::Listen;
 use crate::agent::policy::Policy;
 use crate::target::Target;
 use crate::token::{Digest, Token};
@@ -31,8 +31,8 @@ pub struct Grant {
 pub struct Rights {
     /// Which targets; `None` stands for all. Names and addresses are compared as they are asked for, without resolving any.
     pub targets: Option<Policy>,
-    /// Through which forwards, by the address they listen on; port 0 stands for every port. `None` stands for all.
-    pub forwards: Option<Vec<SocketAddr>>,
+    /// Through which ports, by where they listen; port 0 stands for every port of its address. `None` stands for all.
+    pub ports: Option<Vec<Listen>>,
 }
 
 /// The secret by which a session was let in.
@@ -112,17 +112,22 @@ impl Access {
         policy.is_none_or(|policy| policy.covers(target))
     }
 
-    /// Whether a forward that listens on `address` may lead to the agent.
+    /// Whether a port that listens there may lead to the agent.
     #[must_use]
-    pub fn allows_forward(&self, name: &str, address: SocketAddr) -> bool {
+    pub fn allows_port(&self, name: &str, listen: &Listen) -> bool {
         let rights = self.agents.get(name).map(|grant| &grant.rights);
-        let forwards = rights.and_then(|rights| rights.forwards.as_ref());
-        forwards.is_none_or(|forwards| {
-            forwards.iter().any(|allowed| {
-                allowed.ip() == address.ip()
-                    && (allowed.port() == 0 || allowed.port() == address.port())
-            })
-        })
+        let ports = rights.and_then(|rights| rights.ports.as_ref());
+        ports.is_none_or(|ports| ports.iter().any(|allowed| covers(allowed, listen)))
+    }
+}
+
+fn covers(allowed: &Listen, listen: &Listen) -> bool {
+    match (allowed, listen) {
+        (Listen::Inet(allowed), Listen::Inet(address)) => {
+            allowed.ip() == address.ip() && (allowed.port() == 0 || allowed.port() == address.port())
+        }
+        (Listen::Unix(allowed), Listen::Unix(file)) => allowed.path() == file.path(),
+        (Listen::Inet(_), Listen::Unix(_)) | (Listen::Unix(_), Listen::Inet(_)) => false,
     }
 }
 
@@ -156,9 +161,10 @@ mod tests {
                     "unix:/run/apps/*".parse().unwrap(),
                     "udp:10.0.0.53:53".parse().unwrap(),
                 ])),
-                forwards: Some(vec![
+                ports: Some(vec![
                     "127.0.0.1:8080".parse().unwrap(),
                     "127.0.0.2:0".parse().unwrap(),
+                    "unix:/run/a.sock".parse().unwrap(),
                 ]),
             },
         };
@@ -223,9 +229,9 @@ mod tests {
             assert!(!asks("home", target), "{target}");
             assert!(asks("other", target), "{target}");
         }
-        let listens = |address: &str| access.allows_forward("home", address.parse().unwrap());
-        assert!(listens("127.0.0.1:8080") && listens("127.0.0.2:9"));
-        assert!(!listens("127.0.0.1:8081") && !listens("127.0.0.3:9"));
-        assert!(access.allows_forward("other", "0.0.0.0:1".parse().unwrap()));
+        let listens = |address: &str| access.allows_port("home", &address.parse().unwrap());
+        assert!(listens("127.0.0.1:8080") && listens("127.0.0.2:9") && listens("unix:660:/run/a.sock"));
+        assert!(!listens("127.0.0.1:8081") && !listens("127.0.0.3:9") && !listens("unix:/run/b.sock"));
+        assert!(access.allows_port("other", &"0.0.0.0:1".parse().unwrap()));
     }
 }

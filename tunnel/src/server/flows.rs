@@ -1,14 +1,17 @@
 //! Static UDP forwards: a public port, each of whose visitors is a flow, and each flow a stream to one target of one agent.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Forward, NO_AGENT, Shared, reason_of};
+use super::port::Port;
+use super::{Forward, Shared};
 use crate::flow::{self, Dropped, Inlet, Outlet, carry, count};
 use crate::session::Opening;
 use crate::socket::{DatagramListener, Replies};
@@ -40,9 +43,32 @@ impl Drop for Place {
     }
 }
 
-/// Serves a listener. Its flows end with it: without it no datagram reaches them.
-pub(super) async fn serve(shared: Arc<Shared>, listener: DatagramListener, forward: Forward) {
-    let forward = Arc::new(forward);
+/// Serves a listener. Its flows end with it, since without it no datagram reaches them, and when they would go elsewhere now.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    listener: &DatagramListener,
+    mut port: watch::Receiver<Arc<Port>>,
+) {
+    loop {
+        let current = Arc::clone(&port.borrow_and_update());
+        let Port::Forward(forward) = &*current else {
+            return;
+        };
+        tokio::select! {
+            biased;
+            changed = port.changed() => if changed.is_err() {
+                return;
+            },
+            never = serve_forward(shared, listener, forward) => match never {},
+        }
+    }
+}
+
+async fn serve_forward(
+    shared: &Arc<Shared>,
+    listener: &DatagramListener,
+    forward: &Forward,
+) -> Infallible {
     let flows = Arc::new(Flows::default());
     let listening = CancellationToken::new();
     let _ends_flows = listening.clone().drop_guard();
@@ -52,7 +78,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: DatagramListener, forwa
         let inlet = flows.lock().get(&visitor).cloned();
         let result = inlet
             .map_or_else(
-                || begin(&shared, &forward, &flows, &listener, visitor, &listening),
+                || begin(shared, forward, &flows, listener, visitor, &listening),
                 Ok,
             )
             .and_then(|inlet| inlet.offer(Bytes::copy_from_slice(&buffer)));
@@ -65,7 +91,7 @@ pub(super) async fn serve(shared: Arc<Shared>, listener: DatagramListener, forwa
 /// Opens a stream for a visitor that has none and hands it to the session, which owns the task from then on.
 fn begin(
     shared: &Arc<Shared>,
-    forward: &Arc<Forward>,
+    forward: &Forward,
     flows: &Arc<Flows>,
     listener: &DatagramListener,
     visitor: SocketAddr,
@@ -75,18 +101,8 @@ fn begin(
     if flows.lock().len() >= config.flows_max {
         return Err(Dropped::Flows);
     }
-    let refuse = |reason: &str, why: &str| {
-        shared.metrics.open_failed(reason);
-        tracing::debug!(%visitor, agent = forward.agent, why, "flow refused");
-        Dropped::Stream
-    };
-    let route = shared
-        .registry
-        .find(&forward.agent)
-        .ok_or_else(|| refuse(NO_AGENT, "the agent is not connected"))?;
-    let opening = route
-        .open(&forward.target)
-        .map_err(|error| refuse(reason_of(error).name(), &error.to_string()))?;
+    let opened = shared.open(forward.visit());
+    let (route, opening) = opened.map_err(|_| Dropped::Stream)?;
     let (inlet, outlet) = flow::queue(config.queue);
     flows.lock().insert(visitor, inlet.clone());
     let flow = Flow {
@@ -98,11 +114,10 @@ fn begin(
         outlet,
         replies: listener.replies(visitor),
     };
-    let (shared, forward) = (Arc::clone(shared), Arc::clone(forward));
-    let listening = listening.clone();
+    let (shared, listening) = (Arc::clone(shared), listening.clone());
     route.scope().spawn_interruptible(async move {
         listening
-            .run_until_cancelled_owned(flow.serve(&shared, &forward))
+            .run_until_cancelled_owned(flow.serve(&shared))
             .await;
     });
     Ok(inlet)
@@ -117,19 +132,17 @@ struct Flow {
 }
 
 impl Flow {
-    async fn serve(self, shared: &Shared, forward: &Forward) {
+    async fn serve(self, shared: &Shared) {
         let Place { visitor, .. } = self.place;
         let owner = self.opening.owner();
-        match self.opening.accepted().await {
+        match shared.accepted(self.opening).await {
             Ok(stream) => {
                 let send = |datagram: &[u8]| self.replies.send(datagram);
                 let idle = Some(shared.config.flow.idle);
                 let ending = carry(stream, self.outlet, send, idle, Some(&shared.metrics)).await;
                 tracing::debug!(%visitor, stream = owner.stream, %ending, "flow over");
             }
-            Err(error) => {
-                shared.metrics.open_failed(reason_of(error).name());
-                tracing::debug!(%visitor, agent = forward.agent, target = %forward.target, %error, "flow refused");
+            Err(_) => {
                 drop(self.outlet);
                 tokio::time::sleep(REFUSAL_PAUSE).await;
             }

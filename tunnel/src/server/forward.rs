@@ -1,24 +1,23 @@
 //! Static forwards: a public port whose every visitor is a stream to one target of one agent. UDP targets have UDP ports.
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{NO_AGENT, Shared, flows, handshake, reason_of};
-use crate::mux::Reason;
-use crate::socket::{DatagramListener, Listener, NOBODY, Role, Socket};
+use super::listen::{Listen, ListenError};
+use super::open::{Door, Visit};
+use super::{Shared, handshake};
+use crate::socket::{NOBODY, Role, Socket};
 use crate::splice::splice;
 use crate::target::{Target, TargetError};
 
 /// `LISTEN=AGENT/TARGET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// The public address.
-    pub listen: SocketAddr,
+    /// Where visitors come in. A UDP target needs an address.
+    pub listen: Listen,
     /// The agent's name.
     pub agent: String,
     /// What the agent dials.
@@ -47,9 +46,9 @@ pub enum ForwardError {
         "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, LISTEN=AGENT/udp/HOST:PORT or LISTEN=AGENT/unix//PATH"
     )]
     Malformed(String),
-    /// LISTEN is not `IP:PORT`.
-    #[error("{0:?} is not an address to listen on: write IP:PORT, an IPv6 address in brackets")]
-    Listen(String),
+    /// Nothing can listen there.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The target is wrong.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -66,97 +65,48 @@ impl FromStr for Forward {
             return Err(malformed());
         }
         Ok(Self {
-            listen: listen
-                .parse()
-                .map_err(|_| ForwardError::Listen(listen.to_owned()))?,
+            listen: listen.parse()?,
             agent: agent.to_owned(),
             target: target.parse()?,
         })
     }
 }
 
-/// The public port of a forward.
-pub(super) enum Port {
-    Tcp(Listener),
-    Udp(DatagramListener),
-}
-
-impl Port {
-    pub(super) async fn listen(forward: &Forward) -> io::Result<Self> {
-        let label = format!("forward to {}", forward.destination());
-        match &forward.target {
-            Target::Tcp(_) | Target::Unix(_) => Listener::listen(forward.listen, &label)
-                .await
-                .map(Self::Tcp),
-            Target::Udp(_) => DatagramListener::listen(forward.listen, &label).map(Self::Udp),
+impl Forward {
+    pub(super) fn visit(&self) -> Visit<'_> {
+        Visit {
+            door: Door::Port {
+                kind: "forward",
+                listen: &self.listen,
+            },
+            agent: &self.agent,
+            target: &self.target,
         }
-    }
-
-    pub(super) const fn address(&self) -> SocketAddr {
-        match self {
-            Self::Tcp(listener) => listener.address(),
-            Self::Udp(listener) => listener.address(),
-        }
-    }
-
-    pub(super) async fn serve(self, shared: Arc<Shared>, forward: Forward) {
-        match self {
-            Self::Tcp(listener) => serve(shared, listener, forward).await,
-            Self::Udp(listener) => flows::serve(shared, listener, forward).await,
-        }
-    }
-}
-
-async fn serve(shared: Arc<Shared>, listener: Listener, forward: Forward) {
-    let forward = Arc::new(forward);
-    loop {
-        let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
-            return;
-        };
-        let socket = listener.accept().await;
-        take_visitor(&shared, &forward, socket, permit);
     }
 }
 
 /// Opens a stream for a visitor and hands both to the session, which owns the task from then on.
-fn take_visitor(
+pub(super) fn take_visitor(
     shared: &Arc<Shared>,
-    forward: &Arc<Forward>,
+    forward: &Forward,
     socket: Socket,
     permit: OwnedSemaphorePermit,
 ) {
     let peer = socket.peer();
-    let refuse = |socket: Socket, reason: &str, why: &str| {
-        shared.metrics.open_failed(reason);
-        tracing::debug!(visitor = %peer, agent = forward.agent, why, "visitor refused");
+    let Ok((route, opening)) = shared.open(forward.visit()) else {
         socket.bind(Role::Control, NOBODY, "visitor without an agent");
         socket.reset_on_release();
-    };
-    let Some(route) = shared.registry.find(&forward.agent) else {
-        refuse(socket, NO_AGENT, "the agent is not connected");
         return;
-    };
-    if !shared.gate.access().allows_target(&forward.agent, &forward.target) {
-        refuse(socket, Reason::Denied.name(), "the agent has no right to serve it");
-        return;
-    }
-    let opening = match route.open(&forward.target) {
-        Ok(opening) => opening,
-        Err(error) => {
-            refuse(socket, reason_of(error).name(), &error.to_string());
-            return;
-        }
     };
     let owner = opening.owner();
     let label = format!("visitor {peer} -> {}", forward.destination());
     socket.bind(Role::Stream, owner, &label);
     let shared = Arc::clone(shared);
-    let forward = Arc::clone(forward);
     route.scope().spawn(async move {
         let _permit = permit;
         let opened = tokio::select! {
             biased;
-            opened = opening.accepted() => opened,
+            opened = shared.accepted(opening) => opened,
             () = socket.hung_up() => return,
         };
         match opened {
@@ -164,11 +114,7 @@ fn take_visitor(
                 let ending = splice(socket, stream, shared.config.splice).await;
                 tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
             }
-            Err(error) => {
-                shared.metrics.open_failed(reason_of(error).name());
-                tracing::debug!(visitor = %peer, agent = forward.agent, target = %forward.target, %error, "visitor refused");
-                socket.reset_on_release();
-            }
+            Err(_) => socket.reset_on_release(),
         }
     });
 }

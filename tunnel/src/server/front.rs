@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -12,23 +13,26 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
+use super::Shared;
 use super::exchange::{Exchange, ExchangeBody, carry};
 use super::access::Credential;
-use super::gate::{Entrance, RedeemError};
+use super::admission::{Entrance, RedeemError};
 use super::handshake::{self, Accepted, Doors, OWN_TOKEN_HEADER, SESSION_HEADER};
 use super::ingress::{Caller, serve_caller};
+use super::open::{Door, OpenRefused, Visit};
 use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
 use super::visitor::{Serving, VisitorIo};
-use super::{NO_AGENT, Shared, reason_of};
 use crate::chance;
 use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
-use crate::mux::{OpenError, Reason};
+use crate::mux::OpenError;
 use crate::scope;
 use crate::session::Party;
 use crate::socket::{Listener, Socket};
-use crate::target::Target;
 use crate::token::Digest;
+
+/// The longest head of a request in bytes.
+pub(super) const HEAD_MAX: usize = 64 * 1024;
 
 type FrontBody = Either<ExchangeBody, Full<Bytes>>;
 
@@ -39,7 +43,7 @@ pub(super) async fn serve(
     links: scope::Handle,
 ) {
     loop {
-        let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
+        let Some(permit) = shared.connection().await else {
             return;
         };
         let socket = listener.accept().await;
@@ -56,17 +60,17 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
     let (io, visitor) = VisitorIo::new(socket, shared.config.visitor_linger);
     let peer = visitor.peer();
     let must_end = visitor.must_end().clone();
-    let draining = shared.draining.clone();
-    let header_timeout = shared.config.header_timeout;
-    let service = service_fn(move |request| {
+    let asked_once = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        asked_once.store(true, Ordering::Relaxed);
         let (shared, links) = (Arc::clone(&shared), links.clone());
         let serving = visitor.begins();
         async move { Ok::<_, Infallible>(respond(shared, serving, links, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(64 * 1024)
+        .header_read_timeout(shared.config.header_timeout)
+        .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -77,6 +81,7 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
             biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
+                    shared.count_head(&error, asked_once.load(Ordering::Relaxed));
                     tracing::debug!(visitor = %peer, %error, "visitor left early");
                 }
                 return;
@@ -84,7 +89,7 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
             // hyper does not read while a body is held up, so it would not see a reset.
             () = hung_up.as_mut() => return,
             () = must_end.cancelled() => return,
-            () = draining.cancelled(), if !asked => {
+            () = shared.draining.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -128,7 +133,7 @@ async fn connect(
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
     let doors = Doors {
-        gate: &shared.gate,
+        admission: &shared.admission,
         now: shared.clock.now(),
         remotedialer: shared.config.remotedialer.as_ref(),
         peers: shared.config.peers.as_deref(),
@@ -221,11 +226,11 @@ async fn redeem(
 ) -> Result<(Credential, HeaderValue), Failure> {
     let now = shared.clock.now();
     // One that is connected under this name by another token keeps it.
-    let redeemed = if shared.registry.own(name).is_some() && !shared.gate.is_named(&token) {
+    let redeemed = if shared.registry.own(name).is_some() && !shared.admission.is_named(&token) {
         Err(RedeemError::NameTaken)
     } else {
         let (shared, name) = (Arc::clone(shared), name.to_owned());
-        let redeem = move || shared.gate.redeem(&name, token, now);
+        let redeem = move || shared.admission.redeem(&name, token, now);
         let failed = |error| Err(RedeemError::Io(std::io::Error::other(error)));
         tokio::task::spawn_blocking(redeem)
             .await
@@ -258,29 +263,20 @@ async fn exchange(
 ) -> Result<Response<FrontBody>, Failure> {
     let Address { agent, target, .. } = address;
     let request = rewrite(request, address)?;
-    let Some(route) = shared.registry.find(agent) else {
-        shared.metrics.open_failed(NO_AGENT);
-        return Err((
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("agent {agent} is not connected"),
-        ));
+    let visit = Visit {
+        door: Door::Front,
+        agent,
+        target,
     };
-    let opening = route.open(target).map_err(|error| {
-        shared.metrics.open_failed(reason_of(error).name());
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        (status, format!("agent {agent} takes no stream: {error}"))
-    })?;
+    let refused = |refused: OpenRefused| refused.failure(agent, target);
+    let (route, opening) = shared.open(visit).map_err(refused)?;
     serving
         .visitor()
         .serves(opening.owner(), &format!("{agent}/{target}"));
     let carrier = CancellationToken::new();
     let (opened, visitor) = (opening.watch(), Arc::clone(serving.visitor()));
     let exchange = Exchange::new(opening.watch(), serving, carrier.clone());
-    let stream = opening.accepted().await.map_err(|error| {
-        let failure = open_failure(agent, target, error);
-        shared.metrics.open_failed(reason_of(error).name());
-        failure
-    })?;
+    let stream = shared.accepted(opening).await.map_err(refused)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| {
@@ -300,7 +296,7 @@ async fn exchange(
         Ok(Err(error)) => Err(match exchange.refusal() {
             Some(reason) => {
                 shared.metrics.open_failed(reason.name());
-                open_failure(agent, target, OpenError::Refused(reason))
+                OpenRefused::from(OpenError::Refused(reason)).failure(agent, target)
             }
             None => (
                 StatusCode::BAD_GATEWAY,
@@ -318,41 +314,6 @@ fn finish_response(mut response: Response<Incoming>, exchange: Exchange) -> Resp
     strip_hop_by_hop(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     response.map(|body| Either::Left(ExchangeBody::new(body, exchange)))
-}
-
-fn open_failure(agent: &str, target: &Target, error: OpenError) -> Failure {
-    match reason_of(error) {
-        Reason::TimedOut => (
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("agent {agent} could not dial {target} in time"),
-        ),
-        Reason::Denied => (
-            StatusCode::BAD_GATEWAY,
-            format!("agent {agent} does not allow {target}; its --allow decides"),
-        ),
-        Reason::Refused => (
-            StatusCode::BAD_GATEWAY,
-            format!("{target} refused the connection of agent {agent}"),
-        ),
-        Reason::Unreachable => (
-            StatusCode::BAD_GATEWAY,
-            format!("agent {agent} cannot reach {target}"),
-        ),
-        Reason::Unresolved => (
-            StatusCode::BAD_GATEWAY,
-            format!("agent {agent} cannot resolve {target}"),
-        ),
-        Reason::Busy | Reason::Draining | Reason::SessionOver | Reason::Replaced => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("agent {agent} takes no stream: {error}"),
-        ),
-        Reason::Done | Reason::Cancelled | Reason::Aborted | Reason::Protocol | Reason::Overrun => {
-            (
-                StatusCode::BAD_GATEWAY,
-                format!("agent {agent} gave up on {target}: {error}"),
-            )
-        }
-    }
 }
 
 fn say(status: StatusCode, why: &str) -> Response<FrontBody> {

@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::gate::{Entrance, Gate};
+use super::admission::{Admission, Entrance};
 use super::peer::Peers;
 use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
@@ -101,7 +101,7 @@ pub(super) struct Refused {
 /// Who is let in, and how each shows who it is.
 #[derive(Clone, Copy)]
 pub(super) struct Doors<'a> {
-    pub(super) gate: &'a Gate,
+    pub(super) admission: &'a Admission,
     pub(super) now: Time,
     pub(super) remotedialer: Option<&'a Remotedialer>,
     pub(super) peers: Option<&'a Peers>,
@@ -134,7 +134,7 @@ pub(super) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
             let name = agents_name(headers);
             let secret = agents_secret(headers, remotedialer)?;
             let asked = name.unwrap_or_default();
-            let Some(entrance) = doors.gate.admit(asked, secret, doors.now) else {
+            let Some(entrance) = doors.admission.admit(asked, secret, doors.now) else {
                 return refuse(
                     StatusCode::UNAUTHORIZED,
                     "the token is missing, wrong, or not for an agent of this name",
@@ -275,14 +275,14 @@ mod tests {
         request
     }
 
-    fn gate() -> Gate {
+    fn admission() -> Admission {
         let token = Token::new("secret", "test").unwrap();
-        Gate::new(Access::from(token), None).unwrap()
+        Admission::new(Access::from(token), None).unwrap()
     }
 
-    const fn doors(gate: &Gate) -> Doors<'_> {
+    const fn doors(admission: &Admission) -> Doors<'_> {
         Doors {
-            gate,
+            admission,
             now: Time::ZERO,
             remotedialer: None,
             peers: None,
@@ -290,16 +290,16 @@ mod tests {
     }
 
     fn status(change: impl FnOnce(&mut HeaderMap)) -> Option<u16> {
-        let gate = gate();
-        check(&request(change), doors(&gate))
+        let admission = admission();
+        check(&request(change), doors(&admission))
             .err()
             .map(|refused| refused.status.as_u16())
     }
 
     #[test]
     fn a_good_handshake_is_accepted() {
-        let gate = gate();
-        let accepted = check(&request(|_| {}), doors(&gate)).unwrap();
+        let admission = admission();
+        let accepted = check(&request(|_| {}), doors(&admission)).unwrap();
         assert_eq!((accepted.name.as_str(), accepted.link), ("web", None));
         // RFC 6455, section 1.3.
         assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -307,11 +307,11 @@ mod tests {
 
     #[test]
     fn links_are_read() {
-        let gate = gate();
+        let admission = admission();
         let link = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let with = request(|headers| drop(headers.insert(LINK_HEADER, value)));
-            check(&with, doors(&gate)).map(|accepted| accepted.link.unwrap())
+            check(&with, doors(&admission)).map(|accepted| accepted.link.unwrap())
         };
         let (instance, slot) = (u64::MAX, LINKS_MAX - 1);
         let written = LinkId { instance, slot }.to_string();
@@ -323,12 +323,12 @@ mod tests {
 
     #[test]
     fn a_client_without_a_subprotocol_is_taken_only_when_that_is_wanted() {
-        let gate = gate();
+        let admission = admission();
         let plain = || request(|headers| drop(headers.remove("sec-websocket-protocol")));
         let status = |request: &Request<()>, wanted: Option<&Remotedialer>| {
             let doors = Doors {
                 remotedialer: wanted,
-                ..doors(&gate)
+                ..doors(&admission)
             };
             check(request, doors)
                 .map(|accepted| accepted.dialect)
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_who_is_in_the_table_and_has_its_token() {
-        let (gate, secret) = (gate(), Token::new("shared", "test").unwrap());
+        let (admission, secret) = (admission(), Token::new("shared", "test").unwrap());
         let table = vec!["east=ws://127.0.0.1:1/connect".parse().unwrap()];
         let peers = Peers::new("west".to_owned(), secret, table);
         let ask = |id: &str, secret: &str, change: fn(&mut HeaderMap)| {
@@ -370,7 +370,7 @@ mod tests {
             });
             let doors = Doors {
                 peers: Some(&peers),
-                ..doors(&gate)
+                ..doors(&admission)
             };
             check(&request, doors)
                 .map(|accepted| (accepted.party, accepted.name, accepted.dialect))

@@ -91,7 +91,7 @@ pub(super) async fn serve_caller(
         session.end(Reason::Busy);
     }
     // Whoever revokes it from now on finds the session.
-    if credential.is_some_and(|credential| !shared.gate.still_admits(&name, credential)) {
+    if credential.is_some_and(|credential| !shared.admission.still_admits(&name, credential)) {
         session.end(Reason::Denied);
     }
     if shared.draining.is_cancelled() {

@@ -12,9 +12,10 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 
 use super::handshake::{self, PEER_NAME_HEADER, PEER_TOKEN_HEADER};
+use super::open::{Door, OpenRefused, Visit};
 use super::registry::{Entry, Full};
 use super::relay::relay;
-use super::{Shared, TEARDOWN, reason_of};
+use super::{Shared, TEARDOWN};
 use crate::agent::{Keyring, ServerUrl, ServerUrlError, Upkeep, Uplink, keep_up};
 use crate::dialect::Dialect;
 use crate::link::{Link, LinkError};
@@ -202,7 +203,7 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
     let opened = tokio::select! {
         biased;
         _ = incoming.ended() => return,
-        opened = open_own(&shared, &agent, &target) => opened,
+        opened = open(&shared, &agent, &target) => opened,
     };
     match opened {
         Ok(far) => {
@@ -211,21 +212,18 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
                 tracing::debug!(agent, %target, %ending, "a peer's stream is over");
             }
         }
-        Err(reason) => {
-            shared.metrics.open_failed(reason.name());
-            tracing::debug!(agent, %target, %reason, "a peer's stream is refused");
-            incoming.refuse(reason);
-        }
+        Err(refused) => incoming.refuse(refused.reason()),
     }
 }
 
-async fn open_own(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, Reason> {
-    let session = shared.registry.own(agent).ok_or(Reason::SessionOver)?;
-    if !shared.gate.access().allows_target(agent, target) {
-        return Err(Reason::Denied);
-    }
-    let opening = session.open(target).map_err(reason_of)?;
-    opening.accepted().await.map_err(reason_of)
+async fn open(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, OpenRefused> {
+    let visit = Visit {
+        door: Door::Peer,
+        agent,
+        target,
+    };
+    let (_, opening) = shared.open(visit)?;
+    shared.accepted(opening).await
 }
 
 /// Reads `AGENT::PROTO/ADDRESS`.

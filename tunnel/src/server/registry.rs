@@ -151,9 +151,13 @@ impl Registry {
         Some(Route { entry, through })
     }
 
-    /// Returns the session of an agent that is here.
-    pub(super) fn own(&self, name: &str) -> Option<Session> {
-        self.lock().pick(name).map(|entry| entry.session)
+    /// Returns the way to the agent of this name if it is here.
+    pub(super) fn own(&self, name: &str) -> Option<Route> {
+        let entry = self.lock().pick(name)?;
+        Some(Route {
+            entry,
+            through: None,
+        })
     }
 
     /// Whether one more session of an agent may come.

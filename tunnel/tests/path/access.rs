@@ -59,7 +59,7 @@ async fn rights_bound_what_is_asked_of_an_agent_that_would_do_more() {
         tokens: vec![Digest::of(b"secret")],
         rights: Rights {
             targets: Some(Policy::new(vec!["127.0.0.2:*".parse().unwrap()])),
-            forwards: None,
+            ports: None,
         },
     };
     access.grant("web".to_owned(), rights.clone());

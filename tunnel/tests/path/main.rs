@@ -10,6 +10,7 @@
 
 mod access;
 mod child;
+mod connect;
 mod endings;
 mod forward;
 mod front;
@@ -18,11 +19,13 @@ mod link;
 mod links;
 mod metrics;
 mod options;
+mod ports;
 mod process;
 mod proxy;
 mod remotedialer;
 mod rig;
 mod session;
+mod socks5;
 mod udp;
 mod unix;
 mod world;

@@ -54,7 +54,7 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 pub(crate) fn server_config(target: SocketAddr) -> server::Config {
     let mut config = server::Config::new(loopback(), token());
     config.forwards = vec![Forward {
-        listen: loopback(),
+        listen: loopback().into(),
         agent: "web".to_owned(),
         target: Target::tcp(&target.to_string(), None).unwrap(),
     }];

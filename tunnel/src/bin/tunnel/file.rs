@@ -161,7 +161,7 @@ mod tests {
             [server.agents.home]
             tokens = ["sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"]
             targets = ["127.0.0.1:9000"]
-            forwards = ["127.0.0.1:0"]
+            ports = ["127.0.0.1:0"]
 
             [agent]
             server = ["ws://127.0.0.1:1/connect"]

@@ -27,7 +27,7 @@ pub(crate) async fn serve(args: ServerArgs, mut signals: Signals) -> anyhow::Res
     let server = Server::start(config).await?;
     announce("front", server.front())?;
     for forward in server.forwards() {
-        announce("forward", *forward)?;
+        announce("forward", forward)?;
     }
     if let Some(metrics) = server.metrics() {
         announce("metrics", metrics)?;

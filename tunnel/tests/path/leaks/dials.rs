@@ -15,7 +15,7 @@ use crate::world::{BlackHole, TcpListener, connect};
 async fn rig_beside(hole: &BlackHole, dial_timeout: Duration) -> Rig {
     let address = hole.address.to_string();
     let forward = Forward {
-        listen: loopback(),
+        listen: loopback().into(),
         agent: "web".to_owned(),
         target: Target::tcp(&address, None).unwrap(),
     };

@@ -95,7 +95,7 @@ async fn a_frozen_agent_holds_up_no_other() {
             let target = server.forwards[0].target.clone();
             server.mux.silence = silence;
             server.forwards.push(Forward {
-                listen: loopback(),
+                listen: loopback().into(),
                 agent: "frozen".to_owned(),
                 target,
             });

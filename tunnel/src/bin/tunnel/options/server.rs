@@ -13,7 +13,7 @@ use tunnel::agent::policy::{Policy, Rule};
 use tunnel::server::access::{Access, Grant, Rights};
 use tunnel::server::handshake::{self, Remotedialer};
 use tunnel::server::peer::{Peer, Peers};
-use tunnel::server::{self, Forward};
+use tunnel::server::{self, Forward, Listen};
 use tunnel::token::{Digest, Token, TokenError};
 
 use super::{Span, name, named, options, path, rebase, secret, text, texts};
@@ -114,9 +114,9 @@ pub(crate) struct GrantOptions {
     /// What may be asked of it, written like the agent's --allow.
     #[serde(deserialize_with = "texts")]
     pub(crate) targets: Option<Vec<Rule>>,
-    /// Which forwards may lead to it, by the address they listen on; port 0 stands for every port.
+    /// Which ports may lead to it, by where they listen; port 0 stands for every port of its address.
     #[serde(deserialize_with = "texts")]
-    pub(crate) forwards: Option<Vec<SocketAddr>>,
+    pub(crate) ports: Option<Vec<Listen>>,
 }
 
 /// Everything that a server is started with.
@@ -176,10 +176,11 @@ impl ServerOptions {
         let listen = self.listen.unwrap_or(DEFAULT_LISTEN);
         let mut config = server::Config::new(listen, access);
         for forward in self.forward.iter().flatten() {
+            let agent = &forward.agent;
             ensure!(
-                config.access.allows_forward(&forward.agent, forward.listen),
-                "--forward {forward}: agent {} has no right to it; add {} to forwards of [server.agents.{}]",
-                forward.agent, forward.listen, forward.agent
+                config.access.allows_port(agent, &forward.listen),
+                "--forward {forward}: agent {agent} has no right to it; add {} to ports of [server.agents.{agent}]",
+                forward.listen
             );
         }
         config.peers = peers.map(Arc::new);
@@ -224,7 +225,7 @@ impl ServerOptions {
             );
             let rights = Rights {
                 targets: grant.targets.clone().map(Policy::new),
-                forwards: grant.forwards.clone(),
+                ports: grant.ports.clone(),
             };
             access.grant(name.clone(), Grant { tokens, rights });
         }

@@ -15,7 +15,7 @@ pub const INVITATIONS_MAX: usize = 256;
 
 /// Decides who is let in. It is replaced while the server runs.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Admission {
     /// What the configuration and the roster grant together.
     effective: RwLock<Arc<Access>>,
     invitations: Mutex<Vec<Invitation>>,
@@ -73,7 +73,7 @@ pub enum InviteError {
     Random(#[from] io::Error),
 }
 
-impl Gate {
+impl Admission {
     pub(super) fn new(configured: Access, roster: Option<&Path>) -> io::Result<Self> {
         let roster = Roster::load(roster)?;
         let effective = Arc::new(together(&configured, &roster));
@@ -225,9 +225,9 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn gate() -> Gate {
+    fn gate() -> Admission {
         let token = Token::new("shared", "test").unwrap();
-        Gate::new(Access::from(token), None).unwrap()
+        Admission::new(Access::from(token), None).unwrap()
     }
 
     #[test]

@@ -1,0 +1,182 @@
+//! The one way from a visitor to a stream, whatever door it came in by.
+
+use std::fmt;
+
+use hyper::StatusCode;
+
+use super::Shared;
+use super::listen::Listen;
+use super::registry::Route;
+use super::request::Failure;
+use crate::mux::{OpenError, Reason};
+use crate::session::{Opening, Stream};
+use crate::target::Target;
+
+/// Where a visitor came in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Door<'a> {
+    /// A public port of its own.
+    Port {
+        /// `forward`, `socks5` or `connect`.
+        kind: &'static str,
+        /// Where it listens, as configured.
+        listen: &'a Listen,
+    },
+    /// `/client/...` of the HTTP front.
+    Front,
+    /// Another server, whose visitor it is.
+    Peer,
+}
+
+impl fmt::Display for Door<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { kind, listen } => write!(f, "{kind} {listen}"),
+            Self::Front => f.write_str("front"),
+            Self::Peer => f.write_str("peer"),
+        }
+    }
+}
+
+/// What a visitor asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visit<'a> {
+    pub(super) door: Door<'a>,
+    pub(super) agent: &'a str,
+    pub(super) target: &'a Target,
+}
+
+/// Why a visitor gets no stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OpenRefused {
+    #[error("the agent is not connected")]
+    NoAgent,
+    #[error("the server grants the agent no right to it")]
+    NoRight,
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl OpenRefused {
+    /// Returns the reason that a peer is told.
+    pub(super) const fn reason(self) -> Reason {
+        match self {
+            Self::NoAgent | Self::Open(OpenError::SessionOver) => Reason::SessionOver,
+            Self::NoRight => Reason::Denied,
+            Self::Open(OpenError::Refused(reason)) => reason,
+            Self::Open(OpenError::Busy) => Reason::Busy,
+            Self::Open(OpenError::Draining) => Reason::Draining,
+            Self::Open(OpenError::TargetTooLong | OpenError::NoDatagrams) => Reason::Protocol,
+        }
+    }
+
+    /// Returns what a visitor who speaks HTTP is told.
+    pub(super) fn failure(self, agent: &str, target: &Target) -> Failure {
+        match self {
+            Self::NoAgent => {
+                let why = format!("agent {agent} is not connected");
+                return (StatusCode::SERVICE_UNAVAILABLE, why);
+            }
+            Self::NoRight => {
+                let why = format!("agent {agent} may not be asked for {target} here; the server's configuration decides");
+                return (StatusCode::FORBIDDEN, why);
+            }
+            Self::Open(_) => {}
+        }
+        match self.reason() {
+            Reason::TimedOut => (
+                StatusCode::GATEWAY_TIMEOUT,
+                format!("agent {agent} could not dial {target} in time"),
+            ),
+            Reason::Denied => (
+                StatusCode::BAD_GATEWAY,
+                format!("agent {agent} does not allow {target}; its --allow decides"),
+            ),
+            Reason::Refused => (
+                StatusCode::BAD_GATEWAY,
+                format!("{target} refused the connection of agent {agent}"),
+            ),
+            Reason::Unreachable => (
+                StatusCode::BAD_GATEWAY,
+                format!("agent {agent} cannot reach {target}"),
+            ),
+            Reason::Unresolved => (
+                StatusCode::BAD_GATEWAY,
+                format!("agent {agent} cannot resolve {target}"),
+            ),
+            Reason::Busy | Reason::Draining | Reason::SessionOver | Reason::Replaced => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("agent {agent} takes no stream: {self}"),
+            ),
+            Reason::Done
+            | Reason::Cancelled
+            | Reason::Aborted
+            | Reason::Protocol
+            | Reason::Overrun => (
+                StatusCode::BAD_GATEWAY,
+                format!("agent {agent} gave up on {target}: {self}"),
+            ),
+        }
+    }
+
+    /// Returns the reason that is counted.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::NoAgent => "no agent",
+            Self::NoRight => "no right",
+            Self::Open(_) => self.reason().name(),
+        }
+    }
+}
+
+impl Shared {
+    /// Finds the way to the agent and starts to open a stream. Every visitor's stream begins here, so whatever decides about
+    /// visitors decides here: what an agent may be asked for before the route is looked up, and how often behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenRefused`], which is counted.
+    pub(super) fn open(&self, visit: Visit<'_>) -> Result<(Route, Opening), OpenRefused> {
+        let Visit {
+            door,
+            agent,
+            target,
+        } = visit;
+        let open = || -> Result<_, OpenRefused> {
+            let access = self.admission.access();
+            let has_right = match door {
+                Door::Port { listen, .. } => access.allows_port(agent, listen),
+                Door::Front | Door::Peer => true,
+            };
+            if !has_right || !access.allows_target(agent, target) {
+                return Err(OpenRefused::NoRight);
+            }
+            let route = match door {
+                Door::Port { .. } | Door::Front => self.registry.find(agent),
+                // What a peer asks for goes to an own agent or nowhere, so no stream goes in circles.
+                Door::Peer => self.registry.own(agent),
+            };
+            let route = route.ok_or(OpenRefused::NoAgent)?;
+            let opening = route.open(target)?;
+            Ok((route, opening))
+        };
+        open().inspect_err(|refused| {
+            self.metrics.open_failed(refused.name());
+            tracing::debug!(%door, agent, %target, %refused, "visitor refused");
+        })
+    }
+
+    /// Waits for the agent's answer.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenRefused`], which is counted.
+    pub(super) async fn accepted(&self, opening: Opening) -> Result<Stream, OpenRefused> {
+        let owner = opening.owner();
+        let opened = opening.accepted().await.map_err(OpenRefused::from);
+        opened.inspect_err(|refused| {
+            self.metrics.open_failed(refused.name());
+            tracing::debug!(stream = owner.stream, %refused, "visitor refused");
+        })
+    }
+}

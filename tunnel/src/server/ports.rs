@@ -1,0 +1,265 @@
+//! The public ports besides the front: each has a task of its own that listens, and they can change while the server runs.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::listen::Listen;
+use super::port::{Port, PortsError, validate};
+use super::{Shared, TEARDOWN, connect, flows, forward, socks5};
+use crate::scope::{self, Scope};
+use crate::socket::{DatagramListener, Listener, Socket, UnixListener};
+
+/// The ports that are listened on.
+#[derive(Debug)]
+pub(super) struct Ports {
+    shared: Arc<Shared>,
+    /// Owns the visitors that have no stream yet.
+    visitors: scope::Handle,
+    /// Held by whoever changes the ports.
+    changing: tokio::sync::Mutex<()>,
+    open: Mutex<Vec<Open>>,
+}
+
+/// A port that is listened on.
+#[derive(Debug)]
+struct Open {
+    /// What its visitors get from now on.
+    port: watch::Sender<Arc<Port>>,
+    address: Listen,
+    file: Weak<UnixListener>,
+    scope: Scope,
+}
+
+impl Open {
+    fn is(&self, port: &Port) -> bool {
+        **self.port.borrow() == *port
+    }
+
+    /// Whether its socket can serve `port`.
+    fn suits(&self, port: &Port) -> bool {
+        let own = self.port.borrow();
+        own.takes_datagrams() == port.takes_datagrams() && self.address.is_where(port.listen())
+    }
+}
+
+/// The socket of a port.
+enum Door {
+    Tcp(Listener),
+    Unix(Arc<UnixListener>),
+    Udp(DatagramListener),
+}
+
+impl Door {
+    async fn listen(port: &Port) -> io::Result<Self> {
+        let label = port.label();
+        match port.listen() {
+            Listen::Inet(address) if port.takes_datagrams() => {
+                DatagramListener::listen(*address, &label).map(Self::Udp)
+            }
+            Listen::Inet(address) => Listener::listen(*address, &label).await.map(Self::Tcp),
+            Listen::Unix(file) => {
+                let listener = UnixListener::listen(file.path(), file.mode(), &label)?;
+                Ok(Self::Unix(Arc::new(listener)))
+            }
+        }
+    }
+}
+
+/// Where a wanted port comes from.
+enum Origin {
+    /// One that is open.
+    Kept(usize),
+    New(Door),
+}
+
+impl Ports {
+    pub(super) fn new(shared: Arc<Shared>, visitors: scope::Handle) -> Self {
+        Self {
+            shared,
+            visitors,
+            changing: tokio::sync::Mutex::default(),
+            open: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the ports in the order of the configuration, each with its real address.
+    pub(super) fn list(&self) -> Vec<(Arc<Port>, Listen)> {
+        let open = self.lock();
+        let ports = open.iter();
+        ports
+            .map(|open| (Arc::clone(&open.port.borrow()), open.address.clone()))
+            .collect()
+    }
+
+    /// Makes `wanted` the ports that are listened on. A socket that serves a wanted port goes on without a gap, also where only
+    /// what its visitors get has changed; what is new is listened on before anything else changes.
+    ///
+    /// # Errors
+    ///
+    /// [`PortsError`]: nothing was changed.
+    pub(super) async fn set(&self, wanted: Vec<Port>) -> Result<(), PortsError> {
+        validate(&wanted)?;
+        let _changing = self.changing.lock().await;
+        let mut origins = Vec::new();
+        for (port, kept) in wanted.iter().zip(self.kept(&wanted)) {
+            origins.push(match kept {
+                Some(at) => Origin::Kept(at),
+                None => {
+                    Origin::New(
+                        Door::listen(port)
+                            .await
+                            .map_err(|error| PortsError::Listen {
+                                port: port.to_string(),
+                                error,
+                            })?,
+                    )
+                }
+            });
+        }
+        let gone = self.change(wanted, origins)?;
+        for open in gone {
+            open.scope.end(TEARDOWN).await;
+            tracing::info!(port = %**open.port.borrow(), "no longer listened on");
+        }
+        Ok(())
+    }
+
+    /// Finds the open port for each that is wanted: first by its place, then those whose place the system may choose.
+    fn kept(&self, wanted: &[Port]) -> Vec<Option<usize>> {
+        let open = self.lock();
+        let mut kept = vec![None; wanted.len()];
+        let mut taken = vec![false; open.len()];
+        for fits in [Open::suits, Open::is] {
+            for (place, port) in kept.iter_mut().zip(wanted) {
+                let free = || {
+                    let mut open = open.iter().zip(&taken);
+                    open.position(|(open, taken)| !taken && fits(open, port))
+                };
+                if place.is_none()
+                    && let Some(at) = free()
+                {
+                    *place = Some(at);
+                    if let Some(taken) = taken.get_mut(at) {
+                        *taken = true;
+                    }
+                }
+            }
+        }
+        kept
+    }
+
+    /// Puts the wanted ports in the place of those that are open, and returns what is left of these.
+    fn change(&self, wanted: Vec<Port>, origins: Vec<Origin>) -> Result<Vec<Open>, PortsError> {
+        let mut open = self.lock();
+        for (port, origin) in wanted.iter().zip(&origins) {
+            if let Origin::Kept(at) = origin
+                && let Listen::Unix(file) = port.listen()
+                && let Some(listener) = open.get(*at).and_then(|open| open.file.upgrade())
+            {
+                listener
+                    .set_mode(file.mode())
+                    .map_err(|error| PortsError::Listen {
+                        port: port.to_string(),
+                        error,
+                    })?;
+            }
+        }
+        let mut before: Vec<_> = std::mem::take(&mut *open).into_iter().map(Some).collect();
+        for (port, origin) in wanted.into_iter().zip(origins) {
+            let next = match origin {
+                Origin::New(door) => Some(self.start(port, door)),
+                Origin::Kept(at) => {
+                    let kept = before.get_mut(at).and_then(Option::take);
+                    kept.inspect(|kept| {
+                        kept.port.send_if_modified(|current| {
+                            let other = **current != port;
+                            if other {
+                                *current = Arc::new(port);
+                            }
+                            other
+                        });
+                    })
+                }
+            };
+            open.extend(next);
+        }
+        Ok(before.into_iter().flatten().collect())
+    }
+
+    fn start(&self, port: Port, door: Door) -> Open {
+        let scope = Scope::new();
+        let (sender, port) = watch::channel(Arc::new(port));
+        let (shared, visitors) = (Arc::clone(&self.shared), self.visitors.clone());
+        let configured = port.borrow().listen().clone();
+        let (address, file) = match &door {
+            Door::Tcp(listener) => (listener.address().into(), Weak::new()),
+            Door::Udp(listener) => (listener.address().into(), Weak::new()),
+            Door::Unix(listener) => (configured, Arc::downgrade(listener)),
+        };
+        scope.spawn_interruptible(async move {
+            match door {
+                Door::Tcp(listener) => loop {
+                    let Some(permit) = shared.connection().await else {
+                        return;
+                    };
+                    let socket = listener.accept().await;
+                    take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
+                },
+                Door::Unix(listener) => loop {
+                    let Some(permit) = shared.connection().await else {
+                        return;
+                    };
+                    let socket = listener.accept().await;
+                    take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
+                },
+                Door::Udp(listener) => flows::serve(&shared, &listener, port).await,
+            }
+        });
+        Open {
+            port: sender,
+            address,
+            file,
+            scope,
+        }
+    }
+
+    /// Stops to listen.
+    pub(super) async fn end(&self) {
+        let _changing = self.changing.lock().await;
+        let open = std::mem::take(&mut *self.lock());
+        for open in open {
+            open.scope.end(TEARDOWN).await;
+        }
+    }
+}
+
+fn take_visitor(
+    shared: &Arc<Shared>,
+    port: &Arc<Port>,
+    visitors: &scope::Handle,
+    socket: Socket,
+    permit: OwnedSemaphorePermit,
+) {
+    match &**port {
+        Port::Forward(to) => forward::take_visitor(shared, to, socket, permit),
+        Port::Socks5(_) | Port::Connect(_) => {
+            let (shared, port) = (Arc::clone(shared), Arc::clone(port));
+            visitors.spawn_interruptible(ask(shared, port, socket, permit));
+        }
+    }
+}
+
+/// Serves a visitor that has yet to say where it wants to go.
+async fn ask(shared: Arc<Shared>, port: Arc<Port>, socket: Socket, permit: OwnedSemaphorePermit) {
+    match &*port {
+        Port::Socks5(gate) => socks5::serve(shared, gate, socket, permit).await,
+        Port::Connect(gate) => connect::serve(shared, gate.clone(), socket, permit).await,
+        Port::Forward(_) => {}
+    }
+}
