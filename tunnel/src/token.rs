@@ -195,8 +195,18 @@ mod tests {
         let text = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(Digest::of(b"abc").to_string(), text);
         assert_eq!(text.parse(), Ok(Digest::of(b"abc")));
-        assert_eq!(text.to_uppercase().replace("SHA", "sha").parse(), Ok(Digest::of(b"abc")));
-        for wrong in ["", "abc", "sha256:", "sha256:ba78", &text[7..], &format!("{text}00")] {
+        assert_eq!(
+            text.to_uppercase().replace("SHA", "sha").parse(),
+            Ok(Digest::of(b"abc"))
+        );
+        for wrong in [
+            "",
+            "abc",
+            "sha256:",
+            "sha256:ba78",
+            &text[7..],
+            &format!("{text}00"),
+        ] {
             let error = wrong.parse::<Digest>().unwrap_err().to_string();
             assert!(wrong.is_empty() || !error.contains(&format!("{wrong:?}")));
         }

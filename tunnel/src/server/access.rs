@@ -124,7 +124,8 @@ impl Access {
 fn covers(allowed: &Listen, listen: &Listen) -> bool {
     match (allowed, listen) {
         (Listen::Inet(allowed), Listen::Inet(address)) => {
-            allowed.ip() == address.ip() && (allowed.port() == 0 || allowed.port() == address.port())
+            allowed.ip() == address.ip()
+                && (allowed.port() == 0 || allowed.port() == address.port())
         }
         (Listen::Unix(allowed), Listen::Unix(file)) => allowed.path() == file.path(),
         (Listen::Inet(_), Listen::Unix(_)) | (Listen::Unix(_), Listen::Inet(_)) => false,
@@ -230,8 +231,12 @@ mod tests {
             assert!(asks("other", target), "{target}");
         }
         let listens = |address: &str| access.allows_port("home", &address.parse().unwrap());
-        assert!(listens("127.0.0.1:8080") && listens("127.0.0.2:9") && listens("unix:660:/run/a.sock"));
-        assert!(!listens("127.0.0.1:8081") && !listens("127.0.0.3:9") && !listens("unix:/run/b.sock"));
+        assert!(
+            listens("127.0.0.1:8080") && listens("127.0.0.2:9") && listens("unix:660:/run/a.sock")
+        );
+        assert!(
+            !listens("127.0.0.1:8081") && !listens("127.0.0.3:9") && !listens("unix:/run/b.sock")
+        );
         assert!(access.allows_port("other", &"0.0.0.0:1".parse().unwrap()));
     }
 }

@@ -63,7 +63,9 @@ pub(super) enum RedeemError {
 #[derive(Debug, thiserror::Error)]
 pub enum InviteError {
     /// [`INVITATIONS_MAX`] are open.
-    #[error("{INVITATIONS_MAX} invitations are open; they end as they are used, or with their time")]
+    #[error(
+        "{INVITATIONS_MAX} invitations are open; they end as they are used, or with their time"
+    )]
     TooMany,
     /// The configuration has an entry for the name.
     #[error("agent {0} has tokens in the configuration already; it needs no invitation")]
@@ -247,7 +249,10 @@ mod tests {
         };
         assert!(gate.still_admits("home", credential));
         assert!(gate.admit("home", secret, start).is_none());
-        assert!(matches!(gate.redeem("other", digest, start), Err(RedeemError::Gone)));
+        assert!(matches!(
+            gate.redeem("other", digest, start),
+            Err(RedeemError::Gone)
+        ));
         // From now on the shared secret is not good for this name.
         assert!(gate.admit("home", b"shared", start).is_none());
         assert!(gate.admit("other", b"shared", start).is_some());
@@ -259,7 +264,10 @@ mod tests {
         let start = Time::default();
         let token = gate.invite(None, start, HOUR).unwrap();
         let late = start.saturating_add(HOUR);
-        assert!(gate.admit("home", token.expose().as_bytes(), late).is_none());
+        assert!(
+            gate.admit("home", token.expose().as_bytes(), late)
+                .is_none()
+        );
         assert!(matches!(
             gate.redeem("home", token.digest(), late),
             Err(RedeemError::Gone)
@@ -278,7 +286,10 @@ mod tests {
         assert!(matches!(join(None, "home"), Err(RedeemError::NameTaken)));
         join(Some("home"), "home").unwrap();
         let token = gate.invite(Some("home"), start, HOUR).unwrap();
-        assert!(gate.admit("other", token.expose().as_bytes(), start).is_none());
+        assert!(
+            gate.admit("other", token.expose().as_bytes(), start)
+                .is_none()
+        );
         let mut access = Access::default();
         access.grant("set".to_owned(), Grant::default());
         gate.replace(access, None).unwrap();
@@ -295,7 +306,10 @@ mod tests {
         for _ in 0..INVITATIONS_MAX {
             gate.invite(None, start, HOUR).unwrap();
         }
-        assert!(matches!(gate.invite(None, start, HOUR), Err(InviteError::TooMany)));
+        assert!(matches!(
+            gate.invite(None, start, HOUR),
+            Err(InviteError::TooMany)
+        ));
         gate.invite(None, start.saturating_add(HOUR), HOUR).unwrap();
     }
 }

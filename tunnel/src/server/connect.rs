@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::Shared;
 use super::front::HEAD_MAX;
 use super::open::{Door, OpenRefused, Visit};
-use super::port::Gate;
+use super::port::ProxyPort;
 use super::request::Failure;
 use crate::mux::Reason;
 use crate::session::Stream;
@@ -30,7 +30,7 @@ use crate::target::Target;
 /// A visitor's connection while it may still ask for its stream.
 struct Visitor {
     shared: Arc<Shared>,
-    gate: Gate,
+    gate: ProxyPort,
     mark: Mark,
     peer: Peer,
     /// One of all connections; it goes with whoever serves this one.
@@ -40,7 +40,7 @@ struct Visitor {
 /// Serves a visitor until its stream has begun, which the session owns from then on.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    gate: Gate,
+    gate: ProxyPort,
     socket: Socket,
     permit: OwnedSemaphorePermit,
 ) {
@@ -193,7 +193,7 @@ fn asked_for<B>(request: &Request<B>) -> Result<Target, Failure> {
     }
 }
 
-fn authorize<B>(gate: &Gate, request: &Request<B>) -> Result<(), Answer> {
+fn authorize<B>(gate: &ProxyPort, request: &Request<B>) -> Result<(), Answer> {
     let Some(credentials) = &gate.credentials else {
         return Ok(());
     };

@@ -14,9 +14,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::exchange::{Exchange, ExchangeBody, carry};
 use super::access::Credential;
 use super::admission::{Entrance, RedeemError};
+use super::exchange::{Exchange, ExchangeBody, carry};
 use super::handshake::{self, Accepted, Doors, OWN_TOKEN_HEADER, SESSION_HEADER};
 use super::ingress::{Caller, serve_caller};
 use super::open::{Door, OpenRefused, Visit};

@@ -78,7 +78,9 @@ impl OpenRefused {
                 return (StatusCode::SERVICE_UNAVAILABLE, why);
             }
             Self::NoRight => {
-                let why = format!("agent {agent} may not be asked for {target} here; the server's configuration decides");
+                let why = format!(
+                    "agent {agent} may not be asked for {target} here; the server's configuration decides"
+                );
                 return (StatusCode::FORBIDDEN, why);
             }
             Self::Open(_) => {}

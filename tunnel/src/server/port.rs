@@ -18,14 +18,14 @@ pub enum Port {
     /// Every visitor is a stream to one target.
     Forward(Forward),
     /// Visitors say by SOCKS5 (RFC 1928) where they want to go.
-    Socks5(Gate),
+    Socks5(ProxyPort),
     /// Visitors say by HTTP CONNECT (RFC 9110, section 9.3.6) where they want to go.
-    Connect(Gate),
+    Connect(ProxyPort),
 }
 
 /// A port whose visitors name the targets, all of them of one agent: `LISTEN=AGENT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gate {
+pub struct ProxyPort {
     /// Where it listens.
     pub listen: Listen,
     /// The agent's name.
@@ -57,7 +57,7 @@ pub enum CredentialsError {
 
 /// Why a text is not a gate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GateError {
+pub enum ProxyPortError {
     /// It has not two parts, or the second is not a name.
     #[error("{0:?} is not a proxy port: write LISTEN=AGENT, as 127.0.0.1:1080=home")]
     Malformed(String),
@@ -157,6 +157,15 @@ impl Port {
         }
     }
 
+    /// Returns the agent that its visitors reach.
+    #[must_use]
+    pub fn agent(&self) -> &str {
+        match self {
+            Self::Forward(forward) => &forward.agent,
+            Self::Socks5(proxy) | Self::Connect(proxy) => &proxy.agent,
+        }
+    }
+
     /// Whether it is a UDP port.
     #[must_use]
     pub const fn takes_datagrams(&self) -> bool {
@@ -192,14 +201,14 @@ impl From<Forward> for Port {
     }
 }
 
-impl fmt::Display for Gate {
+impl fmt::Display for ProxyPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.listen, self.agent)
     }
 }
 
-impl FromStr for Gate {
-    type Err = GateError;
+impl FromStr for ProxyPort {
+    type Err = ProxyPortError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
@@ -208,7 +217,7 @@ impl FromStr for Gate {
                 agent: agent.to_owned(),
                 credentials: None,
             }),
-            Some(_) | None => Err(GateError::Malformed(text.to_owned())),
+            Some(_) | None => Err(ProxyPortError::Malformed(text.to_owned())),
         }
     }
 }
@@ -288,7 +297,7 @@ impl fmt::Debug for Credentials {
 mod tests {
     use super::*;
 
-    fn gate(text: &str) -> Gate {
+    fn gate(text: &str) -> ProxyPort {
         text.parse().unwrap()
     }
 
@@ -305,7 +314,7 @@ mod tests {
             "1080=web",
             "127.0.0.1:1=a/b",
         ] {
-            assert!(text.parse::<Gate>().is_err(), "{text}");
+            assert!(text.parse::<ProxyPort>().is_err(), "{text}");
         }
     }
 

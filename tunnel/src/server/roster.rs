@@ -15,7 +15,8 @@ pub const ROSTER_MAX: usize = 16_384;
 /// The longest file that is read, in bytes.
 const FILE_MAX: u64 = 4 << 20;
 
-const HEAD: &str = "# Agents that joined by an invitation. Who removes a line shuts its agent out.\n";
+const HEAD: &str =
+    "# Agents that joined by an invitation. Who removes a line shuts its agent out.\n";
 
 /// The agents that joined. Without a file it lasts as long as the server.
 #[derive(Clone, Debug, Default)]

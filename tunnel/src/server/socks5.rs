@@ -13,7 +13,7 @@ use protocol::{Code, Event, Greeting};
 
 use super::Shared;
 use super::open::{Door, Visit};
-use super::port::Gate;
+use super::port::ProxyPort;
 use crate::mux::Reason;
 use crate::socket::{NOBODY, ReadBuffer, Role, Socket};
 use crate::splice::{LAST_WORDS, splice_after};
@@ -22,7 +22,7 @@ use crate::target::Target;
 /// Serves a visitor until its stream has begun, which the session owns from then on.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    gate: &Gate,
+    gate: &ProxyPort,
     socket: Socket,
     permit: OwnedSemaphorePermit,
 ) {
@@ -94,7 +94,7 @@ const PIECE: usize = 1024;
 const EARLY_MAX: usize = 16 * 1024;
 
 /// Hears what the visitor asks for, and what it sent behind that. One that leaves or must be turned away asks for nothing.
-async fn ask(gate: &Gate, socket: &Socket) -> Option<(Target, Bytes)> {
+async fn ask(gate: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
     let mut greeting = Greeting::new(gate.credentials.as_ref());
     let mut buffer = ReadBuffer::default();
     loop {

@@ -51,11 +51,21 @@ impl Process {
         line.trim().strip_prefix(&prefix).map(str::to_owned)
     }
 
+    /// Asks the process to drain.
     pub(crate) fn signal(&self) {
+        self.send("-TERM");
+    }
+
+    /// Asks the process to read its configuration again.
+    pub(crate) fn hang_up(&self) {
+        self.send("-HUP");
+    }
+
+    fn send(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(
             Command::new("kill")
-                .args(["-TERM", &pid])
+                .args([signal, &pid])
                 .status()
                 .unwrap()
                 .success()

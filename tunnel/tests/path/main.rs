@@ -22,6 +22,7 @@ mod options;
 mod ports;
 mod process;
 mod proxy;
+mod reload;
 mod remotedialer;
 mod rig;
 mod session;

@@ -123,7 +123,11 @@ fn an_option_that_is_wrong_in_any_source_is_named_and_nothing_starts() {
 fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tunnel.toml");
-    std::fs::write(&file, "[agent]\nlinks = 70\nserver = [\"ws://127.0.0.1:1/connect\"]\n").unwrap();
+    std::fs::write(
+        &file,
+        "[agent]\nlinks = 70\nserver = [\"ws://127.0.0.1:1/connect\"]\n",
+    )
+    .unwrap();
     let with = |configure: fn(&mut Command)| {
         let mut command = command(&["agent", "--name", "web", "--config"]);
         command.arg(&file);
@@ -153,7 +157,10 @@ fn a_configuration_is_checked_without_starting_anything() {
         "[server]\nlisten = \"127.0.0.1:1\"\n[agent]\nserver = [\"ws://127.0.0.1:1/connect\"]\nname = \"web\"\nallow = [\"127.0.0.1:*\"]\n",
     );
     let said = String::from_utf8(good.stdout).unwrap();
-    assert!(good.status.success() && said.contains("listens on 127.0.0.1:1"), "{said}");
+    assert!(
+        good.status.success() && said.contains("listens on 127.0.0.1:1"),
+        "{said}"
+    );
     for (text, word) in [
         ("", "neither"),
         ("[server]\nlisen = \"a\"\n", "\"listen\""),
@@ -166,8 +173,14 @@ fn a_configuration_is_checked_without_starting_anything() {
     ] {
         let output = check(text);
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains(word), "{text}: {said}");
-        assert!(!said.contains("= [\"secret\"]") || text.contains("secret"), "{said}");
+        assert!(
+            !output.status.success() && said.contains(word),
+            "{text}: {said}"
+        );
+        assert!(
+            !said.contains("= [\"secret\"]") || text.contains("secret"),
+            "{said}"
+        );
     }
 }
 

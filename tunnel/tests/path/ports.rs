@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UdpSocket, UnixStream};
 use tunnel::agent::policy::Policy;
-use tunnel::server::port::Gate;
+use tunnel::server::port::ProxyPort;
 use tunnel::server::{Forward, Listen, Port, PortsError, Server};
 use tunnel::target::Target;
 
@@ -54,11 +54,11 @@ fn fixed(server: &Server) -> Vec<Port> {
                 listen: address,
                 ..forward
             }),
-            Port::Socks5(gate) => Port::Socks5(Gate {
+            Port::Socks5(gate) => Port::Socks5(ProxyPort {
                 listen: address,
                 ..gate
             }),
-            Port::Connect(gate) => Port::Connect(Gate {
+            Port::Connect(gate) => Port::Connect(ProxyPort {
                 listen: address,
                 ..gate
             }),

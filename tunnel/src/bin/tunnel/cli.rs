@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Arg, Args, Command as Clap, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, Args, Command as Clap, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    ValueEnum,
+};
 use serde::Deserialize;
 use tunnel::dialect::Dialect;
 use tunnel::metrics::Compat;
@@ -82,8 +85,8 @@ impl From<CompatArg> for Compat {
 pub(crate) enum Command {
     /// The public side: takes agents and visitors.
     ///
-    /// Each listener is told on standard output as one line `listening KIND=ADDRESS`, KIND being front, forward or metrics;
-    /// port 0 takes a free port.
+    /// Each listener is told on standard output as one line `listening KIND=ADDRESS`, KIND being front, forward, socks5, http-connect
+    /// or metrics; port 0 takes a free port.
     Server(ServerArgs),
     /// The private side: connects to the server and dials what --allow names.
     ///
@@ -171,7 +174,15 @@ pub(crate) fn variables() -> Vec<String> {
     let of_options = of_options.filter_map(|argument| argument.get_env());
     of_options
         .map(|variable| variable.to_string_lossy().into_owned())
-        .chain(["TUNNEL_LOG", "TUNNEL_TOKEN", "TUNNEL_PEER_TOKEN"].map(str::to_owned))
+        .chain(
+            [
+                "TUNNEL_LOG",
+                "TUNNEL_TOKEN",
+                "TUNNEL_PEER_TOKEN",
+                "TUNNEL_PROXY_CREDENTIALS",
+            ]
+            .map(str::to_owned),
+        )
         .collect()
 }
 

@@ -28,7 +28,10 @@ pub(crate) enum FileError {
         error: std::io::Error,
     },
     #[error("{}: {error}", file.display())]
-    Wrong { file: PathBuf, error: toml::de::Error },
+    Wrong {
+        file: PathBuf,
+        error: toml::de::Error,
+    },
     #[error("{}: there is no {key:?} in {place}{hint}", file.display())]
     Unknown {
         file: PathBuf,
@@ -186,7 +189,10 @@ mod tests {
                 "[server.agents.home]\ntoken = []",
                 ["[server.agents.home]", "\"tokens\""],
             ),
-            ("[server.agents.home]\nzzzzzzzz = []", ["zzzzzzzz", "it has tokens"]),
+            (
+                "[server.agents.home]\nzzzzzzzz = []",
+                ["zzzzzzzz", "it has tokens"],
+            ),
         ] {
             let error = parse(text).unwrap_err();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");

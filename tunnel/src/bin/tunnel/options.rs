@@ -83,13 +83,16 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let span = humantime::parse_duration(text);
-        span.map(Self)
-            .map_err(|error| format!("{text:?} is not a length of time such as 10s or 1m 30s: {error}"))
+        span.map(Self).map_err(|error| {
+            format!("{text:?} is not a length of time such as 10s or 1m 30s: {error}")
+        })
     }
 }
 
 /// Reads a name.
-pub(crate) fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn named<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     name(&text).map(Some).map_err(de::Error::custom)
 }

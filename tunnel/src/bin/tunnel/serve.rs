@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tunnel::server::Server;
+use tunnel::server::{Port, Server};
 
 use crate::announce;
 use crate::cli::ServerArgs;
@@ -26,14 +26,19 @@ pub(crate) async fn serve(args: ServerArgs, mut signals: Signals) -> anyhow::Res
     watch.set(source.files(files));
     let server = Server::start(config).await?;
     announce("front", server.front())?;
-    for forward in server.forwards() {
-        announce("forward", forward)?;
+    for (port, address) in server.ports() {
+        let kind = match *port {
+            Port::Forward(_) => "forward",
+            Port::Socks5(_) => "socks5",
+            Port::Connect(_) => "http-connect",
+        };
+        announce(kind, address)?;
     }
     if let Some(metrics) = server.metrics() {
         announce("metrics", metrics)?;
     }
     while signals.next_while(server.counters(), &mut watch).await == Asked::Reload {
-        match reload(&server, &source, &options) {
+        match reload(&server, &source, &options).await {
             Ok((new, files)) => {
                 watch.set(source.files(files));
                 options = new;
@@ -70,13 +75,14 @@ impl Source {
 }
 
 /// Applies what has changed to a server that runs. If anything is wrong, nothing is applied.
-fn reload(
+async fn reload(
     server: &Server,
     source: &Source,
     before: &ServerOptions,
 ) -> anyhow::Result<(ServerOptions, Vec<PathBuf>)> {
     let options = source.read()?;
     let ServerPlan { config, files, .. } = options.clone().plan()?;
+    server.set_ports(config.all_ports()).await?;
     server.set_access(config.access)?;
     warn_of_the_rest(options.differences(before), SERVER_LIVE);
     tracing::info!("the configuration was read again");

@@ -127,9 +127,15 @@ impl AgentOptions {
         if self.compat_metrics.is_some() && self.metrics.is_none() {
             bail!("--compat-metrics adds to what --metrics IP:PORT serves: set that too");
         }
-        for (option, span) in [("--dial-timeout", self.dial_timeout), ("--linger", self.linger)] {
+        for (option, span) in [
+            ("--dial-timeout", self.dial_timeout),
+            ("--linger", self.linger),
+        ] {
             let zero = span.is_some_and(|Span(span)| span.is_zero());
-            ensure!(!zero, "{option} must be longer than 0s: nothing could be served");
+            ensure!(
+                !zero,
+                "{option} must be longer than 0s: nothing could be served"
+            );
         }
         let rules = self.allow.unwrap_or_default();
         if rules.is_empty() {
@@ -202,7 +208,9 @@ impl AgentOptions {
             configs,
             metrics: self.metrics,
             compat_metrics: self.compat_metrics.map(Into::into),
-            drain: self.drain.map_or(Duration::from_secs(10), |Span(span)| span),
+            drain: self
+                .drain
+                .map_or(Duration::from_secs(10), |Span(span)| span),
             files: self.token_file.into_iter().collect(),
         })
     }
@@ -224,6 +232,7 @@ fn read_join(line: &str) -> anyhow::Result<Join> {
 fn machine() -> anyhow::Result<String> {
     let machine = rustix::system::uname();
     let machine = machine.nodename().to_string_lossy();
-    name(&machine)
-        .map_err(|why| anyhow::anyhow!("give --name NAME: the machine's name {machine:?} will not do, {why}"))
+    name(&machine).map_err(|why| {
+        anyhow::anyhow!("give --name NAME: the machine's name {machine:?} will not do, {why}")
+    })
 }

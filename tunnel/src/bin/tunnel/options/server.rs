@@ -1,6 +1,7 @@
 //! The options of `tunnel server`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::env::VarError;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use tunnel::agent::policy::{Policy, Rule};
 use tunnel::server::access::{Access, Grant, Rights};
 use tunnel::server::handshake::{self, Remotedialer};
 use tunnel::server::peer::{Peer, Peers};
-use tunnel::server::{self, Forward, Listen};
+use tunnel::server::port::{self, Credentials, ProxyPort};
+use tunnel::server::{self, Forward, Listen, Port};
 use tunnel::token::{Digest, Token, TokenError};
 
 use super::{Span, name, named, options, path, rebase, secret, text, texts};
@@ -27,13 +29,28 @@ options! {
         #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
         /// Forward a public port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000,
-        /// 127.0.0.1:8080=home/unix//run/app.sock or 127.0.0.1:5353=home/udp/10.0.0.53:53. Repeatable.
+        /// 127.0.0.1:8080=home/unix//run/app.sock, unix:/run/db.sock=home/tcp/10.0.0.5:5432 or
+        /// 127.0.0.1:5353=home/udp/10.0.0.53:53. Repeatable.
         ///
+        /// The file of a Unix socket is its user's only; unix:660:/run/db.sock gives it another mode.
         /// The port is a UDP port if the target is one. Each address that sends to it is a flow of its own, with a socket of its own at
         /// the agent. Give such a port the address that visitors send to: answers from 0.0.0.0 leave by whatever address the system takes.
         #[arg(long, value_name = "LISTEN=AGENT/TARGET", value_delimiter = ',')]
         #[serde(deserialize_with = "texts")]
         forward: Vec<Forward>,
+        /// Serve SOCKS5 (CONNECT) on a port whose visitors name targets of one agent, as 127.0.0.1:1080=home. Repeatable.
+        #[arg(long, value_name = "LISTEN=AGENT", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        socks5: Vec<ProxyPort>,
+        /// Serve HTTP CONNECT on a port whose visitors name targets of one agent, as 127.0.0.1:3128=home. Repeatable.
+        #[arg(long, value_name = "LISTEN=AGENT", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        http_connect: Vec<ProxyPort>,
+        /// The file with the USER:PASSWORD that visitors of --socks5 and --http-connect must know; else the environment variable
+        /// TUNNEL_PROXY_CREDENTIALS. Without them these ports may listen on loopback addresses and Unix sockets only.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        proxy_credentials_file: PathBuf,
         /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
         #[arg(long, value_name = "IP:PORT")]
         metrics: SocketAddr,
@@ -129,18 +146,24 @@ pub(crate) struct ServerPlan {
 }
 
 /// What takes effect while the server runs; all else needs a new start.
-pub(crate) const LIVE: &[&str] = &["token-file", "agents"];
+pub(crate) const LIVE: &[&str] = &[
+    "agents",
+    "forward",
+    "http-connect",
+    "proxy-credentials-file",
+    "socks5",
+    "token-file",
+];
 
-const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(
-    std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-    8123,
-);
+const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8123);
 
 impl ServerOptions {
     /// Makes paths of the file independent of where the program is started.
     pub(crate) fn rebase(&mut self, folder: &Path) {
         rebase(&mut self.token_file, folder);
         rebase(&mut self.peer_token_file, folder);
+        rebase(&mut self.proxy_credentials_file, folder);
     }
 
     /// Checks all options together, and reads the files that they name.
@@ -158,9 +181,21 @@ impl ServerOptions {
         }
         for (option, span, why) in [
             ("--udp-idle", self.udp_idle, "every flow would end at once"),
-            ("--header-timeout", self.header_timeout, "no request could be read"),
-            ("--response-timeout", self.response_timeout, "no target could respond"),
-            ("--linger", self.linger, "every half-closed stream would be reset at once"),
+            (
+                "--header-timeout",
+                self.header_timeout,
+                "no request could be read",
+            ),
+            (
+                "--response-timeout",
+                self.response_timeout,
+                "no target could respond",
+            ),
+            (
+                "--linger",
+                self.linger,
+                "every half-closed stream would be reset at once",
+            ),
         ] {
             let zero = span.is_some_and(|Span(span)| span.is_zero());
             ensure!(!zero, "{option} must be longer than 0s: {why}");
@@ -175,16 +210,28 @@ impl ServerOptions {
         let peers = self.peers(agents.as_ref())?;
         let listen = self.listen.unwrap_or(DEFAULT_LISTEN);
         let mut config = server::Config::new(listen, access);
-        for forward in self.forward.iter().flatten() {
-            let agent = &forward.agent;
+        let credentials = self.proxy_credentials()?;
+        let proxy = |port: &ProxyPort| ProxyPort {
+            credentials: credentials.clone(),
+            ..port.clone()
+        };
+        let socks5 = self.socks5.iter().flatten().map(proxy);
+        let connect = self.http_connect.iter().flatten().map(proxy);
+        config.ports = socks5
+            .map(Port::Socks5)
+            .chain(connect.map(Port::Connect))
+            .collect();
+        config.forwards = self.forward.unwrap_or_default();
+        let ports = config.all_ports();
+        port::validate(&ports)?;
+        for port in &ports {
+            let (agent, listen) = (port.agent(), port.listen());
             ensure!(
-                config.access.allows_port(agent, &forward.listen),
-                "--forward {forward}: agent {agent} has no right to it; add {} to ports of [server.agents.{agent}]",
-                forward.listen
+                config.access.allows_port(agent, listen),
+                "{port}: agent {agent} has no right to it; add {listen} to ports of [server.agents.{agent}]"
             );
         }
         config.peers = peers.map(Arc::new);
-        config.forwards = self.forward.unwrap_or_default();
         config.metrics = self.metrics;
         config.compat_metrics = self.compat_metrics.map(Into::into);
         set(&mut config.header_timeout, self.header_timeout);
@@ -202,10 +249,16 @@ impl ServerOptions {
         config.remotedialer = remotedialer.then_some(Remotedialer {
             token_header: self.remotedialer_token_header,
         });
-        let files = [self.token_file, self.peer_token_file];
+        let files = [
+            self.token_file,
+            self.peer_token_file,
+            self.proxy_credentials_file,
+        ];
         Ok(ServerPlan {
             config,
-            drain: self.drain.map_or(Duration::from_secs(10), |Span(span)| span),
+            drain: self
+                .drain
+                .map_or(Duration::from_secs(10), |Span(span)| span),
             files: files.into_iter().flatten().collect(),
         })
     }
@@ -239,6 +292,29 @@ impl ServerOptions {
             access.share(token.digest());
         }
         Ok((access, shared))
+    }
+
+    fn proxy_credentials(&self) -> anyhow::Result<Option<Credentials>> {
+        const VARIABLE: &str = "TUNNEL_PROXY_CREDENTIALS";
+        let file = self.proxy_credentials_file.as_deref();
+        ensure!(
+            file.is_none() || self.socks5.is_some() || self.http_connect.is_some(),
+            "--proxy-credentials-file is for --socks5 and --http-connect: set one of them, or leave it away"
+        );
+        let (text, origin) = match (file, std::env::var(VARIABLE)) {
+            (Some(file), _) => {
+                let name = file.display().to_string();
+                let text = std::fs::read_to_string(file);
+                (text.with_context(|| format!("cannot read {name}"))?, name)
+            }
+            (None, Ok(text)) => (text, VARIABLE.to_owned()),
+            (None, Err(VarError::NotPresent)) => return Ok(None),
+            (None, Err(VarError::NotUnicode(_))) => bail!("{VARIABLE} is not UTF-8"),
+        };
+        let credentials = text.parse();
+        credentials
+            .map(Some)
+            .with_context(|| format!("the credentials in {origin} are wrong"))
     }
 
     fn peers(&self, agents: Option<&Token>) -> anyhow::Result<Option<Peers>> {

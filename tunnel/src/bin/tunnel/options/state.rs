@@ -44,7 +44,10 @@ mod tests {
             })
         };
         assert_eq!(place(&[]), None);
-        assert_eq!(place(&[("HOME", "/h")]), Some("/h/.local/state/watertight".into()));
+        assert_eq!(
+            place(&[("HOME", "/h")]),
+            Some("/h/.local/state/watertight".into())
+        );
         let both = [("HOME", "/h"), ("XDG_STATE_HOME", "/s")];
         assert_eq!(place(&both), Some("/s/watertight".into()));
         let relative = [("HOME", "/h"), ("XDG_STATE_HOME", "s")];
