@@ -30,6 +30,7 @@ pub struct Metrics {
     open_failures: IntCounterVec,
     connect_failures: IntCounterVec,
     datagrams_dropped: IntCounterVec,
+    tls_handshake_failures: IntCounterVec,
     remotedialer: Option<remotedialer::Counters>,
     tasks: IntGauge,
 }
@@ -75,6 +76,11 @@ impl Metrics {
             datagrams_dropped: counters(
                 "watertight_datagrams_dropped_total",
                 "Datagrams of UDP flows that were dropped, by reason.",
+                "reason",
+            )?,
+            tls_handshake_failures: counters(
+                "watertight_tls_handshake_failures_total",
+                "Connections to the front whose TLS handshake failed, by reason.",
                 "reason",
             )?,
             remotedialer: match compat {
@@ -136,6 +142,13 @@ impl Metrics {
     /// Counts a datagram that was dropped.
     pub fn datagram_dropped(&self, reason: &str) {
         self.datagrams_dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn tls_handshake_failed(&self, reason: &str) {
+        self.tls_handshake_failures
+            .with_label_values(&[reason])
+            .inc();
     }
 
     /// Counts an attempt to reach the server that failed.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub mod admin;
@@ -37,6 +37,7 @@ use crate::scope::Scope;
 use crate::session::Session;
 use crate::socket::Listener;
 use crate::splice;
+use crate::tls;
 use crate::token::Token;
 
 /// What a server needs to know.
@@ -44,6 +45,10 @@ use crate::token::Token;
 pub struct Config {
     /// Where agents and HTTP visitors connect.
     pub listen: SocketAddr,
+    /// TLS of that port; without it the port speaks plain HTTP.
+    pub tls: Option<tls::Server>,
+    /// How long a TLS handshake may take there.
+    pub tls_handshake_timeout: Duration,
     /// Static forwards.
     pub forwards: Vec<Forward>,
     /// Where the counters are served.
@@ -84,6 +89,8 @@ impl Config {
     pub fn new(listen: SocketAddr, token: Token) -> Self {
         Self {
             listen,
+            tls: None,
+            tls_handshake_timeout: Duration::from_secs(10),
             forwards: Vec::new(),
             metrics: None,
             compat_metrics: None,
@@ -123,6 +130,8 @@ struct Shared {
     clock: Clock,
     registry: Registry,
     metrics: Arc<Metrics>,
+    /// What new connections of the front shake hands with.
+    tls: Option<watch::Sender<tls::Server>>,
     connections: Arc<Semaphore>,
     draining: CancellationToken,
 }
@@ -157,6 +166,7 @@ impl Server {
                 clock: Clock::start(),
                 registry: Registry::new(config.sessions_max, servers),
                 metrics: Arc::clone(&metrics),
+                tls: config.tls.clone().map(watch::Sender::new),
                 connections: Arc::new(Semaphore::new(config.connections_max)),
                 draining: CancellationToken::new(),
                 config,
@@ -199,6 +209,16 @@ impl Server {
     #[must_use]
     pub const fn metrics(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// Takes another certificate, and whom it trusts, for connections from now on; those that are there go on. Returns whether it
+    /// did: a server that was started without TLS goes on without.
+    pub fn replace_tls(&self, tls: tls::Server) -> bool {
+        let Some(current) = &self.shared.tls else {
+            return false;
+        };
+        current.send_replace(tls);
+        true
     }
 
     /// Returns the counters.

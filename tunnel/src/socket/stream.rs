@@ -39,6 +39,14 @@ impl Io {
         either!(self, stream => stream.try_write_vectored(data))
     }
 
+    /// A Unix socket has nothing to peek at.
+    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.peek(buffer).await,
+            Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     pub(super) async fn readable(&self) -> io::Result<()> {
         either!(self, stream => stream.readable().await)
     }

@@ -21,6 +21,7 @@ mod proxy;
 mod remotedialer;
 mod rig;
 mod session;
+mod tls;
 mod udp;
 mod unix;
 mod world;
