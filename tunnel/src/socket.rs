@@ -163,7 +163,7 @@ impl Socket {
         }
     }
 
-    /// Returns the first byte that has arrived, without taking it; `None` at the end of the stream. A Unix socket does not tell.
+    /// Returns the first byte that has arrived, without taking it; `None` at the end of the stream.
     ///
     /// # Errors
     ///

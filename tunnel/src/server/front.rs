@@ -77,7 +77,11 @@ async fn secure(shared: &Shared, tls: &tls::Server, socket: Socket) -> Option<(C
         }
         Err(error) => {
             shared.metrics.tls_handshake_failed(error.reason());
-            tracing::info!(%peer, %error, "a TLS handshake failed");
+            match error {
+                // As those do who look whether anybody listens.
+                tls::Failure::Gone => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                _ => tracing::info!(%peer, %error, "a TLS handshake failed"),
+            }
             None
         }
     }

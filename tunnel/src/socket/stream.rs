@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -39,11 +40,16 @@ impl Io {
         either!(self, stream => stream.try_write_vectored(data))
     }
 
-    /// A Unix socket has nothing to peek at.
     pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.peek(buffer).await,
-            Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        loop {
+            self.readable().await?;
+            let peeked = either!(self, stream => stream.try_io(Interest::READABLE, || {
+                Ok(recv(stream, &mut *buffer, RecvFlags::PEEK)?.1)
+            }));
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
         }
     }
 

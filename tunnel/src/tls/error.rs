@@ -187,6 +187,15 @@ impl HandshakeError {
             },
             CertificateError::UnknownIssuer => Self::UnknownIssuer,
             CertificateError::Other(other) if other.0.is::<NotPinned>() => Self::NotPinned,
+            CertificateError::Other(other)
+                if matches!(
+                    other.0.downcast_ref(),
+                    Some(webpki::Error::CaUsedAsEndEntity)
+                ) =>
+            {
+                let why = "it is that of an authority (CA:TRUE), which no server may use as its own; make one without, or pin it";
+                Self::Certificate(why.to_owned())
+            }
             other => Self::Certificate(other.to_string()),
         }
     }

@@ -1,9 +1,11 @@
 //! TLS: whom each end trusts, and that a link behaves inside it as it does without.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::crypto::CryptoProvider;
 use tempfile::TempDir;
 use tunnel::tls::{Client, ClientCertificates, ClientFiles, Files, Pin, Server};
 use tunnel::{agent, server};
@@ -16,6 +18,14 @@ mod live;
 mod trust;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn provider() -> Arc<CryptoProvider> {
+    #[cfg(feature = "aws-lc-rs")]
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    #[cfg(not(feature = "aws-lc-rs"))]
+    let provider = rustls::crypto::ring::default_provider();
+    Arc::new(provider)
+}
 
 /// Who signs certificates.
 struct Signer {
@@ -85,8 +95,14 @@ impl Signer {
 
 impl Pair {
     fn self_signed(names: &[&str]) -> Self {
+        Self::self_signed_with(names, |_| {})
+    }
+
+    fn self_signed_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = params("of nobody", names);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let certificate = params("of nobody", names).self_signed(&key).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
         Self {
             pem: certificate.pem(),
             der: certificate.der().clone(),
@@ -150,8 +166,8 @@ impl Folder {
 }
 
 /// A server with a certificate and an agent that trusts who signed it.
-struct Secured {
-    rig: Rig,
+pub(crate) struct Secured {
+    pub(crate) rig: Rig,
     signer: Signer,
     folder: Folder,
 }
@@ -167,7 +183,7 @@ impl Secured {
         Self::start_with(|_| {}, |_| {}).await
     }
 
-    async fn start_with(
+    pub(crate) async fn start_with(
         server: impl FnOnce(&mut server::Config),
         agent: impl FnOnce(&mut agent::Config),
     ) -> Self {

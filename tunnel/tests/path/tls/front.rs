@@ -26,8 +26,7 @@ pub(super) async fn https(server: &Server, files: ClientFiles) -> TlsStream<TcpS
     roots
         .add(rustls_pki_types::CertificateDer::from_pem_slice(&pem).unwrap())
         .unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let config = rustls::ClientConfig::builder_with_provider(super::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)

@@ -78,11 +78,11 @@ async fn half_closes_and_resets_pass() {
         let (visitor, mut target) = secured.rig.pair().await;
         reset(visitor);
         let end = within(PROMPT, "the reset", drain(&mut target)).await;
-        assert_eq!(end.is_err(), true, "{dialect:?}");
+        assert!(end.is_err(), "{dialect:?}");
         let (mut visitor, target) = secured.rig.pair().await;
         reset(target);
         let end = within(PROMPT, "the reset", drain(&mut visitor)).await;
-        assert_eq!(end.is_err(), true, "{dialect:?}");
+        assert!(end.is_err(), "{dialect:?}");
         secured.rig.at_rest().await;
     }
     secured.rig.at_rest().await;

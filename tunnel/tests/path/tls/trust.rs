@@ -242,6 +242,21 @@ async fn a_pinned_server_has_any_name_but_not_any_time() {
             "pinned key"
         );
     }
+    // As `openssl req -x509` makes them.
+    let both = Pair::self_signed_with(&["a"], |params| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    let server = folder.server(&both, &[]);
+    verdict(&server, pinned(both.pin()), "a").await.unwrap();
+    let trusting = ClientFiles {
+        ca_file: Some(folder.write("both.pem", &both.pem)),
+        ..ClientFiles::default()
+    };
+    refuses!(
+        verdict(&server, trusting, "a"),
+        HandshakeError::Certificate(_),
+        "CA:TRUE"
+    );
     let expired = signer.sign_with(&["a"], |params| {
         params.not_after = (SystemTime::now() - DAY / 2).into();
     });
@@ -289,7 +304,7 @@ async fn a_copied_certificate_is_worth_nothing() {
     let folder = Folder::new();
     let signer = Signer::new("authority");
     let (pair, thief) = (signer.sign(&["a"]), signer.sign(&["a"]));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = super::provider();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(thief.key.serialize_der()));
     let key = provider.key_provider.load_private_key(key).unwrap();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -427,7 +442,7 @@ fn files_that_make_no_server_are_named() {
         ),
         (with_key(folder.path().join("absent.key")), "cannot read"),
         (with_key(file("no.key", &pair.pem)), "no private key"),
-        (with_key(file("bad.key", canary)), "no private key"),
+        (with_key(file("bad.key", canary)), "cannot be used"),
         (
             with_key(file("other.key", &other.key.serialize_pem())),
             "does not belong",
