@@ -42,16 +42,19 @@ use crate::mux::{self, Reason, Side, legacy};
 use crate::scope::{self, Scope};
 use crate::server::handshake::{self, LINKS_MAX, LinkId};
 use crate::session::{Core, Incoming, Party, Session, Stream};
-use crate::socket::{DatagramSocket, Owner, Role, Socket};
+use crate::socket::{DatagramSocket, Owner, Role};
 use crate::splice::{self, splice};
 use crate::target::Target;
+use crate::tls::{self, Carrier};
 use crate::token::Token;
 
 /// What an agent needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The server's `ws://HOST:PORT/connect`.
+    /// The server's `wss://HOST:PORT/connect`, or `ws://HOST:PORT/connect` without TLS.
     pub server: ServerUrl,
+    /// Which servers are trusted, and who this agent is to them. Means nothing without TLS.
+    pub tls: tls::Client,
     /// The name under which visitors ask for this agent.
     pub name: String,
     /// The proxy through which the server is reached. Targets are not.
@@ -94,6 +97,7 @@ impl Config {
     pub fn new(server: ServerUrl, name: String, policy: Policy, token: Token) -> Self {
         Self {
             server,
+            tls: tls::Client::default(),
             name,
             proxy: None,
             policy,
@@ -268,6 +272,7 @@ async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
     }
     let uplink = Uplink {
         server: &config.server,
+        tls: &config.tls,
         proxy: config.proxy.as_ref(),
         slot: match config.dialect {
             Dialect::Native => Some(LinkId {
@@ -306,7 +311,7 @@ impl Upkeep for ToServer {
         }
     }
 
-    async fn serve(&self, websocket: WebSocketStream<Socket>, id: u64) -> LinkError {
+    async fn serve(&self, websocket: WebSocketStream<Carrier>, id: u64) -> LinkError {
         serve(&self.shared, websocket, id, self.slot, &self.handle).await
     }
 }
@@ -314,7 +319,7 @@ impl Upkeep for ToServer {
 /// Serves one link to its end. The session owns every task that serves one of its streams.
 async fn serve(
     shared: &Arc<Shared>,
-    websocket: WebSocketStream<Socket>,
+    websocket: WebSocketStream<Carrier>,
     id: u64,
     slot: u8,
     outer: &scope::Handle,
@@ -323,14 +328,13 @@ async fn serve(
         session: id,
         stream: 0,
     };
-    websocket
-        .get_ref()
-        .bind(Role::Link, whole, "link to the server");
+    let socket = websocket.get_ref().socket();
+    socket.bind(Role::Link, whole, "link to the server");
     let metrics = match &shared.metrics {
         Some(metrics) => metrics.session_began(&shared.config.name, Party::Server),
         None => SessionMetrics::default(),
     };
-    let carrier = websocket.get_ref().mark();
+    let carrier = socket.mark();
     let now = shared.clock.now();
     let core = match shared.config.dialect {
         Dialect::Native => Core::native(Side::Agent, shared.config.mux, now),

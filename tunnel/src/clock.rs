@@ -35,3 +35,10 @@ impl Clock {
         self.origin + time.min(far)
     }
 }
+
+/// Returns the time of day, which certificates go by.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "the clock is where time is read")]
+pub fn wall() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}

@@ -34,4 +34,6 @@ pub mod socket;
 #[cfg(feature = "runtime")]
 pub mod splice;
 #[cfg(feature = "runtime")]
+pub mod tls;
+#[cfg(feature = "runtime")]
 pub mod token;

@@ -17,10 +17,10 @@ use crate::clock::Clock;
 use crate::dialect::{DecodeError, Dialect};
 use crate::mux::{Reason, SessionError, Time};
 use crate::session::{MessageError, Session};
-use crate::socket::Socket;
+use crate::tls::Carrier;
 
 /// The bounds of a link. Whatever its peer does, a link holds about
-/// `read_buffer + message_max + 2 * (batch + frame_max)` bytes.
+/// `read_buffer + message_max + 2 * (batch + frame_max)` bytes, and with TLS 128 KiB more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Bytes read from the socket at once.
@@ -95,7 +95,7 @@ pub enum LinkError {
 pub struct Link {
     // Fields drop in this order: the session ends first.
     ending: EndsSession,
-    websocket: WebSocketStream<Socket>,
+    websocket: WebSocketStream<Carrier>,
     config: Config,
     clock: Clock,
     batch: BytesMut,
@@ -117,12 +117,12 @@ impl Link {
     /// Makes a link of a WebSocket after its handshake.
     #[must_use]
     pub fn new(
-        websocket: WebSocketStream<Socket>,
+        websocket: WebSocketStream<Carrier>,
         session: Session,
         config: Config,
         clock: Clock,
     ) -> Self {
-        websocket.get_ref().bound_unsent(config.unsent);
+        websocket.get_ref().socket().bound_unsent(config.unsent);
         Self {
             ending: EndsSession(session),
             websocket,
@@ -275,7 +275,9 @@ impl Link {
         })
         .await;
         self.websocket.feed(Message::Close(None)).await?;
-        self.websocket.flush().await
+        self.websocket.flush().await?;
+        self.websocket.get_mut().say_end();
+        Ok(())
     }
 }
 

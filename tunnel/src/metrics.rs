@@ -31,6 +31,7 @@ pub struct Metrics {
     connect_failures: IntCounterVec,
     datagrams_dropped: IntCounterVec,
     limit_rejections: IntCounterVec,
+    tls_handshake_failures: IntCounterVec,
     remotedialer: Option<remotedialer::Counters>,
     tasks: IntGauge,
 }
@@ -82,6 +83,11 @@ impl Metrics {
                 "watertight_limit_rejections_total",
                 "What a configured limit refused, by limit.",
                 "limit",
+            )?,
+            tls_handshake_failures: counters(
+                "watertight_tls_handshake_failures_total",
+                "Connections to the front whose TLS handshake failed, by reason.",
+                "reason",
             )?,
             remotedialer: match compat {
                 Some(Compat::Remotedialer) => Some(remotedialer::Counters::new(&registry)?),
@@ -147,6 +153,13 @@ impl Metrics {
     /// Counts what a limit refused.
     pub fn limit_rejected(&self, limit: &str) {
         self.limit_rejections.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn tls_handshake_failed(&self, reason: &str) {
+        self.tls_handshake_failures
+            .with_label_values(&[reason])
+            .inc();
     }
 
     /// Counts an attempt to reach the server that failed.

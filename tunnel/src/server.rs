@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub mod access;
@@ -53,6 +53,7 @@ use crate::scope::Scope;
 use crate::session::Session;
 use crate::socket::Listener;
 use crate::splice;
+use crate::tls;
 use crate::token::Token;
 
 /// What a server needs to know.
@@ -60,6 +61,10 @@ use crate::token::Token;
 pub struct Config {
     /// Where agents and HTTP visitors connect.
     pub listen: SocketAddr,
+    /// TLS of that port; without it the port speaks plain HTTP.
+    pub tls: Option<tls::Server>,
+    /// How long a TLS handshake may take there.
+    pub tls_handshake_timeout: Duration,
     /// Static forwards.
     pub forwards: Vec<Forward>,
     /// More public ports: SOCKS5 and HTTP CONNECT.
@@ -104,6 +109,8 @@ impl Config {
     pub fn new(listen: SocketAddr, access: impl Into<Access>) -> Self {
         Self {
             listen,
+            tls: None,
+            tls_handshake_timeout: Duration::from_secs(10),
             forwards: Vec::new(),
             ports: Vec::new(),
             metrics: None,
@@ -153,6 +160,8 @@ struct Shared {
     admission: Admission,
     registry: Registry,
     metrics: Arc<Metrics>,
+    /// What new connections of the front shake hands with.
+    tls: Option<watch::Sender<tls::Server>>,
     connections: Arc<Semaphore>,
     draining: CancellationToken,
 }
@@ -198,6 +207,7 @@ impl Server {
             admission,
             registry: Registry::new(config.sessions_max, servers),
             metrics: Arc::clone(&metrics),
+            tls: config.tls.clone().map(watch::Sender::new),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             draining: CancellationToken::new(),
             config,
@@ -295,6 +305,22 @@ impl Server {
     pub fn invite(&self, name: Option<&str>, lifetime: Duration) -> Result<Token, InviteError> {
         let now = self.shared.clock.now();
         self.shared.admission.invite(name, now, lifetime)
+    }
+
+    /// Whether the front speaks TLS.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.shared.tls.is_some()
+    }
+
+    /// Takes another certificate, and whom it trusts, for connections from now on; those that are there go on. Returns whether it
+    /// did: a server that was started without TLS goes on without.
+    pub fn replace_tls(&self, tls: tls::Server) -> bool {
+        let Some(current) = &self.shared.tls else {
+            return false;
+        };
+        current.send_replace(tls);
+        true
     }
 
     /// Returns the counters.

@@ -165,6 +165,26 @@ impl Socket {
         }
     }
 
+    /// Returns the first byte that has arrived, without taking it; `None` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// What `recv(2)` says.
+    pub async fn peek(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let seen = self.io.peek(&mut first).await?;
+        Ok((seen > 0).then_some(first[0]))
+    }
+
+    /// Writes what the kernel takes of `data` at once, and returns how much.
+    ///
+    /// # Errors
+    ///
+    /// What `send(2)` says, `WouldBlock` among it.
+    pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        self.io.try_write(data)
+    }
+
     /// Writes some of `data` and returns how much.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::link;
 use crate::server::handshake::{self, LinkId};
 use crate::socket::{self, NOBODY, Role, Socket};
 use crate::target::Endpoint;
+use crate::tls::{self, Carrier, ClientError, HandshakeError};
 
 /// Where a server takes agents.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +39,22 @@ impl ServerUrl {
         self.endpoint.to_string()
     }
 
+    /// Returns the host, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.endpoint.host()
+    }
+
+    /// Whether it is this machine by its very name or address.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let address = self.endpoint.address();
+        self.host() == "localhost" || address.is_some_and(|address| address.is_loopback())
+    }
+
     /// Whether TLS is asked for.
-    pub(super) fn is_secure(&self) -> bool {
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
         self.uri.scheme_str() == Some("wss")
     }
 }
@@ -53,14 +68,11 @@ impl fmt::Display for ServerUrl {
 /// Why a text is not a server's URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerUrlError {
-    /// It is not `ws://HOST:PORT/PATH`.
-    #[error("{0:?} is not a server's URL: write ws://HOST:PORT/connect")]
-    Malformed(String),
-    /// TLS is asked for.
+    /// It is not `wss://HOST[:PORT]/PATH` or `ws://HOST[:PORT]/PATH`.
     #[error(
-        "{0:?} asks for TLS, which this version does not have: write ws://HOST:PORT/connect and put TLS in front of it"
+        "{0:?} is not a server's URL: write wss://HOST:PORT/connect, or ws://HOST:PORT/connect without TLS"
     )]
-    Tls(String),
+    Malformed(String),
 }
 
 impl FromStr for ServerUrl {
@@ -69,16 +81,17 @@ impl FromStr for ServerUrl {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let malformed = || ServerUrlError::Malformed(text.to_owned());
         let uri: Uri = text.parse().map_err(|_| malformed())?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss" | "https") => return Err(ServerUrlError::Tls(text.to_owned())),
+        let default_port = match uri.scheme_str() {
+            Some("ws") => 80,
+            Some("wss") => 443,
             Some(_) | None => return Err(malformed()),
-        }
+        };
         let authority = uri.authority().ok_or_else(malformed)?;
         if authority.as_str().contains('@') {
             return Err(malformed());
         }
-        let endpoint = Endpoint::parse(authority.as_str(), Some(80)).map_err(|_| malformed())?;
+        let endpoint =
+            Endpoint::parse(authority.as_str(), Some(default_port)).map_err(|_| malformed())?;
         Ok(Self { uri, endpoint })
     }
 }
@@ -86,6 +99,7 @@ impl FromStr for ServerUrl {
 /// What it takes to reach a server and to be known there.
 pub(crate) struct Uplink<'a> {
     pub(crate) server: &'a ServerUrl,
+    pub(crate) tls: &'a tls::Client,
     pub(crate) proxy: Option<&'a Proxy>,
     /// Which link of several it is.
     pub(crate) slot: Option<LinkId>,
@@ -113,6 +127,8 @@ pub(crate) enum ConnectError {
     Proxy(#[from] TunnelError),
     #[error("the server refused: {status}: {why}")]
     Refused { status: u16, why: String },
+    #[error(transparent)]
+    Tls(#[from] ClientError),
     #[error("the server's handshake failed: {0}")]
     Handshake(Box<WsError>),
     #[error("the server did not name the session; is it a tunnel server?")]
@@ -133,6 +149,8 @@ impl ConnectError {
             Self::Resolve(..) => "unresolved",
             Self::Dial(..) => "unreachable",
             Self::Proxy(_) => "proxy",
+            Self::Tls(ClientError::Files(_)) => "tls files",
+            Self::Tls(ClientError::Handshake(error)) => error.reason(),
             Self::Refused { .. } => "refused",
             Self::Handshake(_) | Self::NoSession => "handshake",
             Self::TimedOut => "timed out",
@@ -142,13 +160,18 @@ impl ConnectError {
 
 pub(super) async fn connect(
     config: &Uplink<'_>,
-) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
+) -> Result<(WebSocketStream<Carrier>, u64), ConnectError> {
     let server = config.server.endpoint();
     let socket = match config.proxy {
         Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
         None => dial(server).await?,
     };
-    shake_hands(config, socket).await
+    let carrier = if config.server.is_secure() {
+        config.tls.connect(server.host(), socket).await?
+    } else {
+        socket.into()
+    };
+    shake_hands(config, carrier).await
 }
 
 async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
@@ -165,12 +188,12 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
 
 async fn shake_hands(
     config: &Uplink<'_>,
-    socket: Socket,
-) -> Result<(WebSocketStream<Socket>, u64), ConnectError> {
+    carrier: Carrier,
+) -> Result<(WebSocketStream<Carrier>, u64), ConnectError> {
     let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
     let websocket = Some(config.link.websocket(config.dialect));
     let (websocket, response) =
-        match tokio_tungstenite::client_async_with_config(request, socket, websocket).await {
+        match tokio_tungstenite::client_async_with_config(request, carrier, websocket).await {
             Ok(connected) => connected,
             Err(WsError::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
@@ -182,6 +205,10 @@ async fn shake_hands(
                         .take(200)
                         .collect(),
                 });
+            }
+            // By TLS 1.3 a server refuses a client's certificate after the handshake.
+            Err(WsError::Io(error)) if HandshakeError::is_in(&error) => {
+                return Err(ClientError::from(HandshakeError::of(error)).into());
             }
             Err(error) => return Err(ConnectError::Handshake(Box::new(error))),
         };
@@ -228,4 +255,37 @@ fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
         None => header(AUTHORIZATION, &token.bearer())?,
     }
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_with_their_default_ports() {
+        for (text, host, port, secure) in [
+            ("ws://a/connect", "a", 80, false),
+            ("wss://a/connect", "a", 443, true),
+            ("wss://[::1]:8443/x", "::1", 8443, true),
+        ] {
+            let url: ServerUrl = text.parse().unwrap();
+            let endpoint = url.endpoint();
+            assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{text}");
+            assert_eq!(
+                (url.is_secure(), url.to_string()),
+                (secure, text.to_owned())
+            );
+        }
+        for wrong in [
+            "",
+            "a",
+            "https://a/connect",
+            "wss://",
+            "wss://u@a/",
+            "wss://a:0/",
+        ] {
+            let error = wrong.parse::<ServerUrl>().unwrap_err();
+            assert_eq!(error, ServerUrlError::Malformed(wrong.to_owned()));
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::chance;
 use crate::clock::Clock;
 use crate::link::LinkError;
 use crate::mux::{Reason, SessionError};
-use crate::socket::Socket;
+use crate::tls::Carrier;
 
 /// Who has a link to a server kept up.
 pub(crate) trait Upkeep: Sync {
@@ -24,7 +24,7 @@ pub(crate) trait Upkeep: Sync {
     /// Serves a link to its end; `id` is its session's.
     fn serve(
         &self,
-        websocket: WebSocketStream<Socket>,
+        websocket: WebSocketStream<Carrier>,
         id: u64,
     ) -> impl Future<Output = LinkError> + Send;
 }

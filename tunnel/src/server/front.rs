@@ -28,7 +28,8 @@ use crate::dialect::native::SUBPROTOCOL;
 use crate::mux::OpenError;
 use crate::scope;
 use crate::session::Party;
-use crate::socket::{Listener, Socket};
+use crate::socket::{Listener, NOBODY, Role, Socket};
+use crate::tls::{self, Carrier, Identity};
 use crate::token::Digest;
 
 /// The longest head of a request in bytes.
@@ -50,22 +51,67 @@ pub(super) async fn serve(
         let (shared, links) = (Arc::clone(&shared), links.clone());
         visitors.spawn_interruptible(async move {
             let _permit = permit;
-            serve_connection(shared, socket, links).await;
+            let (carrier, identity) = match &shared.tls {
+                None => (socket.into(), Identity::default()),
+                Some(tls) => {
+                    let tls = tls.borrow().clone();
+                    match secure(&shared, &tls, socket).await {
+                        Some(secured) => secured,
+                        None => return,
+                    }
+                }
+            };
+            serve_connection(shared, carrier, identity, links).await;
         });
     }
 }
 
-async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Handle) {
-    let hung_up = socket.hung_up();
-    let (io, visitor) = VisitorIo::new(socket, shared.config.visitor_linger);
+/// Shakes hands by TLS. A handshake that fails costs its own connection.
+async fn secure(shared: &Shared, tls: &tls::Server, socket: Socket) -> Option<(Carrier, Identity)> {
+    let peer = socket.peer();
+    socket.bind(Role::Pool, NOBODY, &format!("TLS handshake with {peer}"));
+    let limit = shared.config.tls_handshake_timeout;
+    let handshake = tokio::time::timeout(limit, tls.accept(socket));
+    let handshake = tokio::select! {
+        biased;
+        handshake = handshake => handshake.unwrap_or(Err(tls::Failure::TimedOut)),
+        () = shared.draining.cancelled() => return None,
+    };
+    match handshake {
+        Ok(carrier) => {
+            let identity = tls.identity(&carrier);
+            Some((carrier, identity))
+        }
+        Err(error) => {
+            shared.metrics.tls_handshake_failed(error.reason());
+            match error {
+                // As those do who look whether anybody listens.
+                tls::Failure::Gone => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                _ => tracing::info!(%peer, %error, "a TLS handshake failed"),
+            }
+            None
+        }
+    }
+}
+
+async fn serve_connection(
+    shared: Arc<Shared>,
+    carrier: Carrier,
+    identity: Identity,
+    links: scope::Handle,
+) {
+    let hung_up = carrier.socket().hung_up();
+    let (io, visitor) = VisitorIo::new(carrier, shared.config.visitor_linger);
+    let identity = Arc::new(identity);
     let peer = visitor.peer();
     let must_end = visitor.must_end().clone();
     let asked_once = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked_once.store(true, Ordering::Relaxed);
         let (shared, links) = (Arc::clone(&shared), links.clone());
+        let identity = Arc::clone(&identity);
         let serving = visitor.begins();
-        async move { Ok::<_, Infallible>(respond(shared, serving, links, request).await) }
+        async move { Ok::<_, Infallible>(respond(shared, serving, &identity, links, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -100,12 +146,13 @@ async fn serve_connection(shared: Arc<Shared>, socket: Socket, links: scope::Han
 async fn respond(
     shared: Arc<Shared>,
     serving: Serving,
+    identity: &Identity,
     links: scope::Handle,
     request: Request<Incoming>,
 ) -> Response<FrontBody> {
     let path = request.uri().path();
     if path == "/connect" {
-        return connect(&shared, &links, request).await;
+        return connect(&shared, identity, &links, request).await;
     }
     let Some(rest) = path.strip_prefix("/client/") else {
         return say(
@@ -129,6 +176,7 @@ async fn respond(
 
 async fn connect(
     shared: &Arc<Shared>,
+    identity: &Identity,
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
@@ -137,6 +185,7 @@ async fn connect(
         now: shared.clock.now(),
         remotedialer: shared.config.remotedialer.as_ref(),
         peers: shared.config.peers.as_deref(),
+        identity,
     };
     let Accepted {
         party,

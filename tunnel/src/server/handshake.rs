@@ -12,6 +12,7 @@ use crate::dialect::Dialect;
 use crate::dialect::native::SUBPROTOCOL;
 use crate::mux::Time;
 use crate::session::Party;
+use crate::tls::Identity;
 
 /// The request header with the agent's name.
 pub const NAME_HEADER: &str = "x-tunnel-id";
@@ -105,6 +106,8 @@ pub(super) struct Doors<'a> {
     pub(super) now: Time,
     pub(super) remotedialer: Option<&'a Remotedialer>,
     pub(super) peers: Option<&'a Peers>,
+    /// Who it is by its certificate.
+    pub(super) identity: &'a Identity,
 }
 
 /// Checks a request for `/connect`. The secret is checked before anything that tells a stranger more than that
@@ -159,6 +162,9 @@ pub(super) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
         Party::Agent => agents_dialect(headers, remotedialer)?,
         Party::Peer | Party::Server => Dialect::Remotedialer,
     };
+    if let Err(why) = doors.identity.allows(name) {
+        return refuse(StatusCode::FORBIDDEN, why);
+    }
     let link = match one(headers, &HeaderName::from_static(LINK_HEADER))? {
         None => None,
         Some(value) => match LinkId::parse(value) {
@@ -286,6 +292,7 @@ mod tests {
             now: Time::ZERO,
             remotedialer: None,
             peers: None,
+            identity: &Identity::Unasked,
         }
     }
 
@@ -352,6 +359,41 @@ mod tests {
         let wrong = HeaderValue::from_static("Bearer secret");
         with.headers_mut().insert("x-api-tunnel-token", wrong);
         assert_eq!(status(&with, Some(&own)), Err(401));
+    }
+
+    #[test]
+    fn who_has_a_certificate_is_only_who_it_says() {
+        let admission = admission();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = |names: &[&str]| {
+            rcgen::CertificateParams::new(Vec::from_iter(names.iter().map(ToString::to_string)))
+                .unwrap()
+        };
+        let ask = |identity: &Identity, name: &'static str| {
+            let name = HeaderValue::from_static(name);
+            let request = request(|headers| drop(headers.insert(NAME_HEADER, name)));
+            let doors = Doors {
+                identity,
+                ..doors(&admission)
+            };
+            check(&request, doors)
+                .map(|_| ())
+                .map_err(|refused| refused.status.as_u16())
+        };
+        let names = params(&["web", "a.example", "*.example", "10.0.0.1"]);
+        let certificate = names.self_signed(&key).unwrap();
+        let identity = Identity::Verified(certificate.der().clone());
+        assert_eq!(ask(&identity, "web"), Ok(()));
+        assert_eq!(ask(&identity, "a.example"), Ok(()));
+        for other in ["other", "WEB", "b.example", "10.0.0.1", "we", "web."] {
+            assert_eq!(ask(&identity, other), Err(403), "{other}");
+        }
+        let nobody = params(&[]).self_signed(&key).unwrap();
+        assert_eq!(
+            ask(&Identity::Verified(nobody.der().clone()), "web"),
+            Err(403)
+        );
+        assert_eq!(ask(&Identity::Missing, "web"), Err(403));
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::link::Link;
 use crate::mux::{Reason, Side};
 use crate::scope::{self, Scope};
 use crate::session::{Core, Party, Session};
-use crate::socket::{Role, Socket};
+use crate::socket::Role;
+use crate::tls::Carrier;
 
 /// Who connected, and how it talks.
 pub(super) struct Caller {
@@ -53,10 +54,11 @@ pub(super) async fn serve_caller(
         }
         Err(_) => return,
     };
-    let Some((socket, early)) = take_socket(upgraded) else {
+    let Some((carrier, early)) = take_carrier(upgraded) else {
         tracing::error!(name, "the connection is not one of ours");
         return;
     };
+    let socket = carrier.socket();
     let from = socket.peer();
     let metrics = shared.metrics.session_began(&name, party);
     let now = shared.clock.now();
@@ -79,7 +81,8 @@ pub(super) async fn serve_caller(
     );
     let websocket_config = Some(shared.config.link.websocket(dialect));
     let websocket =
-        WebSocketStream::from_partially_read(socket, early, WsRole::Server, websocket_config).await;
+        WebSocketStream::from_partially_read(carrier, early, WsRole::Server, websocket_config)
+            .await;
     let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
     let scope = Scope::new();
     let entry = Entry {
@@ -112,7 +115,10 @@ async fn refuse_opens(session: Session) {
     }
 }
 
-fn take_socket(upgraded: Upgraded) -> Option<(Socket, Vec<u8>)> {
+fn take_carrier(upgraded: Upgraded) -> Option<(Carrier, Vec<u8>)> {
     let parts = upgraded.downcast::<TokioIo<VisitorIo>>().ok()?;
-    Some((parts.io.into_inner().into_socket(), parts.read_buf.to_vec()))
+    Some((
+        parts.io.into_inner().into_carrier(),
+        parts.read_buf.to_vec(),
+    ))
 }

@@ -23,8 +23,9 @@ use crate::metrics::PeerMetrics;
 use crate::mux::{Reason, Side};
 use crate::scope::{self, Scope};
 use crate::session::{Core, Incoming, Party, Session, Stream};
-use crate::socket::{Owner, Role, Socket};
+use crate::socket::{Owner, Role};
 use crate::target::Target;
+use crate::tls::{self, Carrier};
 use crate::token::Token;
 
 /// What a server needs to know to have peers.
@@ -36,6 +37,8 @@ pub struct Peers {
     pub token: Token,
     /// The other servers.
     pub table: Vec<Peer>,
+    /// Which of them are trusted, and who this server is to them, where they are reached by TLS.
+    pub tls: tls::Client,
     /// Sessions of agents that are remembered of each peer.
     pub clients_max: usize,
     /// How long connecting to a peer and the handshake may take together.
@@ -47,11 +50,12 @@ pub struct Peers {
 impl Peers {
     /// Returns the defaults around what has none.
     #[must_use]
-    pub const fn new(id: String, token: Token, table: Vec<Peer>) -> Self {
+    pub fn new(id: String, token: Token, table: Vec<Peer>) -> Self {
         Self {
             id,
             token,
             table,
+            tls: tls::Client::default(),
             clients_max: 16_384,
             connect_timeout: Duration::from_secs(10),
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
@@ -70,7 +74,7 @@ impl Peers {
 pub struct Peer {
     /// Its name.
     pub id: String,
-    /// Its `ws://HOST:PORT/connect`.
+    /// Its `wss://HOST:PORT/connect` or `ws://HOST:PORT/connect`.
     pub url: ServerUrl,
 }
 
@@ -116,6 +120,7 @@ pub(super) async fn stay_connected(
     let keyring = Keyring::new(peers.token.clone());
     let uplink = Uplink {
         server: &peer.url,
+        tls: &peers.tls,
         proxy: None,
         slot: None,
         name: (PEER_NAME_HEADER, &peers.id),
@@ -149,19 +154,19 @@ impl Upkeep for ToPeer<'_> {
     }
 
     /// Announces the own agents as long as the link lives. The session owns every task that serves one of its streams.
-    async fn serve(&self, websocket: WebSocketStream<Socket>, id: u64) -> LinkError {
+    async fn serve(&self, websocket: WebSocketStream<Carrier>, id: u64) -> LinkError {
         let Self { shared, links, .. } = self;
         let whole = Owner {
             session: id,
             stream: 0,
         };
         let label = format!("link to the peer {}", self.id);
-        websocket.get_ref().bind(Role::Link, whole, &label);
+        websocket.get_ref().socket().bind(Role::Link, whole, &label);
         let metrics = shared.metrics.session_began(self.id, Party::Server);
         let now = shared.clock.now();
         let name = format!("{}/{id}", self.id);
         let core = Core::remotedialer(Side::Agent, &name, shared.config.legacy, now);
-        let carrier = websocket.get_ref().mark();
+        let carrier = websocket.get_ref().socket().mark();
         let session = Session::new(id, core, shared.clock, carrier, metrics);
         let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
         let scope = Scope::new();

@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::socket::{Mark, NOBODY, Owner, Peer, Role, Socket};
+use crate::socket::{Mark, NOBODY, Owner, Peer, Role};
+use crate::tls::Carrier;
 
 /// What the requests of one connection know of it. It does not keep the connection open.
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl Drop for Serving {
 /// The connection as hyper sees it. hyper takes the end of the visitor's direction for the end of the visitor; this holds the
 /// end back for a moment while a response is due, since it may be one half of it only.
 pub(super) struct VisitorIo {
-    socket: Socket,
+    carrier: Carrier,
     visitor: Arc<Visitor>,
     linger: Duration,
     finished: Option<Pin<Box<Sleep>>>,
@@ -104,17 +105,17 @@ pub(super) struct VisitorIo {
 
 impl VisitorIo {
     /// Takes a connection over. It belongs to the pool until a request is served.
-    pub(super) fn new(socket: Socket, linger: Duration) -> (Self, Arc<Visitor>) {
+    pub(super) fn new(carrier: Carrier, linger: Duration) -> (Self, Arc<Visitor>) {
         let visitor = Arc::new(Visitor {
-            mark: socket.mark(),
-            peer: socket.peer(),
+            mark: carrier.socket().mark(),
+            peer: carrier.socket().peer(),
             serving: AtomicBool::new(false),
             cut: CancellationToken::new(),
             io: Mutex::default(),
         });
         visitor.rests();
         let io = Self {
-            socket,
+            carrier,
             visitor: Arc::clone(&visitor),
             linger,
             finished: None,
@@ -122,9 +123,9 @@ impl VisitorIo {
         (io, visitor)
     }
 
-    /// Gives the socket to whom the connection was upgraded for.
-    pub(super) fn into_socket(self) -> Socket {
-        self.socket
+    /// Gives the carrier to whom the connection was upgraded for.
+    pub(super) fn into_carrier(self) -> Carrier {
+        self.carrier
     }
 
     fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,7 +153,7 @@ impl AsyncRead for VisitorIo {
             return self.poll_finished(cx);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut self.carrier).poll_read(cx, buf))?;
         if buf.filled().len() == before && buf.remaining() > 0 {
             return self.poll_finished(cx);
         }
@@ -166,7 +167,7 @@ impl AsyncWrite for VisitorIo {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.socket).poll_write(cx, data))?;
+        let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, data))?;
         self.moved();
         Poll::Ready(Ok(written))
     }
@@ -176,21 +177,21 @@ impl AsyncWrite for VisitorIo {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, data))?;
+        let written = ready!(Pin::new(&mut self.carrier).poll_write_vectored(cx, data))?;
         self.moved();
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.carrier.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Pin::new(&mut self.carrier).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        Pin::new(&mut self.carrier).poll_shutdown(cx)
     }
 }
 

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -37,6 +38,19 @@ impl Io {
 
     fn try_write_vectored(&self, data: &[IoSlice<'_>]) -> io::Result<usize> {
         either!(self, stream => stream.try_write_vectored(data))
+    }
+
+    pub(super) async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.readable().await?;
+            let peeked = either!(self, stream => stream.try_io(Interest::READABLE, || {
+                Ok(recv(stream, &mut *buffer, RecvFlags::PEEK)?.1)
+            }));
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {

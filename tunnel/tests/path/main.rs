@@ -27,6 +27,7 @@ mod remotedialer;
 mod rig;
 mod session;
 mod socks5;
+mod tls;
 mod udp;
 mod unix;
 mod world;

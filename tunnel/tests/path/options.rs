@@ -89,6 +89,10 @@ fn an_option_that_is_wrong_in_any_source_is_named_and_nothing_starts() {
             };
             let file = folder.path().join("tunnel.toml");
             for value in ["", WRONG] {
+                if option == "print-join" && value.is_empty() {
+                    // Whoever comes first is invited.
+                    continue;
+                }
                 let what = format!("{subcommand} --{option}={value:?}");
                 let flag = format!("--{option}={value}");
                 named(&refuses(base(subcommand).arg(&flag), &what), &what);

@@ -291,11 +291,11 @@ fn what_is_missing_or_wrong_is_named() {
             run(&mut command(&[
                 "agent",
                 "--server",
-                "wss://a/connect",
+                "https://a/connect",
                 "--name",
                 "web",
             ])),
-            "TLS",
+            "wss://HOST:PORT/connect",
         ),
         (
             run(&mut command(&[

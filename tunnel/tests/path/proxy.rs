@@ -14,7 +14,8 @@ use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, Agent};
 use tunnel::metrics::Metrics;
 
-use crate::rig::{PROMPT, Rig, loopback, token, until, within};
+use crate::rig::{PROMPT, Rig, loopback, round_trip, token, until, within};
+use crate::tls::Secured;
 use crate::world::{connect, of_the_world};
 
 /// Answers each CONNECT with a script of its own, and passes bytes on if it has a way to.
@@ -113,6 +114,32 @@ async fn the_link_goes_through_the_proxy_and_the_targets_do_not() {
         [format!(
             "CONNECT tunnel.test:8123 HTTP/1.1\r\nHost: tunnel.test:8123\r\nProxy-Authorization: {credentials}\r\n\r\n"
         )]
+    );
+}
+
+/// The proxy sees whom the agent wants, and TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_runs_inside_the_proxys_connection() {
+    let mut proxy = None;
+    let secured = Secured::start_with(
+        |_| {},
+        |agent| {
+            let url = agent.server.to_string();
+            let server = url.split('/').nth(2).unwrap().parse().unwrap();
+            let before = FakeProxy::start(GRANTED, Some(server));
+            before.stand_before(agent);
+            proxy = Some(before);
+        },
+    )
+    .await;
+    let (mut visitor, mut target) = secured.rig.pair().await;
+    round_trip(&mut visitor, &mut target).await;
+    drop((visitor, target));
+    secured.rig.at_rest().await;
+    let heads = proxy.unwrap().heads.lock().unwrap().concat();
+    assert!(
+        heads.starts_with("CONNECT tunnel.test:8123 HTTP/1.1\r\n"),
+        "{heads}"
     );
 }
 

@@ -110,7 +110,12 @@ impl Rig {
 
     /// Every stream must be gone, and its tasks with it: what is left is the link, and who reads what comes over it.
     pub(crate) async fn at_rest(&self) {
-        until("coming to rest", || self.server.tasks() <= 2).await;
+        self.at_rest_but(0).await;
+    }
+
+    /// As [`Self::at_rest`], but so many visitors of the front are still connected.
+    pub(crate) async fn at_rest_but(&self, visitors: usize) {
+        until("coming to rest", || self.server.tasks() <= 2 + visitors).await;
         within(PROMPT, "the agent's streams", self.agent.quiet()).await;
         let agent = self.agent.counters();
         for counters in agent.into_iter().chain([self.server.counters()]) {

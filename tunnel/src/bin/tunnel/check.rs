@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 
 use crate::file::Settings;
 use crate::say;
+use crate::serve::TlsSource;
 
 pub(crate) fn check(file: &Path) -> anyhow::Result<()> {
     let settings = Settings::read(file)?;
@@ -16,11 +17,16 @@ pub(crate) fn check(file: &Path) -> anyhow::Result<()> {
     );
     let place = |table: &str| format!("{}: [{table}]", file.display());
     if let Some(server) = settings.server {
-        let config = server.plan().with_context(|| place("server"))?.config;
+        let plan = server.plan().with_context(|| place("server"))?;
+        if let Some(tls @ TlsSource::Files(_)) = &plan.tls {
+            tls.load().with_context(|| place("server"))?;
+        }
+        let config = plan.config;
         say(format_args!(
-            "server: listens on {}, {} forwards, {} agents with tokens of their own",
+            "server: listens on {}{}, {} more ports, {} agents with tokens of their own",
             config.listen,
-            config.forwards.len(),
+            if plan.tls.is_some() { " by TLS" } else { "" },
+            config.all_ports().len(),
             config.access.names().count()
         ))?;
     }

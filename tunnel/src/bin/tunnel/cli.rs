@@ -9,6 +9,7 @@ use clap::{
 use serde::Deserialize;
 use tunnel::dialect::Dialect;
 use tunnel::metrics::Compat;
+use tunnel::tls::ClientCertificates;
 
 use crate::options::{AgentOptions, ServerOptions};
 
@@ -25,12 +26,15 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLE: &str = "\
-Example, three shells on one machine:
-  export TUNNEL_TOKEN=$(openssl rand -hex 32)          # the same in the first two
+Example, two shells, and a service on port 9000 beside the agent:
+  tunnel server --print-join=home --forward 127.0.0.1:8080=home/tcp/127.0.0.1:9000
+  tunnel agent 'LINE' --allow 127.0.0.1:9000           # the line that the server printed
+  curl http://127.0.0.1:8080/                          # what listens on port 9000
+
+With a secret that both know instead:
+  export TUNNEL_TOKEN=$(openssl rand -hex 32)
   tunnel server --forward 127.0.0.1:8080=home/tcp/127.0.0.1:9000
   tunnel agent --server ws://127.0.0.1:8123/connect --name home --allow 127.0.0.1:9000
-  curl http://127.0.0.1:8080/                          # what listens on port 9000
-  curl http://127.0.0.1:8123/client/home/http/127.0.0.1:9000/
 
 An option --some-thing is also the environment variable TUNNEL_SOME_THING and the key some-thing in the table of its command in the file
 that --config names; lists are separated by commas in the environment. The command line wins over the environment, and that over the file.
@@ -77,6 +81,28 @@ impl From<CompatArg> for Compat {
     fn from(argument: CompatArg) -> Self {
         match argument {
             CompatArg::Remotedialer => Self::Remotedialer,
+        }
+    }
+}
+
+/// Who must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ClientsArg {
+    /// Nobody; one that is shown must be good.
+    Optional,
+    /// Agents and peers; visitors need none.
+    Agents,
+    /// Everybody, visitors included.
+    Required,
+}
+
+impl From<ClientsArg> for ClientCertificates {
+    fn from(argument: ClientsArg) -> Self {
+        match argument {
+            ClientsArg::Optional => Self::Optional,
+            ClientsArg::Agents => Self::Agents,
+            ClientsArg::Required => Self::Required,
         }
     }
 }

@@ -131,6 +131,21 @@ pub(crate) fn warn_of_strange_variables(known: &[String]) {
     }
 }
 
+/// Whom an invitation is for: the agent of this name, or the first that comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Invitee(pub(crate) Option<String>);
+
+impl FromStr for Invitee {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Ok(Self(None)),
+            named => name(named).map(Some).map(Self),
+        }
+    }
+}
+
 /// A path that the file names is looked for from the file's own folder.
 pub(crate) fn rebase(path: &mut Option<PathBuf>, folder: &Path) {
     if let Some(path) = path {

@@ -13,6 +13,7 @@ use tunnel::agent::{self, Invited, Join, ServerUrl};
 use tunnel::dialect::Dialect;
 use tunnel::metrics::Compat;
 use tunnel::server::handshake::LINKS_MAX;
+use tunnel::tls::{self, Pin};
 use tunnel::token::Token;
 
 use super::{Span, name, named, options, path, rebase, secret, state, text, texts};
@@ -25,10 +26,30 @@ options! {
         /// it, and is good once: the agent gets a token of its own in return.
         #[arg(value_name = "LINE")]
         join: String,
-        /// The server, as ws://tunnel.example:8123/connect. Repeatable: the agent serves each by links of its own.
+        /// The server, as wss://tunnel.example:8123/connect. Repeatable: the agent serves each by links of its own.
         #[arg(long, value_name = "URL", value_delimiter = ',')]
         #[serde(deserialize_with = "texts")]
         server: Vec<ServerUrl>,
+        /// The authorities that the server's certificate is trusted by instead of the system's, in PEM.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        ca_file: PathBuf,
+        /// The pin of the server's key or of its authority's, as sha256:... in the line of `tunnel server --print-join`. Without
+        /// --ca-file nothing else is trusted. Repeatable.
+        #[arg(long, value_name = "PIN", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        server_pin: Vec<Pin>,
+        /// The name that the server's certificate must have instead of the host in its URL.
+        #[arg(long, value_name = "NAME")]
+        server_name: String,
+        /// The certificate that this agent shows to a server that asks for one, in PEM, with the agent's name among its DNS names.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        tls_cert: PathBuf,
+        /// The private key of --tls-cert in PEM.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        tls_key: PathBuf,
         /// The name under which visitors ask for this agent: 1 to 64 letters, digits, '-', '_' or '.' [default: the machine's name]. A
         /// newer agent of the same name replaces this one.
         #[arg(long, value_name = "NAME", value_parser = name)]
@@ -108,6 +129,9 @@ impl AgentOptions {
     pub(crate) fn rebase(&mut self, folder: &Path) {
         rebase(&mut self.token_file, folder);
         rebase(&mut self.state_dir, folder);
+        rebase(&mut self.ca_file, folder);
+        rebase(&mut self.tls_cert, folder);
+        rebase(&mut self.tls_key, folder);
     }
 
     /// Checks all options together, and reads the files that they name.
@@ -150,6 +174,17 @@ impl AgentOptions {
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) => machine()?,
         };
+        let mut pins = self.server_pin.unwrap_or_default();
+        if let Some(pin) = join.as_ref().and_then(|join| join.pin.as_deref()) {
+            pins.push(pin.parse().context("the pin in the join line is damaged")?);
+        }
+        let tls = tls::Client::load(tls::ClientFiles {
+            ca_file: self.ca_file,
+            pins,
+            certificate: self.tls_cert,
+            key: self.tls_key,
+            server_name: self.server_name,
+        })?;
         let (servers, token, invited) = match join {
             Some(join) => {
                 ensure!(
@@ -174,7 +209,7 @@ impl AgentOptions {
         };
         ensure!(
             !servers.is_empty(),
-            "there is no server: give --server ws://HOST:PORT/connect, or the line of `tunnel server --print-join`"
+            "there is no server: give --server wss://HOST:PORT/connect, or the line of `tunnel server --print-join`"
         );
         let mut configs: Vec<agent::Config> = Vec::new();
         for server in servers {
@@ -191,7 +226,11 @@ impl AgentOptions {
             }
             let mut config =
                 agent::Config::new(server, name.clone(), policy.clone(), token.clone());
+            if !config.server.is_secure() && !config.server.is_local() {
+                tracing::warn!(server = %config.server, "without TLS everybody on the way can read the token and the streams: use wss://");
+            }
             config.proxy = proxy;
+            config.tls = tls.clone();
             config.invited = invited.clone();
             config.links = links;
             config.dialect = dialect;

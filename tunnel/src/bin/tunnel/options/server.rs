@@ -10,16 +10,19 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use hyper::header::HeaderName;
 use serde::Deserialize;
+use tunnel::agent::ServerUrl;
 use tunnel::agent::policy::{Policy, Rule};
 use tunnel::server::access::{Access, Grant, Rights};
 use tunnel::server::handshake::{self, Remotedialer};
 use tunnel::server::peer::{Peer, Peers};
 use tunnel::server::port::{self, Credentials, ProxyPort};
 use tunnel::server::{self, Forward, Listen, Port};
+use tunnel::tls::{self, Files};
 use tunnel::token::{Digest, Token, TokenError};
 
-use super::{Span, name, named, options, path, rebase, secret, text, texts};
-use crate::cli::CompatArg;
+use super::{Invitee, Span, name, named, options, path, rebase, secret, state, text, texts};
+use crate::cli::{ClientsArg, CompatArg};
+use crate::serve::{JoinPlan, TlsSource};
 
 options! {
     /// What `tunnel server` can be told.
@@ -28,6 +31,45 @@ options! {
         /// with %2F for /) connect [default: 127.0.0.1:8123].
         #[arg(long, value_name = "IP:PORT")]
         listen: SocketAddr,
+        /// The certificate of --listen in PEM, and what is between it and its authority: agents and visitors come by TLS then. A
+        /// file that changes is taken without a break.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        tls_cert: PathBuf,
+        /// The private key of --tls-cert in PEM.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        tls_key: PathBuf,
+        /// The authorities of clients in PEM (mutual TLS): the certificate of an agent must have its name among its DNS names.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        tls_client_ca: PathBuf,
+        /// Who must show a certificate of --tls-client-ca [default: required].
+        #[arg(long, value_enum, value_name = "WHO")]
+        tls_clients: ClientsArg,
+        /// Make an authority and a certificate in --state-dir, and renew it; agents trust it by a pin, which --print-join tells them.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+        tls_self_signed: bool,
+        /// Print a line by which one agent can join, within --join-lifetime and once: `tunnel agent LINE`. It names the server, proves
+        /// it and lets the agent in. With a name it is for an agent of that name only, also if one of that name has joined before. Without
+        /// --tls-cert it sets --tls-self-signed.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "", value_name = "NAME")]
+        #[serde(deserialize_with = "text")]
+        print_join: Invitee,
+        /// How long a line of --print-join is good [default: 1h].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        join_lifetime: Span,
+        /// How agents reach this server, for --print-join and the names in the certificate of --tls-self-signed, as
+        /// wss://tunnel.example:8123/connect [default: by the address of --listen].
+        #[arg(long, value_name = "URL")]
+        #[serde(deserialize_with = "text")]
+        public_url: ServerUrl,
+        /// Where the server keeps the agents that have joined, and its own authority [default: $STATE_DIRECTORY, or watertight in
+        /// $XDG_STATE_HOME or ~/.local/state].
+        #[arg(long, value_name = "DIRECTORY")]
+        #[serde(deserialize_with = "path")]
+        state_dir: PathBuf,
         /// Forward a public port to one target, as 127.0.0.1:8080=home/tcp/127.0.0.1:9000,
         /// 127.0.0.1:8080=home/unix//run/app.sock, unix:/run/db.sock=home/tcp/10.0.0.5:5432 or
         /// 127.0.0.1:5353=home/udp/10.0.0.53:53. Repeatable.
@@ -107,6 +149,18 @@ options! {
         #[arg(long, value_name = "ID=URL", value_delimiter = ',')]
         #[serde(deserialize_with = "texts")]
         peer: Vec<Peer>,
+        /// The authorities that peers' certificates are trusted by instead of the system's, in PEM.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        peer_ca_file: PathBuf,
+        /// The certificate that this server shows to its peers, in PEM, with --peer-id among its DNS names.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        peer_tls_cert: PathBuf,
+        /// The private key of --peer-tls-cert in PEM.
+        #[arg(long, value_name = "FILE")]
+        #[serde(deserialize_with = "path")]
+        peer_tls_key: PathBuf,
         /// The name by which the peers know this server.
         #[arg(long, value_name = "ID", value_parser = name)]
         #[serde(deserialize_with = "named")]
@@ -140,6 +194,9 @@ pub(crate) struct GrantOptions {
 #[derive(Debug)]
 pub(crate) struct ServerPlan {
     pub(crate) config: server::Config,
+    /// Where TLS of the front comes from; it is not in the configuration yet.
+    pub(crate) tls: Option<TlsSource>,
+    pub(crate) join: Option<JoinPlan>,
     pub(crate) drain: Duration,
     /// What decides about it besides the options themselves.
     pub(crate) files: Vec<PathBuf>,
@@ -152,6 +209,10 @@ pub(crate) const LIVE: &[&str] = &[
     "http-connect",
     "proxy-credentials-file",
     "socks5",
+    "tls-cert",
+    "tls-client-ca",
+    "tls-clients",
+    "tls-key",
     "token-file",
 ];
 
@@ -161,6 +222,17 @@ const DEFAULT_LISTEN: SocketAddr =
 impl ServerOptions {
     /// Makes paths of the file independent of where the program is started.
     pub(crate) fn rebase(&mut self, folder: &Path) {
+        for path in [
+            &mut self.tls_cert,
+            &mut self.tls_key,
+            &mut self.tls_client_ca,
+            &mut self.state_dir,
+            &mut self.peer_ca_file,
+            &mut self.peer_tls_cert,
+            &mut self.peer_tls_key,
+        ] {
+            rebase(path, folder);
+        }
         rebase(&mut self.token_file, folder);
         rebase(&mut self.peer_token_file, folder);
         rebase(&mut self.proxy_credentials_file, folder);
@@ -206,10 +278,19 @@ impl ServerOptions {
         if self.remotedialer_token_header.is_some() && self.accept_remotedialer != Some(true) {
             bail!("--remotedialer-token-header is for --accept-remotedialer: set that too");
         }
-        let (access, agents) = self.access()?;
+        let join = self.join()?;
+        let tls = self.tls(join.is_some())?;
+        let (access, agents) = self.access(join.is_some())?;
         let peers = self.peers(agents.as_ref())?;
         let listen = self.listen.unwrap_or(DEFAULT_LISTEN);
         let mut config = server::Config::new(listen, access);
+        if tls.is_none() && !listen.ip().is_loopback() {
+            tracing::warn!(
+                %listen,
+                "without TLS everybody on the way can read tokens and streams: set --tls-cert and --tls-key, or --tls-self-signed"
+            );
+        }
+        config.roster = self.roster(join.is_some())?;
         let credentials = self.proxy_credentials()?;
         let proxy = |port: &ProxyPort| ProxyPort {
             credentials: credentials.clone(),
@@ -250,12 +331,18 @@ impl ServerOptions {
             token_header: self.remotedialer_token_header,
         });
         let files = [
+            config.roster.clone(),
+            self.tls_cert,
+            self.tls_key,
+            self.tls_client_ca,
             self.token_file,
             self.peer_token_file,
             self.proxy_credentials_file,
         ];
         Ok(ServerPlan {
             config,
+            tls,
+            join,
             drain: self
                 .drain
                 .map_or(Duration::from_secs(10), |Span(span)| span),
@@ -263,8 +350,99 @@ impl ServerOptions {
         })
     }
 
+    /// Returns where TLS comes from.
+    fn tls(&self, joins: bool) -> anyhow::Result<Option<TlsSource>> {
+        let clients = match (&self.tls_client_ca, self.tls_clients) {
+            (None, Some(_)) => {
+                bail!("--tls-clients is about certificates of --tls-client-ca: set that too")
+            }
+            (_, clients) => clients.map(Into::into).unwrap_or_default(),
+        };
+        let self_signed = self.tls_self_signed;
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                ensure!(
+                    self_signed != Some(true),
+                    "--tls-self-signed makes what --tls-cert and --tls-key name: set one of the two"
+                );
+                Ok(Some(TlsSource::Files(Files {
+                    certificate: certificate.clone(),
+                    key: key.clone(),
+                    client_ca: self.tls_client_ca.clone(),
+                    clients,
+                })))
+            }
+            (Some(_), None) => bail!("--tls-cert needs --tls-key, its private key"),
+            (None, Some(_)) => bail!("--tls-key needs --tls-cert, its certificate"),
+            (None, None) if self_signed.unwrap_or(joins) => Ok(Some(TlsSource::SelfSigned {
+                folder: state::folder(self.state_dir.as_deref())?,
+                names: self.own_names(),
+                client_ca: self.tls_client_ca.clone(),
+                clients,
+            })),
+            (None, None) => {
+                ensure!(
+                    self.tls_client_ca.is_none(),
+                    "--tls-client-ca is for a server with TLS: set --tls-cert and --tls-key, or --tls-self-signed"
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns under which names agents know this server.
+    fn own_names(&self) -> Vec<String> {
+        let mut names = vec![
+            "localhost".to_owned(),
+            "127.0.0.1".to_owned(),
+            "::1".to_owned(),
+        ];
+        let listen = self.listen.unwrap_or(DEFAULT_LISTEN).ip();
+        if !listen.is_unspecified() {
+            names.push(listen.to_string());
+        }
+        names.extend(self.public_url.as_ref().map(|url| url.host().to_owned()));
+        names
+    }
+
+    fn join(&self) -> anyhow::Result<Option<JoinPlan>> {
+        let Some(Invitee(name)) = &self.print_join else {
+            ensure!(
+                self.join_lifetime.is_none(),
+                "--join-lifetime is for --print-join: set that too, or leave it away"
+            );
+            return Ok(None);
+        };
+        let lifetime = self
+            .join_lifetime
+            .map_or(Duration::from_secs(3600), |Span(span)| span);
+        ensure!(
+            !lifetime.is_zero(),
+            "--join-lifetime must be longer than 0s: nobody could join"
+        );
+        if self.public_url.is_none() {
+            let listen = self.listen.unwrap_or(DEFAULT_LISTEN).ip();
+            ensure!(
+                !listen.is_unspecified(),
+                "--print-join must tell agents where to connect, and --listen {listen} is no address to reach: set --public-url wss://HOST:PORT/connect"
+            );
+        }
+        Ok(Some(JoinPlan {
+            name: name.clone(),
+            lifetime,
+            public_url: self.public_url.clone(),
+        }))
+    }
+
+    /// Returns the file with those who have joined. Once somebody has been invited the roster stays in force.
+    fn roster(&self, joins: bool) -> anyhow::Result<Option<PathBuf>> {
+        let wanted = joins || self.state_dir.is_some() || self.tls_self_signed == Some(true);
+        let folder = wanted.then(|| state::folder(self.state_dir.as_deref()));
+        Ok(folder.transpose()?.map(|folder| folder.join("agents")))
+    }
+
     /// Returns who is let in, and the secret that agents share, if they do.
-    fn access(&self) -> anyhow::Result<(Access, Option<Token>)> {
+    fn access(&self, invites: bool) -> anyhow::Result<(Access, Option<Token>)> {
         let mut access = Access::default();
         for (name, grant) in self.agents.iter().flatten() {
             ensure!(
@@ -285,7 +463,7 @@ impl ServerOptions {
         let file = self.token_file.as_deref();
         let shared = match secret::read(file, "--token-file", "TUNNEL_TOKEN") {
             Ok(token) => Some(token),
-            Err(TokenError::Missing { .. }) if !access.is_empty() => None,
+            Err(TokenError::Missing { .. }) if invites || !access.is_empty() => None,
             Err(error) => return Err(error).context("nobody could be let in"),
         };
         if let Some(token) = &shared {
@@ -324,10 +502,17 @@ impl ServerOptions {
                 peers.is_empty(),
                 "--peer needs --peer-id ID, the name by which the peers know this server"
             );
-            ensure!(
-                self.peer_token_file.is_none(),
-                "--peer-token-file is for servers with peers: set --peer and --peer-id"
-            );
+            for (option, file) in [
+                ("--peer-token-file", &self.peer_token_file),
+                ("--peer-ca-file", &self.peer_ca_file),
+                ("--peer-tls-cert", &self.peer_tls_cert),
+                ("--peer-tls-key", &self.peer_tls_key),
+            ] {
+                ensure!(
+                    file.is_none(),
+                    "{option} is for servers with peers: set --peer and --peer-id"
+                );
+            }
             return Ok(None);
         };
         ensure!(
@@ -348,7 +533,14 @@ impl ServerOptions {
             agents != Some(&token),
             "the peers' token is the agents': an agent could pass for a peer and be sent the streams of others; use another one"
         );
-        Ok(Some(Peers::new(id, token, peers)))
+        let mut peers = Peers::new(id, token, peers);
+        peers.tls = tls::Client::load(tls::ClientFiles {
+            ca_file: self.peer_ca_file.clone(),
+            certificate: self.peer_tls_cert.clone(),
+            key: self.peer_tls_key.clone(),
+            ..tls::ClientFiles::default()
+        })?;
+        Ok(Some(peers))
     }
 }
 
