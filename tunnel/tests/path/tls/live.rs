@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tunnel::agent::{self, Agent};
 use tunnel::dialect::Dialect;
 use tunnel::server;
