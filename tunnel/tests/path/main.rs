@@ -8,6 +8,7 @@
     reason = "tests are the world outside of the tunnel, and a test that cannot go on has failed"
 )]
 
+mod bounds;
 mod child;
 mod endings;
 mod forward;
