@@ -21,6 +21,7 @@ use tunnel::socket::Listener;
 use cli::{AgentArgs, Cli, Command, LogFormat, ServerArgs};
 
 fn main() -> ExitCode {
+    memory::keep_some();
     let cli = Cli::parse();
     start_logging(cli.log_format);
     match run(cli.command) {
