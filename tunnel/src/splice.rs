@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::mux::{By, Ending, ReadError, Reason, WriteError};
-use crate::session::{ReceiveStream, SendStream, Stream};
+use crate::session::{ReceiveStream, SendStream, Stream, Watch};
 use crate::socket::{ReadBuffer, Socket};
 
 /// The bounds of one splice.
@@ -21,6 +21,9 @@ use crate::socket::{ReadBuffer, Socket};
 pub struct Config {
     /// The most bytes that are read from or written to the socket at once. Best as many as a batch of the link carries.
     pub piece: usize,
+    /// Bytes that one direction moves before the tasks of other streams have their turn: a few bytes wait behind so many of each busy
+    /// stream.
+    pub turn: usize,
     /// How long a half-closed pair may go without a byte before it is reset.
     pub linger: Duration,
 }
@@ -29,6 +32,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             piece: 64 * 1024 - 128,
+            turn: 128 * 1024,
             linger: Duration::from_secs(60),
         }
     }
@@ -95,6 +99,33 @@ impl Progress {
     }
 }
 
+/// Ends one direction's turn of the scheduler now and then: sockets and streams that are ready never make it wait.
+struct Turn<'a> {
+    watch: &'a Watch,
+    length: usize,
+    moved: usize,
+}
+
+impl<'a> Turn<'a> {
+    const fn new(watch: &'a Watch, config: Config) -> Self {
+        Self {
+            watch,
+            length: config.turn,
+            moved: 0,
+        }
+    }
+
+    async fn moved(&mut self, bytes: usize) {
+        self.moved += bytes;
+        if self.moved >= self.length {
+            self.moved = 0;
+            if !self.watch.is_alone() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
 /// Carries bytes both ways until both directions are finished or one breaks, releases the socket, and returns how the
 /// stream ended. The socket is released as soon as nothing is left for it to do.
 pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
@@ -102,8 +133,26 @@ pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
     let (send, receive) = stream.split();
     let progress = Progress::default();
     let finished = {
-        let mut inward = pin!(carry_in(&socket, send, config.piece, &progress).fuse());
-        let mut outward = pin!(carry_out(&socket, receive, config.piece, &progress).fuse());
+        let mut inward = pin!(
+            carry_in(
+                &socket,
+                send,
+                Turn::new(&watch, config),
+                config.piece,
+                &progress
+            )
+            .fuse()
+        );
+        let mut outward = pin!(
+            carry_out(
+                &socket,
+                receive,
+                Turn::new(&watch, config),
+                config.piece,
+                &progress
+            )
+            .fuse()
+        );
         let reset_after_end = async {
             progress.read.notified().await;
             socket.hung_up().await;
@@ -153,6 +202,7 @@ pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
 async fn carry_in(
     socket: &Socket,
     mut send: SendStream,
+    mut turn: Turn<'_>,
     piece: usize,
     progress: &Progress,
 ) -> Result<(), Broken> {
@@ -186,7 +236,8 @@ async fn carry_in(
             progress.read.notify_one();
             return Ok(());
         }
-        progress.moved(data.len());
+        let length = data.len();
+        progress.moved(length);
         let written = tokio::select! {
             biased;
             written = send.write(data) => written,
@@ -194,7 +245,7 @@ async fn carry_in(
             () = socket.hung_up() => return Err(Broken::Read),
         };
         match written {
-            Ok(()) => {}
+            Ok(()) => turn.moved(length).await,
             Err(WriteError::Finished) => {
                 progress.half.notify_one();
                 return Ok(());
@@ -208,6 +259,7 @@ async fn carry_in(
 async fn carry_out(
     socket: &Socket,
     mut receive: ReceiveStream,
+    mut turn: Turn<'_>,
     piece: usize,
     progress: &Progress,
 ) -> Result<(), Broken> {
@@ -222,6 +274,7 @@ async fn carry_out(
             progress.moved(written);
         }
         receive.consume(data.len());
+        turn.moved(data.len()).await;
     }
     socket.finish().map_err(|_| Broken::Write)?;
     receive.deliver();
