@@ -174,8 +174,17 @@ impl Link {
         self.poll_timer(cx)
     }
 
+    /// How many bytes one direction may handle before the other, and the streams, have their turn.
+    fn turn(&self) -> usize {
+        match self.ending.0.streams() {
+            0 | 1 => TURN_ALONE,
+            _ => TURN_SHARED,
+        }
+    }
+
     /// Takes everything that has arrived, up to a bound that leaves room for sending.
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let mut left = self.turn();
         for _ in 0..MESSAGES_PER_TURN {
             let message = match Pin::new(&mut self.websocket).poll_next(cx) {
                 Poll::Pending => return Ok(()),
@@ -188,6 +197,7 @@ impl Link {
             };
             match message {
                 Message::Binary(bytes) => {
+                    left = left.saturating_sub(bytes.len());
                     self.ending
                         .0
                         .recv_message(bytes)
@@ -203,6 +213,9 @@ impl Link {
                 // Text has no meaning in either dialect.
                 Message::Text(_) | Message::Frame(_) => {}
             }
+            if left == 0 {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Ok(())
@@ -210,6 +223,7 @@ impl Link {
 
     /// Sends batch after batch until there is nothing left or the socket takes no more.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let mut left = self.turn();
         for _ in 0..MESSAGES_PER_TURN {
             if self.flushing.is_some() {
                 match Pin::new(&mut self.websocket).poll_flush(cx) {
@@ -228,12 +242,16 @@ impl Link {
                 if self.batch.is_empty() {
                     return Ok(());
                 }
+                left = left.saturating_sub(self.batch.len());
                 Message::Binary(self.batch.split().freeze())
             };
             Pin::new(&mut self.websocket)
                 .start_send(message)
                 .map_err(Box::new)?;
             self.flushing = Some(self.clock.now());
+            if left == 0 {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Ok(())
@@ -281,8 +299,14 @@ impl Link {
     }
 }
 
-/// How many messages one direction may handle before the other has its turn.
+/// How many messages one direction may handle in a turn of it.
 const MESSAGES_PER_TURN: usize = 16;
+
+/// The bytes of a turn when a session has one stream, which waits for nobody else.
+const TURN_ALONE: usize = 1024 * 1024;
+
+/// The same when it has several: a few bytes of one wait behind so many of the others.
+const TURN_SHARED: usize = 240 * 1024;
 
 /// The room that a batch starts with, so that small answers need no growth.
 const BATCH_MIN: usize = 4 * 1024;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::mux::{By, Ending, ReadError, Reason, WriteError};
-use crate::session::{ReceiveStream, SendStream, Stream};
+use crate::session::{ReceiveStream, SendStream, Stream, Watch};
 use crate::socket::{ReadBuffer, Socket};
 
 /// The bounds of one splice.
@@ -22,6 +22,9 @@ use crate::socket::{ReadBuffer, Socket};
 pub struct Config {
     /// The most bytes that are read from or written to the socket at once. Best as many as a batch of the link carries.
     pub piece: usize,
+    /// Bytes that one direction moves before the tasks of other streams have their turn: a few bytes wait behind so many of each busy
+    /// stream.
+    pub turn: usize,
     /// How long a half-closed pair may go without a byte before it is reset.
     pub linger: Duration,
 }
@@ -30,6 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             piece: 64 * 1024 - 128,
+            turn: 128 * 1024,
             linger: Duration::from_secs(60),
         }
     }
@@ -96,20 +100,49 @@ impl Progress {
     }
 }
 
+/// Ends one direction's turn of the scheduler now and then: sockets and streams that are ready never make it wait.
+struct Turn<'a> {
+    watch: &'a Watch,
+    length: usize,
+    moved: usize,
+}
+
+impl<'a> Turn<'a> {
+    const fn new(watch: &'a Watch, config: Config) -> Self {
+        Self {
+            watch,
+            length: config.turn,
+            moved: 0,
+        }
+    }
+
+    async fn moved(&mut self, bytes: usize) {
+        self.moved += bytes;
+        if self.moved >= self.length {
+            self.moved = 0;
+            if !self.watch.is_alone() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
 /// Joins `socket` and `stream` as [`splice_after`] does when nothing was read from the socket before.
 pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
     splice_after(Bytes::new(), socket, stream, config).await
 }
 
-/// Carries `early`, which was read from the socket before, and then bytes both ways until both directions are finished or one breaks, releases the socket, and returns how the
-/// stream ended. The socket is released as soon as nothing is left for it to do.
+/// Carries `early`, which was read from the socket before, and then bytes both ways until both directions are finished or one breaks,
+/// releases the socket, and returns how the stream ended. The socket is released as soon as nothing is left for it to do.
 pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: Config) -> Ending {
     let watch = stream.watch();
     let (send, receive) = stream.split();
     let progress = Progress::default();
     let finished = {
-        let mut inward = pin!(carry_in(&socket, early, send, config.piece, &progress).fuse());
-        let mut outward = pin!(carry_out(&socket, receive, config.piece, &progress).fuse());
+        let turn = || Turn::new(&watch, config);
+        let inward = carry_in(&socket, early, send, turn(), config.piece, &progress);
+        let outward = carry_out(&socket, receive, turn(), config.piece, &progress);
+        let (mut inward, mut outward) = (pin!(inward.fuse()), pin!(outward.fuse()));
         let reset_after_end = async {
             progress.read.notified().await;
             socket.hung_up().await;
@@ -160,6 +193,7 @@ async fn carry_in(
     socket: &Socket,
     mut early: Bytes,
     mut send: SendStream,
+    mut turn: Turn<'_>,
     piece: usize,
     progress: &Progress,
 ) -> Result<(), Broken> {
@@ -196,7 +230,8 @@ async fn carry_in(
             progress.read.notify_one();
             return Ok(());
         }
-        progress.moved(data.len());
+        let length = data.len();
+        progress.moved(length);
         let written = tokio::select! {
             biased;
             written = send.write(data) => written,
@@ -204,7 +239,7 @@ async fn carry_in(
             () = socket.hung_up() => return Err(Broken::Read),
         };
         match written {
-            Ok(()) => {}
+            Ok(()) => turn.moved(length).await,
             Err(WriteError::Finished) => {
                 progress.half.notify_one();
                 return Ok(());
@@ -218,6 +253,7 @@ async fn carry_in(
 async fn carry_out(
     socket: &Socket,
     mut receive: ReceiveStream,
+    mut turn: Turn<'_>,
     piece: usize,
     progress: &Progress,
 ) -> Result<(), Broken> {
@@ -232,6 +268,7 @@ async fn carry_out(
             progress.moved(written);
         }
         receive.consume(data.len());
+        turn.moved(data.len()).await;
     }
     socket.finish().map_err(|_| Broken::Write)?;
     receive.deliver();

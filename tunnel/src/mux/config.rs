@@ -10,7 +10,8 @@ use std::time::Duration;
 pub struct Config {
     /// Streams that are alive at once, in both directions together.
     pub max_streams: usize,
-    /// The longest data frame sent while other streams have something to send, in bytes. Four of them fill a batch.
+    /// The longest data frame sent while other streams have something to send, in bytes. One that fills a batch is copied least: its
+    /// reader keeps it by reference.
     pub frame_max: usize,
     /// Bytes of one stream that wait for the link.
     pub send_buffer: usize,
@@ -40,7 +41,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_streams: 8192,
-            frame_max: 16 * 1024 - 32,
+            frame_max: 64 * 1024 - 128,
             send_buffer: 256 * 1024,
             session_send_buffer: 4 * 1024 * 1024,
             window_floor: 16 * 1024,

@@ -9,8 +9,10 @@ use super::error::{Ending, Reason};
 pub struct SendHalf {
     pub(super) phase: SendPhase,
     pub(super) queue: Buffer,
-    /// In the schedule's data queue.
+    /// In one of the schedule's queues for data.
     pub(super) queued: bool,
+    /// The end of the round in which it had its last turn.
+    pub(super) round: u64,
     /// In the schedule's queue for the session's send buffer.
     pub(super) starved: bool,
     /// The user was told "blocked" and is owed a writable event.

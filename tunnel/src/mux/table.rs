@@ -239,14 +239,20 @@ impl<R: Rules> Table<R> {
             && !stream.send.queued
         {
             stream.send.queued = true;
-            self.schedule.push_data(id);
+            self.schedule.push_data(id, stream.send.round);
         }
     }
 
-    /// Takes note that so many bytes of a stream's queue are on their way.
+    /// Takes note that a stream had its turn and so many bytes of its queue are on their way.
     pub(super) fn sent(&mut self, id: StreamId, length: usize) {
         self.buffered = self.buffered.saturating_sub(length);
-        self.queue_data(id);
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.send.round = self.schedule.round_end();
+            if R::has_data(stream) {
+                stream.send.queued = true;
+                self.schedule.push_again(id);
+            }
+        }
         self.wake_writer(id);
         self.wake_starved();
     }

@@ -245,6 +245,11 @@ impl Watch {
         poll_fn(|cx| self.held.poll_ended(cx)).await
     }
 
+    /// Whether the session has no other stream.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.held.shared.lock().mux.streams() <= 1
+    }
+
     /// Returns how the stream ended, if it has.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {

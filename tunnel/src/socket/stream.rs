@@ -28,8 +28,21 @@ macro_rules! either {
 }
 
 impl Io {
+    /// Reads into `buffer`. A read that does not fill it has taken all there was (epoll(7), question 9), so the next one waits
+    /// to be told of more and does not ask the kernel in vain.
     pub(super) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
-        either!(self, stream => stream.try_read_buf(buffer))
+        let room = buffer.chunk_mut().len();
+        let mut read = Err(io::ErrorKind::WouldBlock.into());
+        let attempt = || {
+            read = either!(self, stream => stream.try_read_buf(buffer));
+            match read {
+                Ok(length) if (1..room).contains(&length) => Err(io::ErrorKind::WouldBlock.into()),
+                Ok(_) | Err(_) => Ok(()),
+            }
+        };
+        // What it says is in `read`; here it only forgets that the socket was readable.
+        let _ = either!(self, stream => stream.try_io(Interest::READABLE, attempt));
+        read
     }
 
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {

@@ -10,6 +10,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tunnel::dialect::native::{Decoder, encode};
+use tunnel::link;
 use tunnel::mux::{self, Frame, Reason, StreamId};
 use tunnel::server::Server;
 
@@ -21,6 +22,8 @@ struct Script {
     server: Server,
     peer: WebSocketStream<TcpStream>,
     received: Vec<Frame>,
+    /// Bytes of the longest message received.
+    longest: usize,
 }
 
 impl Script {
@@ -54,6 +57,7 @@ impl Script {
             server,
             peer,
             received: Vec::new(),
+            longest: 0,
         }
     }
 
@@ -75,9 +79,12 @@ impl Script {
                 .unwrap()
                 .unwrap()
             {
-                Message::Binary(message) => self
-                    .received
-                    .extend(Decoder::new(message).map(Result::unwrap)),
+                Message::Binary(message) => {
+                    assert!(message.len() <= link::Config::default().batch);
+                    self.longest = self.longest.max(message.len());
+                    self.received
+                        .extend(Decoder::new(message).map(Result::unwrap));
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -228,6 +235,32 @@ async fn a_message_beyond_the_bound_ends_the_link() {
         .send(Message::Binary(vec![0; 300 * 1024].into()))
         .await;
     script.ends().await;
+}
+
+/// A visitor that sends as fast as it can fills whole messages, and none is longer than the bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_bounds_the_messages_of_a_busy_stream() {
+    let mut script = Script::start().await;
+    let (mut visitor, stream) = script.visitor().await;
+    let window = u32::MAX;
+    script.send(&[Frame::Accept { stream, window }]).await;
+    let length = 4 * 1024 * 1024;
+    let upload = async {
+        visitor.write_all(&vec![7; length]).await.unwrap();
+        visitor
+    };
+    let download = async {
+        let mut received = 0;
+        while received < length {
+            match script.receive().await {
+                Frame::Data { data, .. } => received += data.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let (visitor, ()) = tokio::join!(upload, download);
+    assert!(script.longest > link::Config::default().batch / 2);
+    drop(visitor);
 }
 
 #[tokio::test(flavor = "multi_thread")]

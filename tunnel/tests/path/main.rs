@@ -9,6 +9,7 @@
 )]
 
 mod access;
+mod bounds;
 mod child;
 mod connect;
 mod endings;

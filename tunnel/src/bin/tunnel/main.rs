@@ -22,6 +22,7 @@ use cli::{Cli, Command, LogFormat};
 use signals::Signals;
 
 fn main() -> ExitCode {
+    memory::keep_some();
     let cli = Cli::read();
     start_logging(cli.log_format);
     options::warn_of_strange_variables(&cli::variables());

@@ -1,4 +1,5 @@
-//! Gives memory back after a burst: glibc keeps the pages of thousands of streams that are gone for streams to come.
+//! How long freed memory is kept. While streams are busy glibc would return the end of its heap to the kernel and fetch it again with
+//! every few messages; after a burst it would keep the pages of thousands of streams that are gone.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,6 +28,21 @@ pub(crate) async fn give_back(metrics: &Metrics) -> Infallible {
         }
     }
 }
+
+/// What glibc may keep at the end of each of its heaps, in bytes: about what a few busy streams hold.
+#[cfg(target_env = "gnu")]
+const KEPT: libc::c_int = 4 * 1024 * 1024;
+
+/// Lets buffers of busy streams be used again before their pages are given back. To be called before there are threads.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "glibc's allocator has no safe interface")]
+pub(crate) fn keep_some() {
+    // SAFETY: it takes no pointer. Where it fails everything works as before.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn keep_some() {}
 
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc's allocator has no safe interface")]

@@ -90,6 +90,17 @@ fn an_opener_may_send_at_once() {
 }
 
 #[test]
+fn piece_max_bounds_each_message() {
+    let config = Config {
+        piece_max: 10,
+        ..Config::default()
+    };
+    let mut mux = server(config);
+    mux.write(id(2), Bytes::from(vec![7; 25])).unwrap();
+    assert_eq!(sent(&mut mux), [10, 10, 5].map(|length| (2, data(length))));
+}
+
+#[test]
 fn a_finish_ends_both_directions_behind_what_was_written() {
     let mut mux = server(Config::default());
     recv(&mut mux, 2, data(3));

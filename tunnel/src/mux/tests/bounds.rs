@@ -176,6 +176,57 @@ fn streams_take_turns_and_control_goes_first() {
     assert_eq!(order, [900, 1, 3, 5, 1, 3, 5]);
 }
 
+/// An agent that gave several streams all the credit they want, with frames of ten bytes.
+fn busy_agent(numbers: impl Iterator<Item = u64>) -> Mux {
+    let config = Config {
+        frame_max: 10,
+        ..Config::default()
+    };
+    let mut mux = agent(config);
+    for number in numbers {
+        mux.handle_frame(T0, open_frame(number)).unwrap();
+        mux.accept(id(number)).unwrap();
+    }
+    sent(&mut mux);
+    mux
+}
+
+/// Takes the next data frame and returns whose it is.
+fn next_sender(mux: &mut Mux) -> u64 {
+    match mux.poll_transmit(10) {
+        Some(Frame::Data { stream, .. }) => stream.number(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stream_that_had_nothing_goes_before_those_that_always_have_once_a_round() {
+    let mut mux = busy_agent([1, 3, 5].into_iter());
+    for number in [1, 3] {
+        mux.write(id(number), bytes(90)).unwrap();
+    }
+    let mut order: Vec<u64> = (0..3).map(|_| next_sender(&mut mux)).collect();
+    mux.write(id(5), bytes(10)).unwrap();
+    order.push(next_sender(&mut mux));
+    // Again in the same round, it has to wait for its turn.
+    mux.write(id(5), bytes(10)).unwrap();
+    order.extend((0..4).map(|_| next_sender(&mut mux)));
+    assert_eq!(order, [1, 3, 1, 5, 3, 1, 5, 3]);
+}
+
+#[test]
+fn streams_that_come_and_come_do_not_starve_a_busy_one() {
+    let mut mux = busy_agent((1..200).step_by(2));
+    mux.write(id(1), bytes(90)).unwrap();
+    assert_eq!(next_sender(&mut mux), 1);
+    for number in (3..200).step_by(2) {
+        mux.write(id(number), bytes(10)).unwrap();
+    }
+    let order: Vec<u64> = (0..100).map(|_| next_sender(&mut mux)).collect();
+    let turns = order.iter().filter(|number| **number == 1).count();
+    assert!(turns >= 3, "{order:?}");
+}
+
 #[test]
 fn an_open_is_answered_or_ends_at_its_deadline() {
     let config = Config {

@@ -300,6 +300,29 @@ async fn a_silent_peer_loses_its_socket_with_its_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn remotedialer_message_max_is_the_longest_message_that_is_taken() {
+    let mut config = server_config("127.0.0.1:9".parse().unwrap());
+    config.remotedialer = Some(Remotedialer::default());
+    config.link.remotedialer_message_max = 64 * 1024;
+    let server = Server::start(config).await.unwrap();
+    let peer = connect(&server, "secret").await.unwrap();
+    until("the registration", || server.has_agent("web")).await;
+    let mut script = Script { server, peer };
+    let (mut visitor, connection) = script.visitor().await;
+    let most = Bytes::from(vec![7; 60 * 1024]);
+    script.peer.send(connection, Body::Data(most.clone())).await;
+    let mut read = vec![0; most.len()];
+    let whole = within(PROMPT, "the bytes", visitor.read_exact(&mut read)).await;
+    whole.unwrap();
+    // The server may be gone before everything is sent.
+    let more = Body::Data(vec![7; 70 * 1024].into());
+    let _ = script.peer.try_send(connection, more).await;
+    let reset = within(PROMPT, "the reset", drain(&mut visitor)).await;
+    assert!(reset.is_err());
+    until("the end of the session", || script.server.tasks() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_message_ends_the_link() {
     use futures_util::SinkExt as _;
     let mut script = Script::start().await;
