@@ -16,6 +16,7 @@ pub mod forward;
 mod front;
 pub mod handshake;
 mod ingress;
+pub mod limits;
 mod links;
 pub mod listen;
 mod open;
@@ -29,10 +30,12 @@ mod socks5;
 mod visitor;
 
 pub use forward::Forward;
+pub use limits::Limits;
 pub use listen::Listen;
 pub use port::{Port, PortsError};
 
 use handshake::Remotedialer;
+use limits::Quotas;
 use peer::Peers;
 use ports::Ports;
 use registry::Registry;
@@ -67,6 +70,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Links of agents at once.
     pub sessions_max: usize,
+    /// How much may be asked of each agent.
+    pub limits: Limits,
     /// How long the head of a request may take, and how long a kept-alive connection may be silent.
     pub header_timeout: Duration,
     /// How long a target may take to begin its response.
@@ -102,6 +107,7 @@ impl Config {
             token,
             connections_max: 16_384,
             sessions_max: 4096,
+            limits: Limits::default(),
             header_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(60),
             visitor_linger: Duration::from_millis(500),
@@ -141,6 +147,7 @@ struct Shared {
     config: Config,
     clock: Clock,
     registry: Registry,
+    quotas: Quotas,
     metrics: Arc<Metrics>,
     connections: Arc<Semaphore>,
     draining: CancellationToken,
@@ -174,6 +181,7 @@ impl Server {
     pub async fn start(config: Config) -> io::Result<Self> {
         let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
         let front = Listener::listen(config.listen, "front").await?;
+        front.set_options(config.splice.tcp);
         let wanted = config.all_ports();
         let admin = match config.metrics {
             Some(address) => Some(Listener::listen(address, "metrics").await?),
@@ -184,6 +192,7 @@ impl Server {
         let shared = Arc::new(Shared {
             clock: Clock::start(),
             registry: Registry::new(config.sessions_max, servers),
+            quotas: Quotas::default(),
             metrics: Arc::clone(&metrics),
             connections: Arc::new(Semaphore::new(config.connections_max)),
             draining: CancellationToken::new(),

@@ -51,6 +51,8 @@ pub(super) struct Visit<'a> {
 pub(super) enum OpenRefused {
     #[error("the agent is not connected")]
     NoAgent,
+    #[error("more streams a second are asked of the agent than may be; try again in a moment")]
+    Often,
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -61,7 +63,7 @@ impl OpenRefused {
         match self {
             Self::NoAgent | Self::Open(OpenError::SessionOver) => Reason::SessionOver,
             Self::Open(OpenError::Refused(reason)) => reason,
-            Self::Open(OpenError::Busy) => Reason::Busy,
+            Self::Often | Self::Open(OpenError::Busy) => Reason::Busy,
             Self::Open(OpenError::Draining) => Reason::Draining,
             Self::Open(OpenError::TargetTooLong | OpenError::NoDatagrams) => Reason::Protocol,
         }
@@ -113,6 +115,7 @@ impl OpenRefused {
     const fn name(self) -> &'static str {
         match self {
             Self::NoAgent => "no agent",
+            Self::Often => "limit",
             Self::Open(_) => self.reason().name(),
         }
     }
@@ -138,7 +141,15 @@ impl Shared {
                 Door::Peer => self.registry.own(agent),
             };
             let route = route.ok_or(OpenRefused::NoAgent)?;
-            let opening = route.open(target)?;
+            if !self.takes_open(agent) {
+                self.metrics.limit_rejected("opens_per_second");
+                return Err(OpenRefused::Often);
+            }
+            let opening = route.open(target).inspect_err(|error| {
+                if *error == OpenError::Busy {
+                    self.metrics.limit_rejected("streams");
+                }
+            })?;
             Ok((route, opening))
         };
         open().inspect_err(|refused| {
