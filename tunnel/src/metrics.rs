@@ -121,7 +121,7 @@ impl Metrics {
             throttled: {
                 let throttled = Counter::new(
                     "watertight_throttled_seconds_total",
-                    "Time for which streams waited for their agent's bytes a second, summed over the streams.",
+                    "Waits that were imposed on streams by their agent's bytes a second, summed over the streams.",
                 )?;
                 registry.register(Box::new(throttled.clone()))?;
                 throttled

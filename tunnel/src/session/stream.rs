@@ -8,7 +8,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+
+mod pace;
+
+use pace::Pause;
 
 use super::{Shared, register};
 use crate::metrics::Timeout;
@@ -28,35 +31,7 @@ impl Drop for Held {
     }
 }
 
-/// The wait of one direction for the bytes a second of its agent.
-type Pause = Option<Pin<Box<Sleep>>>;
-
 impl Held {
-    /// Returns when the direction that waits in `pause` may carry more.
-    fn poll_pace(&self, pause: &mut Pause, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(throttle) = self.shared.throttle.get() else {
-            return Poll::Ready(());
-        };
-        loop {
-            if let Some(sleep) = pause {
-                ready!(sleep.as_mut().poll(cx));
-                *pause = None;
-            }
-            let wait = throttle.wait();
-            if wait.is_zero() {
-                return Poll::Ready(());
-            }
-            self.shared.metrics.throttled(wait);
-            *pause = Some(Box::pin(sleep(wait)));
-        }
-    }
-
-    fn carried(&self, bytes: usize) {
-        if let Some(throttle) = self.shared.throttle.get() {
-            throttle.carried(bytes);
-        }
-    }
-
     fn owner(&self) -> Owner {
         self.shared.stream_owner(self.id)
     }

@@ -36,7 +36,8 @@ fn both(rig: &Rig, timeout: &str) -> (u64, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_stream_is_reset_by_whichever_end_is_told_to() {
     for at_server in [true, false] {
-        let idle = Some(SHORT);
+        let limit = 3 * SHORT;
+        let idle = Some(limit);
         let rig = Rig::start_with(
             |server| server.splice.idle = idle.filter(|_| at_server),
             |agent| agent.splice.idle = idle.filter(|_| !at_server),
@@ -48,7 +49,7 @@ async fn an_idle_stream_is_reset_by_whichever_end_is_told_to() {
             target.write_all(b"!").await.unwrap();
             let read = within(PROMPT, "a byte", visitor.read_exact(&mut [0])).await;
             read.unwrap();
-            tokio::time::sleep(SHORT / 6).await;
+            tokio::time::sleep(limit / 8).await;
         }
         assert_eq!(both(&rig, "idle"), (0, 0));
         broken(&mut visitor, &mut target).await;
