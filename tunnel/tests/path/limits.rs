@@ -11,7 +11,7 @@ use tunnel::metrics::Metrics;
 use tunnel::server::Limits;
 use tunnel::server::handshake::Remotedialer;
 
-use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, pattern, reset, until, within};
+use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, pattern, refused, reset, until, within};
 use crate::world::connect;
 
 fn value(counters: &Metrics, name: &str) -> f64 {
@@ -50,7 +50,10 @@ async fn opens_beyond_the_rate_are_refused_and_counted() {
         let visiting = async {
             let mut served = 0;
             for _ in 0..40 {
-                let mut visitor = rig.visitor().await;
+                // It may be turned away before it knows that it is connected.
+                let Ok(mut visitor) = connect(rig.server.forwards()[0]).await else {
+                    continue;
+                };
                 let read = within(PROMPT, "the answer", visitor.read_u8()).await;
                 served += u32::from(read.is_ok());
             }
@@ -141,7 +144,8 @@ async fn bytes_beyond_the_rate_wait_in_both_directions_and_none_is_lost() {
     })
     .await;
     read.unwrap();
-    assert!(answer.ends_with(&data));
+    let head = String::from_utf8_lossy(&answer[..answer.len().min(300)]);
+    assert!(answer.ends_with(&data), "{} {head}", answer.len());
     assert!(began.elapsed() > Duration::from_millis(700));
     rig.at_rest().await;
 }
@@ -181,10 +185,7 @@ async fn sessions_streams_and_messages_beyond_their_bounds_are_counted() {
     .await;
     let counters = rig.server.counters();
     let (mut visitor, mut target) = rig.pair().await;
-    let mut second = rig.visitor().await;
-    within(PROMPT, "the refusal", drain(&mut second))
-        .await
-        .unwrap_err();
+    refused(rig.server.forwards()[0]).await;
     assert!(rejections(counters, "streams") > 0.5);
     let mut config = agent_config(&rig.server, &[]);
     config.name = "other".to_owned();
