@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::dialect::Dialect;
 use crate::flow;
 use crate::link::{self, Link, LinkError};
-use crate::metrics::{Metrics, SessionMetrics};
+use crate::metrics::{Metrics, SessionMetrics, Timeout};
 use crate::mux::{self, Reason, Side, legacy};
 use crate::scope::{self, Scope};
 use crate::server::handshake::{self, LINKS_MAX, LinkId};
@@ -359,6 +359,11 @@ async fn serve(
     }
     let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
     let error = link.run_until(outer.cancelled()).await;
+    if let Some(metrics) = &shared.metrics
+        && error.is_too_long()
+    {
+        metrics.limit_rejected("frame_size");
+    }
     shared.sessions.send_modify(|sessions| {
         sessions.remove(&slot);
     });
@@ -396,6 +401,7 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     match dialed {
         Ok(Dialed::Stream(socket)) => match incoming.accept() {
             Ok(stream) => {
+                socket.set_options(shared.config.splice.tcp);
                 let ending = splice(socket, stream, shared.config.splice).await;
                 tracing::debug!(stream = owner.stream, %target, %ending, "target released");
             }
@@ -410,6 +416,9 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
         Err(reason) => {
             if let Some(metrics) = &shared.metrics {
                 metrics.open_failed(reason.name());
+                if reason == Reason::TimedOut {
+                    metrics.stream_timed_out(Timeout::Dial);
+                }
             }
             incoming.refuse(reason);
         }

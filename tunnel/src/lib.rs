@@ -24,6 +24,8 @@ pub mod link;
 #[cfg(feature = "runtime")]
 pub mod metrics;
 #[cfg(feature = "runtime")]
+mod rate;
+#[cfg(feature = "runtime")]
 pub mod scope;
 #[cfg(feature = "runtime")]
 pub mod server;
@@ -33,6 +35,8 @@ pub mod session;
 pub mod socket;
 #[cfg(feature = "runtime")]
 pub mod splice;
+#[cfg(feature = "runtime")]
+mod throttle;
 #[cfg(feature = "runtime")]
 pub mod tls;
 #[cfg(feature = "runtime")]

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::dialect::{DecodeError, Dialect};
 use crate::mux::{Reason, SessionError, Time};
 use crate::session::{MessageError, Session};
+use crate::socket::Options;
 use crate::tls::Carrier;
 
 /// The bounds of a link. Whatever its peer does, a link holds about
@@ -36,6 +37,8 @@ pub struct Config {
     pub unsent: u32,
     /// How long a message may wait for a peer that does not read.
     pub write_stall: Duration,
+    /// How TCP finds out that the other end is gone, besides the session's own pings.
+    pub tcp: Options,
     /// How long the last frame may take to leave when the session ends.
     pub farewell: Duration,
 }
@@ -49,6 +52,7 @@ impl Default for Config {
             batch: 64 * 1024 - 64,
             unsent: 128 * 1024,
             write_stall: Duration::from_secs(30),
+            tcp: Options::LINKS,
             farewell: Duration::from_millis(250),
         }
     }
@@ -91,6 +95,16 @@ pub enum LinkError {
     WriteStall,
 }
 
+impl LinkError {
+    /// Whether the peer sent a message or a frame that is longer than may be.
+    pub(crate) fn is_too_long(&self) -> bool {
+        match self {
+            Self::WebSocket(error) => matches!(**error, WsError::Capacity(_)),
+            Self::Session(_) | Self::Dialect(_) | Self::Gone | Self::WriteStall => false,
+        }
+    }
+}
+
 /// Drives a link until its session is over. The session is told before the socket is released, on every path.
 pub struct Link {
     // Fields drop in this order: the session ends first.
@@ -122,7 +136,9 @@ impl Link {
         config: Config,
         clock: Clock,
     ) -> Self {
-        websocket.get_ref().socket().bound_unsent(config.unsent);
+        let socket = websocket.get_ref().socket();
+        socket.bound_unsent(config.unsent);
+        socket.set_options(config.tcp);
         Self {
             ending: EndsSession(session),
             websocket,

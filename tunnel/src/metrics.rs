@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 mod remotedialer;
 
@@ -17,6 +18,33 @@ use remotedialer::{Added, ClientBytes, PeerCounters};
 pub enum Compat {
     /// Those of rancher/remotedialer.
     Remotedialer,
+}
+
+/// Which timeout reset a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// Nothing moved in either direction.
+    Idle,
+    /// One direction is finished and nothing moved in the other.
+    Linger,
+    /// The agent could not resolve and dial in time.
+    Dial,
+    /// The agent did not answer an open in time.
+    Open,
+    /// TCP gave the visitor or the target up: keep-alive, TCP_USER_TIMEOUT or retransmissions.
+    Tcp,
+}
+
+impl Timeout {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Linger => "linger",
+            Self::Dial => "dial",
+            Self::Open => "open",
+            Self::Tcp => "tcp",
+        }
+    }
 }
 
 /// The counters of one server or agent.
@@ -32,6 +60,8 @@ pub struct Metrics {
     datagrams_dropped: IntCounterVec,
     limit_rejections: IntCounterVec,
     tls_handshake_failures: IntCounterVec,
+    stream_timeouts: IntCounterVec,
+    throttled: Counter,
     remotedialer: Option<remotedialer::Counters>,
     tasks: IntGauge,
 }
@@ -89,6 +119,19 @@ impl Metrics {
                 "Connections to the front whose TLS handshake failed, by reason.",
                 "reason",
             )?,
+            stream_timeouts: counters(
+                "watertight_stream_timeouts_total",
+                "Streams that were reset because of a timeout, by timeout.",
+                "timeout",
+            )?,
+            throttled: {
+                let throttled = Counter::new(
+                    "watertight_throttled_seconds_total",
+                    "Waits that were imposed on streams by their agent's bytes a second, summed over the streams.",
+                )?;
+                registry.register(Box::new(throttled.clone()))?;
+                throttled
+            },
             remotedialer: match compat {
                 Some(Compat::Remotedialer) => Some(remotedialer::Counters::new(&registry)?),
                 None => None,
@@ -148,6 +191,12 @@ impl Metrics {
     /// Counts a datagram that was dropped.
     pub fn datagram_dropped(&self, reason: &str) {
         self.datagrams_dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a stream that is reset because of a timeout.
+    pub fn stream_timed_out(&self, timeout: Timeout) {
+        let name = timeout.name();
+        self.stream_timeouts.with_label_values(&[name]).inc();
     }
 
     /// Counts what a limit refused.
@@ -223,6 +272,20 @@ impl SessionMetrics {
         StreamMetrics {
             streams: Some(inner.metrics.streams.clone()),
             added: remotedialer.map(|counters| counters.connection(&inner.client, target)),
+        }
+    }
+
+    /// Counts a stream that is reset because of a timeout.
+    pub fn timed_out(&self, timeout: Timeout) {
+        if let Some(inner) = &self.inner {
+            inner.metrics.stream_timed_out(timeout);
+        }
+    }
+
+    /// Counts the time for which a stream must wait for its agent's bytes a second.
+    pub fn throttled(&self, wait: Duration) {
+        if let Some(inner) = &self.inner {
+            inner.metrics.throttled.inc_by(wait.as_secs_f64());
         }
     }
 

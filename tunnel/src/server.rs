@@ -19,6 +19,7 @@ pub mod forward;
 mod front;
 pub mod handshake;
 mod ingress;
+pub mod limits;
 mod links;
 pub mod listen;
 mod open;
@@ -34,12 +35,14 @@ mod visitor;
 
 pub use admission::{INVITATIONS_MAX, InviteError};
 pub use forward::Forward;
+pub use limits::Limits;
 pub use listen::Listen;
 pub use port::{Port, PortsError};
 
 use access::Access;
 use admission::Admission;
 use handshake::Remotedialer;
+use limits::Quotas;
 use peer::Peers;
 use ports::Ports;
 use registry::Registry;
@@ -81,6 +84,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Links of agents at once.
     pub sessions_max: usize,
+    /// How much may be asked of each agent.
+    pub limits: Limits,
     /// How long the head of a request may take, and how long a kept-alive connection may be silent.
     pub header_timeout: Duration,
     /// How long a target may take to begin its response.
@@ -119,6 +124,7 @@ impl Config {
             roster: None,
             connections_max: 16_384,
             sessions_max: 4096,
+            limits: Limits::default(),
             header_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(60),
             visitor_linger: Duration::from_millis(500),
@@ -159,6 +165,7 @@ struct Shared {
     clock: Clock,
     admission: Admission,
     registry: Registry,
+    quotas: Quotas,
     metrics: Arc<Metrics>,
     /// What new connections of the front shake hands with.
     tls: Option<watch::Sender<tls::Server>>,
@@ -195,6 +202,7 @@ impl Server {
         let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
         let admission = Admission::new(config.access.clone(), config.roster.as_deref())?;
         let front = Listener::listen(config.listen, "front").await?;
+        front.set_options(config.splice.tcp);
         let wanted = config.all_ports();
         let admin = match config.metrics {
             Some(address) => Some(Listener::listen(address, "metrics").await?),
@@ -206,6 +214,7 @@ impl Server {
             clock: Clock::start(),
             admission,
             registry: Registry::new(config.sessions_max, servers),
+            quotas: Quotas::default(),
             metrics: Arc::clone(&metrics),
             tls: config.tls.clone().map(watch::Sender::new),
             connections: Arc::new(Semaphore::new(config.connections_max)),

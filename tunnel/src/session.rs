@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -24,6 +24,7 @@ use crate::metrics::{SessionMetrics, StreamMetrics};
 use crate::mux::{By, Ending, Event, OpenError, Reason, SessionError, StreamId, Time};
 use crate::socket::{Mark, Owner};
 use crate::target::Target;
+use crate::throttle::Throttle;
 
 /// Who is at the other end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +48,7 @@ struct Shared {
     clock: Clock,
     carrier: Mark,
     metrics: SessionMetrics,
+    throttle: OnceLock<Arc<Throttle>>,
     over: CancellationToken,
     peer_draining: CancellationToken,
     state: Mutex<State>,
@@ -110,11 +112,17 @@ impl Session {
                 clock,
                 carrier,
                 metrics,
+                throttle: OnceLock::new(),
                 over: CancellationToken::new(),
                 peer_draining: CancellationToken::new(),
                 state: Mutex::new(state),
             }),
         }
+    }
+
+    /// Slows its streams down from now on. Only the first call counts.
+    pub(crate) fn slow_down(&self, throttle: Arc<Throttle>) {
+        let _ = self.shared.throttle.set(throttle);
     }
 
     /// Returns the identifier that both ends use in their annotations.

@@ -20,12 +20,14 @@ pub use tracer_abi::annotation::{Owner, Role};
 
 mod datagram;
 mod listener;
+mod options;
 mod stream;
 mod unix;
 mod unix_listener;
 
 pub use datagram::{DatagramListener, DatagramSocket, Replies};
 pub use listener::Listener;
+pub use options::{Keepalive, Options};
 pub use unix::SocketFile;
 pub use unix_listener::UnixListener;
 
@@ -128,6 +130,21 @@ impl Socket {
         if let Err(error) = SockRef::from(&*self.io).set_tcp_notsent_lowat(bytes) {
             tracing::debug!(%error, "TCP_NOTSENT_LOWAT refused");
         }
+    }
+
+    /// Sets how TCP finds out that the other end is gone.
+    pub fn set_options(&self, options: Options) {
+        match &*self.io {
+            Io::Tcp(io) => options::apply(io, options),
+            Io::Unix(_) => {}
+        }
+    }
+
+    /// Whether the connection broke because the other end was silent for too long. The answer is given once, and not if a read or
+    /// a write has told it.
+    pub(crate) fn timed_out(&self) -> bool {
+        let error = SockRef::from(&*self.io).take_error();
+        error.is_ok_and(|error| error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut))
     }
 
     /// Returns when the connection was reset. Says nothing of an orderly end, which may be half of one.

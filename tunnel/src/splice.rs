@@ -3,6 +3,8 @@
 //! An end in one direction is carried on (half-close) and the other direction goes on. A reset of either side resets the
 //! other. The socket is watched for a reset even while nothing may be read from it.
 
+use std::future::pending;
+use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,9 +15,10 @@ use futures_util::future::FusedFuture as _;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::metrics::Timeout;
 use crate::mux::{By, Ending, ReadError, Reason, WriteError};
 use crate::session::{ReceiveStream, SendStream, Stream, Watch};
-use crate::socket::{ReadBuffer, Socket};
+use crate::socket::{Options, ReadBuffer, Socket};
 
 /// The bounds of one splice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +28,12 @@ pub struct Config {
     /// Bytes that one direction moves before the tasks of other streams have their turn: a few bytes wait behind so many of each busy
     /// stream.
     pub turn: usize,
-    /// How long a half-closed pair may go without a byte before it is reset.
+    /// How long a half-closed pair may go without a byte before it is reset; it may take twice as long.
     pub linger: Duration,
+    /// How long any pair may go without a byte in either direction before it is reset; it may take twice as long. No bound without.
+    pub idle: Option<Duration>,
+    /// How TCP finds out that a visitor or a target is gone.
+    pub tcp: Options,
 }
 
 impl Default for Config {
@@ -35,6 +42,8 @@ impl Default for Config {
             piece: 64 * 1024 - 128,
             turn: 128 * 1024,
             linger: Duration::from_secs(60),
+            idle: None,
+            tcp: Options::STREAMS,
         }
     }
 }
@@ -47,8 +56,8 @@ enum Broken {
     Read,
     /// The socket takes nothing any more; it may still have something to give.
     Write,
-    /// Half-closed and silent for too long.
-    Silent,
+    /// Silent for too long.
+    Silent(Timeout),
 }
 
 impl From<WriteError> for Broken {
@@ -78,6 +87,8 @@ struct Progress {
     half: Notify,
     read: Notify,
     broken: AtomicBool,
+    /// TCP gave the other end up.
+    timed_out: AtomicBool,
 }
 
 impl Progress {
@@ -85,12 +96,31 @@ impl Progress {
         self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    fn failed(&self, error: &io::Error, broken: Broken) -> Broken {
+        if error.kind() == io::ErrorKind::TimedOut {
+            self.timed_out.store(true, Ordering::Relaxed);
+        }
+        broken
+    }
+
     /// Returns when one direction is finished and the other has moved nothing for `linger`.
     async fn silent(&self, linger: Duration) {
         self.half.notified().await;
+        self.still(linger).await;
+    }
+
+    /// Returns when nothing has moved for `idle`.
+    async fn idle(&self, idle: Option<Duration>) {
+        match idle {
+            Some(idle) => self.still(idle).await,
+            None => pending().await,
+        }
+    }
+
+    async fn still(&self, limit: Duration) {
         let mut before = self.moved.load(Ordering::Relaxed);
         loop {
-            tokio::time::sleep(linger).await;
+            tokio::time::sleep(limit).await;
             let now = self.moved.load(Ordering::Relaxed);
             if now == before {
                 return;
@@ -155,8 +185,13 @@ pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: 
             },
             result = async { tokio::try_join!(inward.as_mut(), outward.as_mut()) } => result.map(|_| ()),
             () = reset_after_end => Err(Broken::Read),
-            () = progress.silent(config.linger) => Err(Broken::Silent),
+            () = progress.silent(config.linger) => Err(Broken::Silent(Timeout::Linger)),
+            () = progress.idle(config.idle) => Err(Broken::Silent(Timeout::Idle)),
         };
+        let broke = matches!(result, Err(Broken::Read | Broken::Write));
+        if broke && (progress.timed_out.load(Ordering::Relaxed) || socket.timed_out()) {
+            watch.timed_out(Timeout::Tcp);
+        }
         // One direction broke; what the other still holds was sent before that.
         match result {
             Ok(()) => {}
@@ -173,7 +208,10 @@ pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: 
                 }
                 watch.abort(Reason::Aborted);
             }
-            Err(Broken::Silent) => watch.reset(Reason::TimedOut),
+            Err(Broken::Silent(timeout)) => {
+                watch.timed_out(timeout);
+                watch.reset(Reason::TimedOut);
+            }
         }
         result.is_ok()
     };
@@ -216,7 +254,7 @@ async fn carry_in(
         let most = capacity.min(piece);
         let data = if early.is_empty() {
             let read = socket.read(&mut buffer, most).await;
-            read.map_err(|_| Broken::Read)?
+            read.map_err(|error| progress.failed(&error, Broken::Read))?
         } else {
             early.split_to(early.len().min(most))
         };
@@ -260,9 +298,9 @@ async fn carry_out(
     while let Some(data) = receive.read(piece).await? {
         let mut rest = data.as_ref();
         while !rest.is_empty() {
-            let written = socket.write(rest).await.map_err(|_| {
+            let written = socket.write(rest).await.map_err(|error| {
                 progress.broken.store(true, Ordering::Relaxed);
-                Broken::Write
+                progress.failed(&error, Broken::Write)
             })?;
             rest = rest.get(written..).unwrap_or_default();
             progress.moved(written);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::limits::Limits;
 use super::listen::Listen;
 use crate::agent::policy::Policy;
 use crate::target::Target;
@@ -24,6 +25,9 @@ pub struct Grant {
     pub tokens: Vec<Digest>,
     /// What visitors may ask of it.
     pub rights: Rights,
+    /// How much may be asked of it, where that is not what the server's configuration says of all; it counts from the agent's next
+    /// coming on.
+    pub limits: Option<Limits>,
 }
 
 /// What visitors may ask of an agent. The agent's own policy decides besides.
@@ -112,6 +116,11 @@ impl Access {
         policy.is_none_or(|policy| policy.covers(target))
     }
 
+    /// Returns the limits that are the agent's own.
+    pub(super) fn limits(&self, name: &str) -> Option<Limits> {
+        self.agents.get(name)?.limits
+    }
+
     /// Whether a port that listens there may lead to the agent.
     #[must_use]
     pub fn allows_port(&self, name: &str, listen: &Listen) -> bool {
@@ -168,6 +177,7 @@ mod tests {
                     "unix:/run/a.sock".parse().unwrap(),
                 ]),
             },
+            limits: None,
         };
         access.grant("home".to_owned(), grant);
         access
@@ -195,6 +205,7 @@ mod tests {
         let grant = Grant {
             tokens: vec![digest("new")],
             rights: Rights::default(),
+            limits: None,
         };
         after.grant("home".to_owned(), grant);
         assert!(before.still_admits("home", old));

@@ -214,6 +214,7 @@ fn together(configured: &Access, roster: &Roster) -> Access {
             let grant = Grant {
                 tokens: vec![digest],
                 rights: Rights::default(),
+                limits: None,
             };
             access.grant(name.clone(), grant);
         }

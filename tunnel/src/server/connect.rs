@@ -114,7 +114,10 @@ type Answer = Response<Full<Bytes>>;
 async fn respond(visitor: &Visitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
     let Visitor { shared, gate, .. } = visitor;
     let target = asked_for(&request).map_err(|(status, why)| refuse(status, &why))?;
-    authorize(gate, &request)?;
+    if !is_authorized(gate, &request) {
+        let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        return Err(refuse(status, "this proxy asks for a user and a password"));
+    }
     let visit = Visit {
         door: Door::Port {
             kind: "connect",
@@ -193,9 +196,10 @@ fn asked_for<B>(request: &Request<B>) -> Result<Target, Failure> {
     }
 }
 
-fn authorize<B>(gate: &ProxyPort, request: &Request<B>) -> Result<(), Answer> {
+/// Whether the visitor knows what it must.
+fn is_authorized<B>(gate: &ProxyPort, request: &Request<B>) -> bool {
     let Some(credentials) = &gate.credentials else {
-        return Ok(());
+        return true;
     };
     let mut given = request
         .headers()
@@ -205,20 +209,7 @@ fn authorize<B>(gate: &ProxyPort, request: &Request<B>) -> Result<(), Answer> {
         (Some(value), None) => basic(value),
         (_, _) => None,
     };
-    if let Some((user, password)) = pair
-        && credentials.accept(&user, &password)
-    {
-        return Ok(());
-    }
-    let mut response = refuse(
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED,
-        "this proxy asks for a user and a password",
-    );
-    let challenge = HeaderValue::from_static("Basic realm=\"tunnel\"");
-    response
-        .headers_mut()
-        .insert(header::PROXY_AUTHENTICATE, challenge);
-    Err(response)
+    pair.is_some_and(|(user, password)| credentials.accept(&user, &password))
 }
 
 /// Reads `Basic BASE64(USER:PASSWORD)` (RFC 7617).
@@ -238,9 +229,16 @@ fn refuse(status: StatusCode, why: &str) -> Answer {
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        let allowed = HeaderValue::from_static("CONNECT");
-        response.headers_mut().insert(header::ALLOW, allowed);
+    let more = match status {
+        StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, "CONNECT")),
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Some((header::PROXY_AUTHENTICATE, "Basic realm=\"tunnel\""))
+        }
+        _ => None,
+    };
+    if let Some((name, value)) = more {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
     }
     response
 }

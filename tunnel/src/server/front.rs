@@ -209,6 +209,7 @@ async fn connect(
         return say(StatusCode::SERVICE_UNAVAILABLE, "the server is draining");
     }
     if party == Party::Agent && !shared.registry.has_room(&name, link) {
+        shared.metrics.limit_rejected("sessions");
         return say(
             StatusCode::SERVICE_UNAVAILABLE,
             "as many links are connected as may be",

@@ -90,7 +90,15 @@ pub(super) async fn serve_caller(
         scope: scope.handle(),
         credential,
     };
+    let quota = match party {
+        Party::Agent => Some(shared.quota(&name)),
+        Party::Peer | Party::Server => None,
+    };
+    if let Some(throttle) = quota.as_ref().and_then(|quota| quota.throttle()) {
+        session.slow_down(Arc::clone(throttle));
+    }
     if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
+        shared.metrics.limit_rejected("sessions");
         session.end(Reason::Busy);
     }
     // Whoever revokes it from now on finds the session.
@@ -104,6 +112,9 @@ pub(super) async fn serve_caller(
     tracing::info!(?party, name, session = id, from = %from, ?dialect, "connected");
     let error = link.run_until(links.cancelled()).await;
     shared.registry.remove(party, &name, id);
+    if error.is_too_long() {
+        shared.metrics.limit_rejected("frame_size");
+    }
     let ended = scope.end(TEARDOWN).await;
     tracing::info!(?party, name, session = id, %error, ?ended, "gone");
 }

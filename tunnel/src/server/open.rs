@@ -53,6 +53,8 @@ pub(super) enum OpenRefused {
     NoAgent,
     #[error("the server grants the agent no right to it")]
     NoRight,
+    #[error("more streams a second are asked of the agent than may be; try again in a moment")]
+    Often,
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -64,7 +66,7 @@ impl OpenRefused {
             Self::NoAgent | Self::Open(OpenError::SessionOver) => Reason::SessionOver,
             Self::NoRight => Reason::Denied,
             Self::Open(OpenError::Refused(reason)) => reason,
-            Self::Open(OpenError::Busy) => Reason::Busy,
+            Self::Often | Self::Open(OpenError::Busy) => Reason::Busy,
             Self::Open(OpenError::Draining) => Reason::Draining,
             Self::Open(OpenError::TargetTooLong | OpenError::NoDatagrams) => Reason::Protocol,
         }
@@ -83,7 +85,7 @@ impl OpenRefused {
                 );
                 return (StatusCode::FORBIDDEN, why);
             }
-            Self::Open(_) => {}
+            Self::Often | Self::Open(_) => {}
         }
         match self.reason() {
             Reason::TimedOut => (
@@ -126,6 +128,7 @@ impl OpenRefused {
         match self {
             Self::NoAgent => "no agent",
             Self::NoRight => "no right",
+            Self::Often => "limit",
             Self::Open(_) => self.reason().name(),
         }
     }
@@ -159,7 +162,15 @@ impl Shared {
                 Door::Peer => self.registry.own(agent),
             };
             let route = route.ok_or(OpenRefused::NoAgent)?;
-            let opening = route.open(target)?;
+            if !self.takes_open(agent) {
+                self.metrics.limit_rejected("opens_per_second");
+                return Err(OpenRefused::Often);
+            }
+            let opening = route.open(target).inspect_err(|error| {
+                if *error == OpenError::Busy {
+                    self.metrics.limit_rejected("streams");
+                }
+            })?;
             Ok((route, opening))
         };
         open().inspect_err(|refused| {

@@ -9,7 +9,7 @@ use super::listen::Listen;
 use super::port::{Port, PortsError, validate};
 use super::{Shared, TEARDOWN, connect, flows, forward, socks5};
 use crate::scope::{self, Scope};
-use crate::socket::{DatagramListener, Listener, Socket, UnixListener};
+use crate::socket::{DatagramListener, Listener, Options, Socket, UnixListener};
 
 /// The ports that are listened on.
 #[derive(Debug)]
@@ -52,13 +52,17 @@ enum Door {
 }
 
 impl Door {
-    async fn listen(port: &Port) -> io::Result<Self> {
+    async fn listen(port: &Port, tcp: Options) -> io::Result<Self> {
         let label = port.label();
         match port.listen() {
             Listen::Inet(address) if port.takes_datagrams() => {
                 DatagramListener::listen(*address, &label).map(Self::Udp)
             }
-            Listen::Inet(address) => Listener::listen(*address, &label).await.map(Self::Tcp),
+            Listen::Inet(address) => {
+                let listener = Listener::listen(*address, &label).await?;
+                listener.set_options(tcp);
+                Ok(Self::Tcp(listener))
+            }
             Listen::Unix(file) => {
                 let listener = UnixListener::listen(file.path(), file.mode(), &label)?;
                 Ok(Self::Unix(Arc::new(listener)))
@@ -110,16 +114,14 @@ impl Ports {
         for (port, kept) in wanted.iter().zip(self.kept(&wanted)) {
             origins.push(match kept {
                 Some(at) => Origin::Kept(at),
-                None => {
-                    Origin::New(
-                        Door::listen(port)
-                            .await
-                            .map_err(|error| PortsError::Listen {
-                                port: port.to_string(),
-                                error,
-                            })?,
-                    )
-                }
+                None => Origin::New(
+                    Door::listen(port, self.shared.config.splice.tcp)
+                        .await
+                        .map_err(|error| PortsError::Listen {
+                            port: port.to_string(),
+                            error,
+                        })?,
+                ),
             });
         }
         let gone = self.change(wanted, origins)?;

@@ -9,8 +9,13 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+mod pace;
+
+use pace::Pause;
+
 use super::{Shared, register};
-use crate::mux::{Ending, OpenError, ReadError, Reason, StreamId, WriteError};
+use crate::metrics::Timeout;
+use crate::mux::{By, Ending, OpenError, ReadError, Reason, StreamId, WriteError};
 use crate::socket::Owner;
 use crate::target::Target;
 
@@ -29,6 +34,10 @@ impl Drop for Held {
 impl Held {
     fn owner(&self) -> Owner {
         self.shared.stream_owner(self.id)
+    }
+
+    fn ending(&self) -> Option<Ending> {
+        self.shared.lock().mux.ending(self.id)
     }
 
     fn reset(&self, reason: Reason) {
@@ -55,7 +64,12 @@ impl Held {
                 }
                 Poll::Pending
             }
-            done => Poll::Ready(done),
+            done => {
+                if let Ok(Some(data)) = &done {
+                    self.carried(data.len());
+                }
+                Poll::Ready(done)
+            }
         })
     }
 
@@ -92,6 +106,7 @@ impl Held {
     fn write(&self, data: Bytes) -> Result<usize, WriteError> {
         let taken = self.shared.with(|mux, _| mux.write(self.id, data))?;
         self.shared.metrics.sent(taken);
+        self.carried(taken);
         Ok(taken)
     }
 
@@ -129,7 +144,12 @@ impl Opening {
     ///
     /// [`OpenError::Refused`] with the peer's reason.
     pub async fn accepted(self) -> Result<Stream, OpenError> {
-        poll_fn(|cx| self.stream.held.poll_opened(cx)).await?;
+        let held = &self.stream.held;
+        let opened = poll_fn(|cx| held.poll_opened(cx)).await;
+        if opened.is_err() && held.ending() == Some(Ending::Reset(Reason::TimedOut, By::Us)) {
+            held.shared.metrics.timed_out(Timeout::Open);
+        }
+        opened?;
         Ok(self.stream)
     }
 }
@@ -196,6 +216,8 @@ impl Incoming {
 pub struct Stream {
     held: Arc<Held>,
     chunk: Bytes,
+    reads: Pause,
+    writes: Pause,
 }
 
 impl Stream {
@@ -203,6 +225,8 @@ impl Stream {
         Self {
             held: Arc::new(Held { shared, id }),
             chunk: Bytes::new(),
+            reads: None,
+            writes: None,
         }
     }
 
@@ -224,7 +248,11 @@ impl Stream {
     #[must_use]
     pub fn split(self) -> (SendStream, ReceiveStream) {
         let held = Arc::clone(&self.held);
-        (SendStream { held }, ReceiveStream { held: self.held })
+        let receive = ReceiveStream {
+            held: self.held,
+            pause: None,
+        };
+        (SendStream { held, pause: None }, receive)
     }
 }
 
@@ -253,7 +281,12 @@ impl Watch {
     /// Returns how the stream ended, if it has.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {
-        self.held.shared.lock().mux.ending(self.held.id)
+        self.held.ending()
+    }
+
+    /// Counts the stream as one that a timeout resets.
+    pub(crate) fn timed_out(&self, timeout: Timeout) {
+        self.held.shared.metrics.timed_out(timeout);
     }
 
     /// Abandons both halves. A stream that has ended stays as it is.
@@ -272,6 +305,7 @@ impl Watch {
 /// The half that carries bytes to the peer.
 pub struct SendStream {
     held: Arc<Held>,
+    pause: Pause,
 }
 
 impl SendStream {
@@ -281,6 +315,7 @@ impl SendStream {
     ///
     /// [`WriteError`], never [`WriteError::Blocked`].
     pub async fn capacity(&mut self) -> Result<usize, WriteError> {
+        poll_fn(|cx| self.held.poll_pace(&mut self.pause, cx)).await;
         poll_fn(|cx| self.held.poll_capacity(cx)).await
     }
 
@@ -291,6 +326,7 @@ impl SendStream {
     /// [`WriteError`], never [`WriteError::Blocked`].
     pub async fn write(&mut self, mut data: Bytes) -> Result<(), WriteError> {
         while !data.is_empty() {
+            poll_fn(|cx| self.held.poll_pace(&mut self.pause, cx)).await;
             match self.held.write(data.clone()) {
                 Ok(taken) => data.advance(taken),
                 Err(WriteError::Blocked) => {
@@ -315,6 +351,7 @@ impl SendStream {
 /// The half that carries the peer's bytes.
 pub struct ReceiveStream {
     held: Arc<Held>,
+    pause: Pause,
 }
 
 impl ReceiveStream {
@@ -324,6 +361,7 @@ impl ReceiveStream {
     ///
     /// [`ReadError`], never [`ReadError::Blocked`].
     pub async fn read(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
+        poll_fn(|cx| self.held.poll_pace(&mut self.pause, cx)).await;
         poll_fn(|cx| self.held.poll_read(cx, max)).await
     }
 
@@ -345,6 +383,8 @@ impl AsyncRead for Stream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.chunk.is_empty() {
+            let Self { held, reads, .. } = &mut *self;
+            ready!(held.poll_pace(reads, cx));
             match ready!(self.held.poll_read(cx, buf.remaining())) {
                 Ok(Some(chunk)) => self.chunk = chunk,
                 Ok(None) => return Poll::Ready(Ok(())),
@@ -363,13 +403,15 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        let Self { held, writes, .. } = &mut *self;
+        ready!(held.poll_pace(writes, cx));
         let broken = |error| io::Error::new(io::ErrorKind::BrokenPipe, error);
         let capacity = ready!(self.held.poll_capacity(cx)).map_err(broken)?;
         let piece = data.get(..capacity).unwrap_or(data);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::{Io, Mark, NOBODY, Peer, Role, Socket, bind};
+use super::{Io, Mark, NOBODY, Options, Peer, Role, Socket, bind, options};
 
 /// A listening TCP socket.
 pub struct Listener {
@@ -50,6 +50,11 @@ impl Listener {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Sets how TCP finds out that the other end of a connection is gone, for every connection that is made from now on.
+    pub fn set_options(&self, options: Options) {
+        options::apply(&*self.io, options);
     }
 
     /// Returns a handle through which annotations can be told and that does not hold the listener.

@@ -458,7 +458,8 @@ impl ServerOptions {
                 targets: grant.targets.clone().map(Policy::new),
                 ports: grant.ports.clone(),
             };
-            access.grant(name.clone(), Grant { tokens, rights });
+            let limits = None;
+            access.grant(name.clone(), Grant { tokens, rights, limits });
         }
         let file = self.token_file.as_deref();
         let shared = match secret::read(file, "--token-file", "TUNNEL_TOKEN") {
