@@ -10,8 +10,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
 
-use super::proxy::{Proxy, TunnelError, tunnel};
 use super::keyring::Keyring;
+use super::proxy::{Proxy, TunnelError, tunnel};
 use super::race::race;
 use crate::chance;
 use crate::dialect::{Dialect, native};
@@ -179,6 +179,8 @@ async fn shake_hands(
                     why: String::from_utf8_lossy(body)
                         .trim()
                         .chars()
+                        // Whoever answers must not write lines of its own into the log.
+                        .filter(|char| !char.is_control())
                         .take(200)
                         .collect(),
                 });

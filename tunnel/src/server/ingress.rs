@@ -7,6 +7,8 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 
+use tracing::Instrument as _;
+
 use super::access::Credential;
 use super::handshake::LinkId;
 use super::registry::{Entry, Full};
@@ -86,6 +88,7 @@ pub(super) async fn serve_caller(
         session: session.clone(),
         scope: scope.handle(),
         credential,
+        from,
     };
     if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
         session.end(Reason::Busy);
@@ -99,7 +102,8 @@ pub(super) async fn serve_caller(
     }
     scope.spawn(refuse_opens(session.clone()));
     tracing::info!(?party, name, session = id, from = %from, ?dialect, "connected");
-    let error = link.run_until(links.cancelled()).await;
+    let span = tracing::debug_span!("session", ?party, agent = name, session = id);
+    let error = link.run_until(links.cancelled()).instrument(span).await;
     shared.registry.remove(party, &name, id);
     let ended = scope.end(TEARDOWN).await;
     tracing::info!(?party, name, session = id, %error, ?ended, "gone");

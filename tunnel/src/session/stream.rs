@@ -1,9 +1,11 @@
 //! The handles of one stream.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -18,11 +20,17 @@ use crate::target::Target;
 struct Held {
     shared: Arc<Shared>,
     id: StreamId,
+    /// The reader is where the bytes belong, and who finishes and lets go has said everything.
+    is_connection: AtomicBool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.shared.release(self.id);
+        if *self.is_connection.get_mut() {
+            self.shared.leave(self.id);
+        } else {
+            self.shared.release(self.id);
+        }
     }
 }
 
@@ -93,6 +101,10 @@ impl Held {
         let taken = self.shared.with(|mux, _| mux.write(self.id, data))?;
         self.shared.metrics.sent(taken);
         Ok(taken)
+    }
+
+    fn deliver(&self) {
+        self.shared.with(|mux, _| mux.deliver(self.id));
     }
 
     fn consume(&self, length: usize) {
@@ -181,7 +193,13 @@ impl Incoming {
     pub fn accept(self) -> Result<Stream, Ending> {
         let held = &self.stream.held;
         let now = held.shared.clock.now();
-        held.shared.with(|mux, _| mux.accept(now, held.id))?;
+        held.shared.with(|mux, slots| {
+            mux.accept(now, held.id)?;
+            if let Some(slot) = slots.get(&held.id) {
+                slot.accepted(now);
+            }
+            Ok(())
+        })?;
         Ok(self.stream)
     }
 
@@ -191,17 +209,38 @@ impl Incoming {
     }
 }
 
-/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the target; reading its end does
-/// not report delivery, since the reader may still have to pass the bytes on.
+/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the target.
+///
+/// One that [`Dialer::dial`](crate::Dialer::dial) gives behaves as a TCP connection does: `shutdown` finishes our half behind what was
+/// written and the other half goes on; dropped after that, it comes to its end by itself, at most for
+/// [`Config::parting`](crate::mux::Config::parting), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
+/// remotedialer's dialect there is no half-close: a finish ends both halves.
+///
+/// Of any other stream, reading its end does not report delivery, since the reader may still have to pass the bytes on; and what is dropped is
+/// reset, finished or not.
 pub struct Stream {
     held: Arc<Held>,
     chunk: Bytes,
 }
 
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = self.owner();
+        f.debug_struct("Stream")
+            .field("session", &owner.session)
+            .field("stream", &owner.stream)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
         Self {
-            held: Arc::new(Held { shared, id }),
+            held: Arc::new(Held {
+                shared,
+                id,
+                is_connection: AtomicBool::new(false),
+            }),
             chunk: Bytes::new(),
         }
     }
@@ -210,6 +249,12 @@ impl Stream {
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.held.owner()
+    }
+
+    /// Makes it a connection: see [`Stream`].
+    pub(crate) fn into_connection(self) -> Self {
+        self.held.is_connection.store(true, Ordering::Relaxed);
+        self
     }
 
     /// Returns a handle that watches and resets the stream, and keeps it from being released.
@@ -329,7 +374,7 @@ impl ReceiveStream {
 
     /// Reports that everything up to the peer's finish went where it belongs.
     pub fn deliver(&mut self) {
-        self.held.shared.with(|mux, _| mux.deliver(self.held.id));
+        self.held.deliver();
     }
 }
 
@@ -339,10 +384,18 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         if self.chunk.is_empty() {
             match ready!(self.held.poll_read(cx, buf.remaining())) {
                 Ok(Some(chunk)) => self.chunk = chunk,
-                Ok(None) => return Poll::Ready(Ok(())),
+                Ok(None) => {
+                    if self.held.is_connection.load(Ordering::Relaxed) {
+                        self.held.deliver();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
                 }

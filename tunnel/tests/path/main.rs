@@ -9,18 +9,23 @@
 )]
 
 mod access;
+mod admin;
 mod child;
 mod connect;
+mod embed;
 mod endings;
+mod examples;
 mod forward;
 mod front;
 mod leaks;
 mod link;
 mod links;
+mod logs;
 mod metrics;
 mod options;
 mod ports;
 mod process;
+mod promtool;
 mod proxy;
 mod remotedialer;
 mod rig;
