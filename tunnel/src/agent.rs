@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
+mod admin;
 pub mod backoff;
 mod connect;
 mod dial;
@@ -358,7 +360,8 @@ async fn serve(
         session.drain();
     }
     let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
-    let error = link.run_until(outer.cancelled()).await;
+    let span = tracing::debug_span!("session", agent = shared.config.name, session = id);
+    let error = link.run_until(outer.cancelled()).instrument(span).await;
     if let Some(metrics) = &shared.metrics
         && error.is_too_long()
     {
@@ -373,7 +376,14 @@ async fn serve(
 
 async fn accept_streams(shared: Arc<Shared>, session: Session, handle: scope::Handle) {
     while let Some(incoming) = session.accept().await {
-        handle.spawn(serve_stream(Arc::clone(&shared), incoming));
+        let owner = incoming.owner();
+        let span = tracing::debug_span!(
+            "stream",
+            agent = shared.config.name,
+            session = owner.session,
+            stream = owner.stream,
+        );
+        handle.spawn(serve_stream(Arc::clone(&shared), incoming).instrument(span));
     }
 }
 
@@ -403,14 +413,14 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
             Ok(stream) => {
                 socket.set_options(shared.config.splice.tcp);
                 let ending = splice(socket, stream, shared.config.splice).await;
-                tracing::debug!(stream = owner.stream, %target, %ending, "target released");
+                tracing::debug!(%target, %ending, "target released");
             }
             Err(_) => socket.reset_on_release(),
         },
         Ok(Dialed::Datagrams(socket)) => {
             if let Ok(stream) = incoming.accept() {
                 serve_flow(&shared, socket, stream).await;
-                tracing::debug!(stream = owner.stream, %target, "target released");
+                tracing::debug!(%target, "target released");
             }
         }
         Err(reason) => {

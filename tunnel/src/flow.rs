@@ -55,6 +55,9 @@ pub enum Dropped {
 }
 
 impl Dropped {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Flows, Self::Stream, Self::Socket];
+
     /// Returns the name that is counted.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -7,10 +7,17 @@ use std::time::Duration;
 
 use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+mod lifetimes;
 mod remotedialer;
 
+#[cfg(test)]
+mod rules;
+
+use crate::flow::Dropped;
+use crate::mux::{By, Ending, Reason};
 use crate::session::Party;
 use crate::target::Target;
+use lifetimes::Lifetimes;
 use remotedialer::{Added, ClientBytes, PeerCounters};
 
 /// Whose names and labels the counters have besides our own.
@@ -53,6 +60,7 @@ pub struct Metrics {
     registry: Registry,
     sessions: IntGauge,
     streams: IntGauge,
+    lifetimes: Lifetimes,
     sent: IntCounter,
     received: IntCounter,
     open_failures: IntCounterVec,
@@ -92,6 +100,7 @@ impl Metrics {
                 "watertight_streams",
                 "Streams that are open or being opened.",
             )?,
+            lifetimes: Lifetimes::new(&registry)?,
             sent: bytes.with_label_values(&["to_peer"]),
             received: bytes.with_label_values(&["from_peer"]),
             open_failures: counters(
@@ -139,7 +148,22 @@ impl Metrics {
             tasks: gauge("watertight_tasks", "Tasks of the program that are alive.")?,
             registry: registry.clone(),
         };
+        metrics.begin_at_zero();
         Ok(Arc::new(metrics))
+    }
+
+    /// A series that is there from the beginning can be subtracted and alerted on.
+    fn begin_at_zero(&self) {
+        let reasons = Reason::ALL.iter().map(|reason| reason.name());
+        for reason in reasons.chain(NO_ROUTE) {
+            self.open_failures.with_label_values(&[reason]);
+        }
+        for reason in CONNECT_FAILURES {
+            self.connect_failures.with_label_values(&[reason]);
+        }
+        for dropped in Dropped::ALL {
+            self.datagrams_dropped.with_label_values(&[dropped.name()]);
+        }
     }
 
     /// Returns all counters in the Prometheus text format.
@@ -159,6 +183,7 @@ impl Metrics {
     #[must_use]
     pub fn session_began(self: &Arc<Self>, client: &str, party: Party) -> SessionMetrics {
         self.sessions.inc();
+        self.lifetimes.sessions_opened.inc();
         let remotedialer = self.remotedialer.as_ref();
         let added = remotedialer.and_then(|counters| match party {
             Party::Agent => Some(counters.session(client, false)),
@@ -268,9 +293,10 @@ impl SessionMetrics {
             return StreamMetrics::default();
         };
         inner.metrics.streams.inc();
+        inner.metrics.lifetimes.streams_opened.inc();
         let remotedialer = inner.metrics.remotedialer.as_ref();
         StreamMetrics {
-            streams: Some(inner.metrics.streams.clone()),
+            metrics: Some(Arc::clone(&inner.metrics)),
             added: remotedialer.map(|counters| counters.connection(&inner.client, target)),
         }
     }
@@ -313,12 +339,20 @@ impl SessionMetrics {
         }
     }
 
+    /// Takes note of how long a ping took to be answered.
+    pub fn pong(&self, after: Duration) {
+        if let Some(inner) = &self.inner {
+            inner.metrics.lifetimes.pong(after);
+        }
+    }
+
     /// Counts the end of the session. Harmless when repeated.
-    pub fn over(&self) {
+    pub fn over(&self, reason: Reason) {
         if let Some(inner) = &self.inner
             && !inner.over.swap(true, Ordering::Relaxed)
         {
             inner.metrics.sessions.dec();
+            inner.metrics.lifetimes.session_ended(reason);
             if let Some(added) = &inner.added {
                 added.removed();
             }
@@ -328,27 +362,59 @@ impl SessionMetrics {
 
 impl Drop for SessionMetrics {
     fn drop(&mut self) {
-        self.over();
+        self.over(Reason::SessionOver);
     }
 }
 
-/// Counts the end of a stream when it goes.
+/// Counts the end of a stream, at the latest when it goes.
 #[derive(Debug, Default)]
 pub struct StreamMetrics {
-    streams: Option<IntGauge>,
+    metrics: Option<Arc<Metrics>>,
     added: Option<Added>,
 }
 
-impl Drop for StreamMetrics {
-    fn drop(&mut self) {
-        if let Some(streams) = &self.streams {
-            streams.dec();
+impl StreamMetrics {
+    /// Takes note of how long the stream took to be accepted.
+    pub fn accepted(&self, after: Duration) {
+        if let Some(metrics) = &self.metrics {
+            metrics.lifetimes.stream_accepted(after);
         }
-        if let Some(added) = &self.added {
+    }
+
+    /// Counts the end of the stream.
+    pub fn ended(mut self, ending: Ending, age: Duration) {
+        self.count_out(ending, Some(age));
+    }
+
+    fn count_out(&mut self, ending: Ending, age: Option<Duration>) {
+        if let Some(metrics) = self.metrics.take() {
+            metrics.streams.dec();
+            metrics.lifetimes.stream_ended(ending, age);
+        }
+        if let Some(added) = self.added.take() {
             added.removed();
         }
     }
 }
+
+impl Drop for StreamMetrics {
+    fn drop(&mut self) {
+        self.count_out(Ending::Reset(Reason::SessionOver, By::Us), None);
+    }
+}
+
+/// What is counted for visitors besides [`Reason`]s.
+const NO_ROUTE: [&str; 2] = ["no agent", "no right"];
+
+/// Why an agent does not reach its server, as [`Metrics::connect_failed`] is told.
+const CONNECT_FAILURES: [&str; 6] = [
+    "unresolved",
+    "unreachable",
+    "proxy",
+    "refused",
+    "handshake",
+    "timed out",
+];
 
 /// The counters of the way to one peer.
 #[derive(Debug)]

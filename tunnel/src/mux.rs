@@ -15,7 +15,9 @@ pub mod buffer;
 mod config;
 pub mod error;
 pub mod frame;
+mod glance;
 mod halves;
+mod leaving;
 pub mod legacy;
 mod receive;
 pub mod schedule;
@@ -30,6 +32,7 @@ mod tests;
 pub use config::Config;
 pub use error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
 pub use frame::{Frame, Side, StreamId};
+pub use glance::{Glance, StreamGlance};
 
 use frame::TARGET_MAX;
 use halves::{Due, Halves, Stream};
@@ -99,6 +102,9 @@ pub struct Mux {
     last_heard: Time,
     last_ping: Time,
     pings: u64,
+    rtt: Option<Duration>,
+    /// The round trip has not been told of.
+    rtt_is_new: bool,
 }
 
 impl Mux {
@@ -122,6 +128,8 @@ impl Mux {
             last_heard: now,
             last_ping: now,
             pings: 0,
+            rtt: None,
+            rtt_is_new: false,
         }
     }
 
@@ -350,7 +358,7 @@ impl Mux {
         }
         while let Some(id) = self.table.expired(now) {
             let stream = self.table.streams.get(&id);
-            if stream.is_some_and(|stream| stream.phase == Phase::Opening) {
+            if stream.is_some_and(|stream| stream.phase == Phase::Opening || stream.is_left()) {
                 self.reset(id, Reason::TimedOut);
             }
         }
@@ -394,6 +402,7 @@ impl Mux {
         }
         stream.own.receive.release(&mut self.budget);
         self.table.wake_starved();
+        self.table.forget_if_gone(id);
     }
 
     fn fail(&mut self, error: SessionError, by: By) {

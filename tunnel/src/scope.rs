@@ -133,6 +133,13 @@ impl Handle {
     }
 }
 
+/// What hyper spawns is the scope's, too: it is dropped as soon as the scope is asked to stop.
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Handle {
+    fn execute(&self, task: F) {
+        self.spawn_interruptible(task);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,7 @@ pub mod access;
 pub mod admin;
 mod admission;
 mod connect;
+mod dialer;
 mod exchange;
 mod flows;
 pub mod forward;
@@ -34,6 +35,9 @@ mod socks5;
 mod visitor;
 
 pub use admission::{INVITATIONS_MAX, InviteError};
+pub use dialer::{
+    ConnectError, Connecting, Connector, DialError, Dialer, POOL_IDLE_MAX, POOL_IDLE_TIMEOUT,
+};
 pub use forward::Forward;
 pub use limits::Limits;
 pub use listen::Listen;
@@ -47,6 +51,7 @@ use peer::Peers;
 use ports::Ports;
 use registry::Registry;
 
+use crate::admin::{Admin, AdminError};
 use crate::clock::Clock;
 use crate::flow;
 use crate::link;
@@ -72,8 +77,14 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// More public ports: SOCKS5 and HTTP CONNECT.
     pub ports: Vec<Port>,
-    /// Where the counters are served.
+    /// Where the admin port is, see [`crate::admin`]: counters, health, sessions.
     pub metrics: Option<SocketAddr>,
+    /// Whether the admin port may listen on an address that others than this machine reach.
+    pub admin_public: bool,
+    /// The names by which the admin port may be asked, besides addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
+    /// Streams that the admin port lists at the most.
+    pub admin_streams_max: usize,
     /// Whose counters there are besides our own.
     pub compat_metrics: Option<Compat>,
     /// Which agents are let in, and what may be asked of them.
@@ -119,6 +130,9 @@ impl Config {
             forwards: Vec::new(),
             ports: Vec::new(),
             metrics: None,
+            admin_public: false,
+            admin_hosts: Vec::new(),
+            admin_streams_max: 1000,
             compat_metrics: None,
             access: access.into(),
             roster: None,
@@ -146,12 +160,31 @@ impl Config {
     }
 }
 
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on; the error names it.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// A public port cannot be there.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// There cannot be an admin port.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The counters cannot be registered.
+    #[error("cannot register the counters: {0}")]
+    Counters(#[from] prometheus::Error),
+}
+
 /// A running server. Dropping it drops its tasks and their sockets; [`Server::drain`] ends it in order.
 #[derive(Debug)]
 pub struct Server {
     listening: Scope,
     visitors: Scope,
     links: Scope,
+    /// The admin port answers until the end.
+    admin_tasks: Scope,
     shared: Arc<Shared>,
     front: SocketAddr,
     ports: Ports,
@@ -197,17 +230,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When an address cannot be listened on, or the counters cannot be registered.
-    pub async fn start(config: Config) -> io::Result<Self> {
-        let metrics = Metrics::new(config.compat_metrics).map_err(io::Error::other)?;
+    /// [`StartError`]; nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::new(config.compat_metrics)?;
         let admission = Admission::new(config.access.clone(), config.roster.as_deref())?;
         let front = Listener::listen(config.listen, "front").await?;
         front.set_options(config.splice.tcp);
         let wanted = config.all_ports();
-        let admin = match config.metrics {
-            Some(address) => Some(Listener::listen(address, "metrics").await?),
-            None => None,
-        };
+        let admin = config.admin();
         let peers = config.peers.as_deref();
         let servers = peers.map(Peers::names).unwrap_or_default();
         let shared = Arc::new(Shared {
@@ -222,15 +252,24 @@ impl Server {
             config,
         });
         let visitors = Scope::new();
-        let server = Self {
+        let mut server = Self {
             listening: Scope::new(),
             ports: Ports::new(Arc::clone(&shared), visitors.handle()),
             visitors,
             links: Scope::new(),
             front: front.address(),
-            admin: admin.as_ref().map(Listener::address),
+            admin: None,
+            admin_tasks: Scope::new(),
             shared,
         };
+        if let Some(config) = admin {
+            let subject = Arc::<Shared>::clone(&server.shared);
+            let admin = Admin::new(metrics).subject(subject);
+            let port = admin.listen(config).await?;
+            server.admin = Some(port.address());
+            let tasks = &server.admin_tasks;
+            tasks.spawn_interruptible(port.serve(tasks.handle()));
+        }
         server.ports.set(wanted).await?;
         let (listening, shared) = (&server.listening, || Arc::clone(&server.shared));
         let (visitors, links) = (server.visitors.handle(), server.links.handle());
@@ -243,9 +282,6 @@ impl Server {
                     .links
                     .spawn(peer::stay_connected(shared(), peers, peer, links));
             }
-        }
-        if let Some(listener) = admin {
-            listening.spawn_interruptible(admin::serve(metrics, listener, listening.handle()));
         }
         Ok(server)
     }
@@ -282,7 +318,7 @@ impl Server {
         self.ports.set(ports).await
     }
 
-    /// Returns the address of the metrics, if they are served.
+    /// Returns the address of the admin port, if there is one.
     #[must_use]
     pub const fn metrics(&self) -> Option<SocketAddr> {
         self.admin
@@ -338,6 +374,18 @@ impl Server {
         &self.shared.metrics
     }
 
+    /// Returns what dials through the agent of this name, connected or not.
+    #[must_use]
+    pub fn dialer(&self, agent: &str) -> Dialer {
+        Dialer::new(Arc::clone(&self.shared), agent)
+    }
+
+    /// Returns the names of the agents that are connected here, in order.
+    #[must_use]
+    pub fn agents(&self) -> Vec<String> {
+        self.shared.registry.names()
+    }
+
     /// Whether an agent of this name is connected, here or at a peer that is.
     #[must_use]
     pub fn has_agent(&self, name: &str) -> bool {
@@ -383,6 +431,7 @@ impl Server {
         }
         self.links.end(TEARDOWN).await;
         self.visitors.end(TEARDOWN).await;
+        self.admin_tasks.end(TEARDOWN).await;
     }
 }
 

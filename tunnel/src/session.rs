@@ -13,10 +13,12 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 mod core;
+mod snapshot;
 mod stream;
 
 pub use core::Core;
 pub(crate) use core::MessageError;
+pub use snapshot::{Snapshot, StreamSnapshot};
 pub use stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
 
 use crate::clock::Clock;
@@ -46,6 +48,7 @@ pub struct Session {
 struct Shared {
     id: u64,
     clock: Clock,
+    began: Time,
     carrier: Mark,
     metrics: SessionMetrics,
     throttle: OnceLock<Arc<Throttle>>,
@@ -63,14 +66,39 @@ struct State {
     quiet: Option<Waker>,
 }
 
-/// Who waits for what of one stream: one task each.
-#[derive(Default)]
+/// Who waits for what of one stream, one task each, and what is told of it.
 struct Slot {
+    target: Bytes,
+    began: Time,
     opened: Option<Waker>,
     reader: Option<Waker>,
     writer: Option<Waker>,
     ended: Option<Waker>,
     metrics: Option<StreamMetrics>,
+    /// Its user let go of the stream, which goes on without.
+    left: bool,
+}
+
+impl Slot {
+    /// The target is copied: it may be a piece of a long message.
+    fn new(target: &[u8], began: Time) -> Self {
+        Self {
+            target: Bytes::copy_from_slice(target),
+            began,
+            opened: None,
+            reader: None,
+            writer: None,
+            ended: None,
+            metrics: None,
+            left: false,
+        }
+    }
+
+    fn accepted(&self, now: Time) {
+        if let Some(metrics) = &self.metrics {
+            metrics.accepted(now.saturating_sub(self.began));
+        }
+    }
 }
 
 fn wake(waker: &mut Option<Waker>) {
@@ -110,6 +138,7 @@ impl Session {
             shared: Arc::new(Shared {
                 id,
                 clock,
+                began: clock.now(),
                 carrier,
                 metrics,
                 throttle: OnceLock::new(),
@@ -164,11 +193,9 @@ impl Session {
         if matches!(target, Target::Udp(_)) && !state.mux.carries_datagrams() {
             return Err(OpenError::NoDatagrams);
         }
+        let mut slot = Slot::new(text.as_bytes(), now);
         let id = state.mux.open(now, Bytes::from(text))?;
-        let slot = Slot {
-            metrics: Some(self.shared.metrics.stream_began(target)),
-            ..Slot::default()
-        };
+        slot.metrics = Some(self.shared.metrics.stream_began(target));
         state.slots.insert(id, slot);
         self.shared.settle(&mut state);
         drop(state);
@@ -271,7 +298,13 @@ impl Session {
     /// [`MessageError`] when the session is over or must be; the link lets go.
     pub(crate) fn recv_message(&self, bytes: Bytes) -> Result<(), MessageError> {
         let now = self.shared.clock.now();
-        self.shared.with(|mux, _| mux.handle_message(now, bytes))
+        let (result, rtt) = self
+            .shared
+            .with(|mux, _| (mux.handle_message(now, bytes), mux.poll_rtt()));
+        if let Some(rtt) = rtt {
+            self.shared.metrics.pong(rtt);
+        }
+        result
     }
 
     /// For the link: takes note of a WebSocket ping or pong.
@@ -349,12 +382,14 @@ impl Shared {
         while let Some(event) = state.mux.poll_event() {
             match event {
                 Event::Opened { stream, target } => {
-                    state.slots.insert(stream, Slot::default());
+                    let slot = Slot::new(&target, self.clock.now());
+                    state.slots.insert(stream, slot);
                     state.incoming.push_back((stream, target));
                     wake(&mut state.acceptor);
                 }
                 Event::Accepted { stream } => {
                     if let Some(slot) = state.slots.get_mut(&stream) {
+                        slot.accepted(self.clock.now());
                         wake(&mut slot.opened);
                     }
                 }
@@ -388,7 +423,13 @@ impl Shared {
         tracing::debug!(session = self.id, stream = stream.number(), %ending, "stream ended");
         self.carrier.end(self.stream_owner(stream), ending);
         if let Some(slot) = state.slots.get_mut(&stream) {
-            slot.metrics = None;
+            if let Some(metrics) = slot.metrics.take() {
+                metrics.ended(ending, self.clock.now().saturating_sub(slot.began));
+            }
+            if slot.left {
+                state.slots.remove(&stream);
+                return;
+            }
             wake(&mut slot.opened);
             wake(&mut slot.reader);
             wake(&mut slot.writer);
@@ -404,7 +445,7 @@ impl Shared {
         };
         self.carrier
             .end(whole, Ending::Reset(error.reason(), By::Us));
-        self.metrics.over();
+        self.metrics.over(error.reason());
         self.over.cancel();
         wake(&mut state.acceptor);
         wake(&mut state.quiet);
@@ -415,6 +456,22 @@ impl Shared {
         Owner {
             session: self.id,
             stream: stream.number(),
+        }
+    }
+
+    /// The last handle of a stream that is used as a connection is gone.
+    fn leave(&self, stream: StreamId) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.mux.leave(now, stream);
+        if let Some(slot) = state.slots.get_mut(&stream) {
+            slot.left = true;
+        }
+        self.settle(&mut state);
+        // There is a deadline now, and perhaps nothing to send that would have the link look at it.
+        wake(&mut state.link);
+        if state.mux.ending(stream).is_some() {
+            state.slots.remove(&stream);
         }
     }
 

@@ -122,6 +122,20 @@ impl FromStr for Target {
     }
 }
 
+impl TryFrom<&str> for Target {
+    type Error = TargetError;
+
+    fn try_from(text: &str) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<&Self> for Target {
+    fn from(target: &Self) -> Self {
+        target.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

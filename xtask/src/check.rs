@@ -39,7 +39,18 @@ pub(crate) fn run() -> Result<()> {
             "--deny",
             "warnings",
         ],
-    ])
+    ])?;
+    // The wire format is part of the library's documentation.
+    let mut doc = cargo();
+    doc.args([
+        "doc",
+        "--package",
+        "tunnel",
+        "--lib",
+        "--no-deps",
+        "--locked",
+    ]);
+    shell::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
 }
 
 fn run_all(chores: &[&[&str]]) -> Result<()> {

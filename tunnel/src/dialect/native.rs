@@ -1,20 +1,5 @@
 //! The dialect `watertight.v1`: frames one after the other in binary WebSocket messages.
-//!
-//! A frame is its type (one byte), then its fields in the order of [`Frame`]. Numbers are LEB128 varints of at most
-//! 64 bits, reasons one byte, nonces eight bytes in network order; `target` and `data` are a length and that many bytes.
-//!
-//! | type | frame | fields |
-//! |---|---|---|
-//! | 1 | open | stream, window, target |
-//! | 2 | accept | stream, window |
-//! | 3 | data | stream, data |
-//! | 4 | window | stream, credit |
-//! | 5 | finish | stream |
-//! | 6 | delivered | stream |
-//! | 7 | reset | stream, reason |
-//! | 8 | ping | nonce |
-//! | 9 | pong | nonce |
-//! | 10 | go-away | reason |
+#![doc = include_str!("../../../docs/wire.md")]
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -341,5 +326,88 @@ mod tests {
             first(&[kind::OPEN, 1, 0, 0x81, 4]),
             Err(DecodeError::TargetTooLong)
         );
+    }
+}
+
+/// The document and the code say the same, number by number.
+#[cfg(test)]
+mod document {
+    use super::*;
+
+    const WIRE: &str = include_str!("../../../docs/wire.md");
+
+    /// The first two cells of the rows of the table under `heading` whose first cell is a number.
+    fn rows(heading: &str) -> Vec<(u8, String)> {
+        let (_, section) = WIRE.split_once(heading).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let row = |line: &str| {
+            let mut cells = line.split('|').skip(1).map(str::trim);
+            Some((cells.next()?.parse().ok()?, cells.next()?.to_owned()))
+        };
+        section.lines().filter_map(row).collect()
+    }
+
+    fn stream() -> StreamId {
+        StreamId::new(1).unwrap()
+    }
+
+    #[test]
+    fn frames_have_the_numbers_of_the_document() {
+        let (stream, reason) = (stream(), Reason::Done);
+        let (window, credit, nonce) = (0, 0, 0);
+        let (target, data) = (Bytes::new(), Bytes::new());
+        let frames = [
+            (
+                "open",
+                Frame::Open {
+                    stream,
+                    window,
+                    target,
+                },
+            ),
+            ("accept", Frame::Accept { stream, window }),
+            ("data", Frame::Data { stream, data }),
+            ("window", Frame::Window { stream, credit }),
+            ("finish", Frame::Finish { stream }),
+            ("delivered", Frame::Delivered { stream }),
+            ("reset", Frame::Reset { stream, reason }),
+            ("ping", Frame::Ping { nonce }),
+            ("pong", Frame::Pong { nonce }),
+            ("go-away", Frame::GoAway { reason }),
+        ];
+        let written = frames.map(|(name, frame)| {
+            let mut bytes = BytesMut::new();
+            encode(&frame, &mut bytes);
+            (bytes[0], name.to_owned())
+        });
+        assert_eq!(rows("\n## Frames"), written);
+    }
+
+    #[test]
+    fn reasons_have_the_numbers_of_the_document() {
+        let reasons = Reason::ALL.map(|reason| (reason.to_wire(), reason.name().to_owned()));
+        assert_eq!(rows("\n## Reasons"), reasons);
+        for number in 0..=u8::MAX {
+            let known = Reason::ALL.into_iter().find(|it| it.to_wire() == number);
+            let expected = known.unwrap_or(Reason::Aborted);
+            assert_eq!(Reason::from_wire(number), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_document_is_what_it_says() {
+        let (_, hex) = WIRE.split_once("As an example, `").unwrap();
+        let (hex, _) = hex.split_once('`').unwrap();
+        let byte = |text| u8::from_str_radix(text, 16).unwrap();
+        let example: Bytes = hex.split(' ').map(byte).collect();
+        let open = Frame::Open {
+            stream: stream(),
+            window: 262_144,
+            target: Bytes::from_static(b"tcp/web:808"),
+        };
+        let mut bytes = BytesMut::new();
+        encode(&open, &mut bytes);
+        assert_eq!(bytes, example);
+        assert_eq!(Decoder::new(example).next(), Some(Ok(open)));
     }
 }

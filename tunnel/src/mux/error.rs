@@ -37,6 +37,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, by their numbers.
+    pub const ALL: [Self; 14] = [
+        Self::Done,
+        Self::Cancelled,
+        Self::Aborted,
+        Self::Refused,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Denied,
+        Self::Unresolved,
+        Self::Busy,
+        Self::Draining,
+        Self::SessionOver,
+        Self::Replaced,
+        Self::Protocol,
+        Self::Overrun,
+    ];
+
     /// Returns the reason with this number on the wire; an unknown number is a later version's reason and reads as
     /// [`Reason::Aborted`].
     #[must_use]

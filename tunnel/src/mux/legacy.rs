@@ -306,7 +306,9 @@ impl Legacy {
             let Some(stream) = self.table.streams.get_mut(&id) else {
                 continue;
             };
-            if stream.phase == Phase::Open && std::mem::take(&mut stream.own.progress) {
+            if stream.is_left() {
+                self.reset(id, Reason::TimedOut);
+            } else if stream.phase == Phase::Open && std::mem::take(&mut stream.own.progress) {
                 self.table
                     .arm(id, now.saturating_add(self.config.delivery_grace));
             } else {

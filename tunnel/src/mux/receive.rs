@@ -35,7 +35,7 @@ impl Mux {
                 self.end_stream(stream, Ending::Reset(reason, By::Peer))
             }
             Frame::Ping { nonce } => self.pong = Some(nonce),
-            Frame::Pong { .. } => {}
+            Frame::Pong { nonce } => self.recv_pong(now, nonce),
             Frame::GoAway { reason } => self.recv_go_away(reason),
         }
         self.over.map_or(Ok(()), Err)
@@ -44,6 +44,13 @@ impl Mux {
     /// Takes note that the link is lost: the session and every stream of it are over.
     pub fn handle_link_lost(&mut self) {
         self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
+    }
+
+    fn recv_pong(&mut self, now: Time, nonce: u64) {
+        if nonce == self.pings && nonce > 0 {
+            self.rtt = Some(now.saturating_sub(self.last_ping));
+            self.rtt_is_new = true;
+        }
     }
 
     fn recv_open(&mut self, id: StreamId, window: u32, target: Bytes) {
@@ -115,6 +122,10 @@ impl Mux {
             self.reset(id, Reason::Overrun);
             return;
         }
+        if stream.released {
+            self.recv_unwanted(id);
+            return;
+        }
         stream.receive.queue.push(data);
         self.table.wake_reader(id);
     }
@@ -136,7 +147,11 @@ impl Mux {
             (Phase::Ended(_), _) => {}
             (Phase::Open, ReceivePhase::Open) => {
                 stream.receive.phase = ReceivePhase::Finished;
-                self.table.wake_reader(id);
+                if stream.released {
+                    self.deliver(id);
+                } else {
+                    self.table.wake_reader(id);
+                }
             }
             (Phase::Opening, _)
             | (Phase::Open, ReceivePhase::Finished | ReceivePhase::Delivered) => {

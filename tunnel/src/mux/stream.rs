@@ -9,6 +9,8 @@ use super::error::{Ending, Reason};
 pub struct SendHalf {
     pub(super) phase: SendPhase,
     pub(super) queue: Buffer,
+    /// Bytes that the user has written.
+    pub(super) total: u64,
     /// In one of the schedule's queues for data.
     pub(super) queued: bool,
     /// The end of the round in which it had its last turn.
@@ -40,6 +42,8 @@ pub enum SendPhase {
 pub struct ReceiveHalf {
     pub(super) phase: ReceivePhase,
     pub(super) queue: Buffer,
+    /// Bytes that the user has read.
+    pub(super) total: u64,
     /// The user was told "blocked" and is owed a readable event.
     pub(super) waiting: bool,
 }

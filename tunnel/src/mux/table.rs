@@ -40,6 +40,9 @@ pub(super) struct Table<R> {
     buffered_max: usize,
     /// Bytes of one stream that may wait for the link.
     stream_max: usize,
+    /// Bytes of all streams that their users have written and read.
+    pub(super) written: u64,
+    pub(super) read: u64,
 }
 
 impl<R: Rules> Table<R> {
@@ -52,6 +55,8 @@ impl<R: Rules> Table<R> {
             buffered: 0,
             buffered_max,
             stream_max,
+            written: 0,
+            read: 0,
         }
     }
 
@@ -97,6 +102,8 @@ impl<R: Rules> Table<R> {
         let taken = data.len();
         stream.own.spend(taken);
         stream.send.queue.push_own(data);
+        stream.send.total = stream.send.total.saturating_add(taken as u64);
+        self.written = self.written.saturating_add(taken as u64);
         self.buffered += taken;
         self.queue_data(id);
         Ok(taken)
@@ -131,6 +138,9 @@ impl<R: Rules> Table<R> {
     pub(super) fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
         let stream = self.streams.get_mut(&id).ok_or(ReadError::Over(GONE))?;
         if let Some(data) = stream.receive.queue.pop(max) {
+            let length = data.len() as u64;
+            stream.receive.total = stream.receive.total.saturating_add(length);
+            self.read = self.read.saturating_add(length);
             return Ok(Some(data));
         }
         match (stream.phase, stream.receive.phase) {

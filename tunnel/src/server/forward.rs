@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument as _;
 
 use super::listen::{Listen, ListenError};
 use super::open::{Door, Visit};
@@ -102,7 +103,14 @@ pub(super) fn take_visitor(
     let label = format!("visitor {peer} -> {}", forward.destination());
     socket.bind(Role::Stream, owner, &label);
     let shared = Arc::clone(shared);
-    route.scope().spawn(async move {
+    let span = tracing::debug_span!(
+        "stream",
+        agent = forward.agent,
+        session = owner.session,
+        stream = owner.stream,
+        target = %forward.target,
+    );
+    let serve = async move {
         let _permit = permit;
         let opened = tokio::select! {
             biased;
@@ -112,9 +120,10 @@ pub(super) fn take_visitor(
         match opened {
             Ok(stream) => {
                 let ending = splice(socket, stream, shared.config.splice).await;
-                tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
+                tracing::debug!(visitor = %peer, %ending, "visitor released");
             }
             Err(_) => socket.reset_on_release(),
         }
-    });
+    };
+    route.scope().spawn(serve.instrument(span));
 }

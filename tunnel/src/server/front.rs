@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::Shared;
 use super::access::Credential;
@@ -335,10 +336,19 @@ async fn exchange(
                 format!("cannot speak HTTP to {target}: {error}"),
             )
         })?;
-    route.scope().spawn(async move {
+    let owner = opened.owner();
+    let span = tracing::debug_span!(
+        "stream",
+        agent,
+        session = owner.session,
+        stream = owner.stream,
+        %target,
+    );
+    let carry = async move {
         let carry = carry(connection, opened, &visitor);
         carrier.run_until_cancelled_owned(carry).await;
-    });
+    };
+    route.scope().spawn(carry.instrument(span));
     let response =
         tokio::time::timeout(shared.config.response_timeout, sender.send_request(request));
     match response.await {

@@ -7,6 +7,8 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 
+use tracing::Instrument as _;
+
 use super::access::Credential;
 use super::handshake::LinkId;
 use super::registry::{Entry, Full};
@@ -89,6 +91,7 @@ pub(super) async fn serve_caller(
         session: session.clone(),
         scope: scope.handle(),
         credential,
+        from,
     };
     let quota = match party {
         Party::Agent => Some(shared.quota(&name)),
@@ -110,7 +113,8 @@ pub(super) async fn serve_caller(
     }
     scope.spawn(refuse_opens(session.clone()));
     tracing::info!(?party, name, session = id, from = %from, ?dialect, "connected");
-    let error = link.run_until(links.cancelled()).await;
+    let span = tracing::debug_span!("session", ?party, agent = name, session = id);
+    let error = link.run_until(links.cancelled()).instrument(span).await;
     shared.registry.remove(party, &name, id);
     if error.is_too_long() {
         shared.metrics.limit_rejected("frame_size");

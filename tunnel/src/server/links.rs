@@ -46,6 +46,11 @@ impl Links {
         self.links.iter().map(|(_, entry)| entry)
     }
 
+    /// The sessions with the links that they named.
+    pub(super) fn named(&self) -> impl Iterator<Item = (Option<LinkId>, &Entry)> {
+        self.links.iter().map(|(link, entry)| (*link, entry))
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.links.is_empty()
     }

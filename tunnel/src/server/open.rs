@@ -24,6 +24,8 @@ pub(super) enum Door<'a> {
     },
     /// `/client/...` of the HTTP front.
     Front,
+    /// None: the program that the server is a part of dials.
+    Program,
     /// Another server, whose visitor it is.
     Peer,
 }
@@ -33,6 +35,7 @@ impl fmt::Display for Door<'_> {
         match self {
             Self::Port { kind, listen } => write!(f, "{kind} {listen}"),
             Self::Front => f.write_str("front"),
+            Self::Program => f.write_str("program"),
             Self::Peer => f.write_str("peer"),
         }
     }
@@ -151,13 +154,13 @@ impl Shared {
             let access = self.admission.access();
             let has_right = match door {
                 Door::Port { listen, .. } => access.allows_port(agent, listen),
-                Door::Front | Door::Peer => true,
+                Door::Front | Door::Program | Door::Peer => true,
             };
             if !has_right || !access.allows_target(agent, target) {
                 return Err(OpenRefused::NoRight);
             }
             let route = match door {
-                Door::Port { .. } | Door::Front => self.registry.find(agent),
+                Door::Port { .. } | Door::Front | Door::Program => self.registry.find(agent),
                 // What a peer asks for goes to an own agent or nowhere, so no stream goes in circles.
                 Door::Peer => self.registry.own(agent),
             };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::HeaderName;
+use tracing::Instrument as _;
 
 use super::handshake::{self, PEER_NAME_HEADER, PEER_TOKEN_HEADER};
 use super::open::{Door, OpenRefused, Visit};
@@ -161,7 +162,9 @@ impl Upkeep for ToPeer<'_> {
             stream: 0,
         };
         let label = format!("link to the peer {}", self.id);
-        websocket.get_ref().socket().bind(Role::Link, whole, &label);
+        let socket = websocket.get_ref().socket();
+        socket.bind(Role::Link, whole, &label);
+        let from = socket.peer();
         let metrics = shared.metrics.session_began(self.id, Party::Server);
         let now = shared.clock.now();
         let name = format!("{}/{id}", self.id);
@@ -179,13 +182,15 @@ impl Upkeep for ToPeer<'_> {
             session: session.clone(),
             scope: scope.handle(),
             credential: None,
+            from,
         };
         if let Err(Full) = shared.registry.insert(Party::Server, self.id, None, entry) {
             session.end(Reason::Busy);
         }
         self.metrics.connected();
         tracing::info!(peer = self.id, session = id, "connected to a peer");
-        let error = link.run_until(links.cancelled()).await;
+        let span = tracing::debug_span!("session", peer = self.id, session = id);
+        let error = link.run_until(links.cancelled()).instrument(span).await;
         self.metrics.disconnected();
         shared.registry.remove(Party::Server, self.id, id);
         scope.end(TEARDOWN).await;
@@ -195,7 +200,9 @@ impl Upkeep for ToPeer<'_> {
 
 async fn relay_streams(shared: Arc<Shared>, session: Session, handle: scope::Handle) {
     while let Some(incoming) = session.accept().await {
-        handle.spawn(relay_stream(Arc::clone(&shared), incoming));
+        let owner = incoming.owner();
+        let span = tracing::debug_span!("stream", session = owner.session, stream = owner.stream);
+        handle.spawn(relay_stream(Arc::clone(&shared), incoming).instrument(span));
     }
 }
 

@@ -9,6 +9,7 @@ use super::links::Links;
 use crate::mux::{OpenError, Reason};
 use crate::scope;
 use crate::session::{Opening, Party, Session};
+use crate::socket::Peer;
 use crate::target::Target;
 
 /// The sessions by name.
@@ -37,6 +38,17 @@ pub(super) struct Entry {
     pub(super) scope: scope::Handle,
     /// By what an agent was let in.
     pub(super) credential: Option<Credential>,
+    /// Where the other end of its link is.
+    pub(super) from: Peer,
+}
+
+/// A session that is here, and whose it is.
+#[derive(Debug)]
+pub(super) struct Present {
+    pub(super) party: Party,
+    pub(super) name: String,
+    pub(super) link: Option<LinkId>,
+    pub(super) entry: Entry,
 }
 
 /// Where streams to an agent are opened.
@@ -151,6 +163,13 @@ impl Registry {
         Some(Route { entry, through })
     }
 
+    /// Returns the names of the agents that are here, in order.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.lock().agents.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Returns the way to the agent of this name if it is here.
     pub(super) fn own(&self, name: &str) -> Option<Route> {
         let entry = self.lock().pick(name)?;
@@ -188,6 +207,30 @@ impl Registry {
             session.end(Reason::Denied);
         }
         revoked.len()
+    }
+
+    /// Returns all sessions with their names, in the order of these.
+    pub(super) fn present(&self) -> Vec<Present> {
+        let state = self.lock();
+        let present = |party, name: &String, link, entry: &Entry| Present {
+            party,
+            name: name.clone(),
+            link,
+            entry: entry.clone(),
+        };
+        let agents = state.agents.iter().flat_map(|(name, links)| {
+            let links = links.named();
+            links.map(move |(link, entry)| present(Party::Agent, name, link, entry))
+        });
+        let peers = state.peers.iter().map(|(name, it)| (Party::Peer, name, it));
+        let listeners = state.listeners.iter();
+        let listeners = listeners.map(|(name, it)| (Party::Server, name, it));
+        let others = peers.chain(listeners);
+        let others = others.map(|(party, name, entry)| present(party, name, None, entry));
+        let mut all: Vec<_> = agents.chain(others).collect();
+        drop(state);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Returns all sessions.

@@ -1,14 +1,16 @@
 //! The core of a session in either dialect, and its messages as bytes.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::dialect::remotedialer::Body;
-use crate::dialect::{DecodeError, native, remotedialer};
+use crate::dialect::{DecodeError, Dialect, native, remotedialer};
 use crate::metrics::Transmitted;
 use crate::mux::legacy::{self, Legacy};
 use crate::mux::{
-    self, Ending, Event, Frame, Mux, OpenError, ReadError, Reason, SessionError, Side, StreamId,
-    Time, WriteError,
+    self, Ending, Event, Frame, Glance, Mux, OpenError, ReadError, Reason, SessionError, Side,
+    StreamId, Time, WriteError,
 };
 
 /// What decides in a session.
@@ -208,12 +210,37 @@ impl Core {
         either!(self, mux => mux.release(id));
     }
 
+    pub(super) fn leave(&mut self, now: Time, id: StreamId) {
+        either!(self, mux => mux.leave(now, id));
+    }
+
     pub(super) fn ending(&self, id: StreamId) -> Option<Ending> {
         either!(self, mux => mux.ending(id))
     }
 
     pub(super) fn streams(&self) -> usize {
         either!(self, mux => mux.streams())
+    }
+
+    /// Returns how the session talks.
+    pub(super) const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Native(_) => Dialect::Native,
+            Self::Remotedialer { .. } => Dialect::Remotedialer,
+        }
+    }
+
+    pub(super) fn glance(&self, max: usize) -> Glance {
+        either!(self, mux => mux.glance(max))
+    }
+
+    /// Takes how long the last ping took, once.
+    pub(super) fn poll_rtt(&mut self) -> Option<Duration> {
+        match self {
+            Self::Native(mux) => mux.poll_rtt(),
+            // The WebSocket's pings carry nothing by which to know them again.
+            Self::Remotedialer { .. } => None,
+        }
     }
 
     /// Whether streams may carry [`crate::datagram`]s.

@@ -1,9 +1,11 @@
 //! The handles of one stream.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -23,11 +25,17 @@ use crate::target::Target;
 struct Held {
     shared: Arc<Shared>,
     id: StreamId,
+    /// The reader is where the bytes belong, and who finishes and lets go has said everything.
+    is_connection: AtomicBool,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.shared.release(self.id);
+        if *self.is_connection.get_mut() {
+            self.shared.leave(self.id);
+        } else {
+            self.shared.release(self.id);
+        }
     }
 }
 
@@ -108,6 +116,10 @@ impl Held {
         self.shared.metrics.sent(taken);
         self.carried(taken);
         Ok(taken)
+    }
+
+    fn deliver(&self) {
+        self.shared.with(|mux, _| mux.deliver(self.id));
     }
 
     fn consume(&self, length: usize) {
@@ -201,7 +213,13 @@ impl Incoming {
     pub fn accept(self) -> Result<Stream, Ending> {
         let held = &self.stream.held;
         let now = held.shared.clock.now();
-        held.shared.with(|mux, _| mux.accept(now, held.id))?;
+        held.shared.with(|mux, slots| {
+            mux.accept(now, held.id)?;
+            if let Some(slot) = slots.get(&held.id) {
+                slot.accepted(now);
+            }
+            Ok(())
+        })?;
         Ok(self.stream)
     }
 
@@ -211,8 +229,15 @@ impl Incoming {
     }
 }
 
-/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the target; reading its end does
-/// not report delivery, since the reader may still have to pass the bytes on.
+/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the target.
+///
+/// One that [`Dialer::dial`](crate::Dialer::dial) gives behaves as a TCP connection does: `shutdown` finishes our half behind what was
+/// written and the other half goes on; dropped after that, it comes to its end by itself, at most for
+/// [`Config::parting`](crate::mux::Config::parting), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
+/// remotedialer's dialect there is no half-close: a finish ends both halves.
+///
+/// Of any other stream, reading its end does not report delivery, since the reader may still have to pass the bytes on; and what is dropped is
+/// reset, finished or not.
 pub struct Stream {
     held: Arc<Held>,
     chunk: Bytes,
@@ -220,10 +245,24 @@ pub struct Stream {
     writes: Pause,
 }
 
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = self.owner();
+        f.debug_struct("Stream")
+            .field("session", &owner.session)
+            .field("stream", &owner.stream)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
         Self {
-            held: Arc::new(Held { shared, id }),
+            held: Arc::new(Held {
+                shared,
+                id,
+                is_connection: AtomicBool::new(false),
+            }),
             chunk: Bytes::new(),
             reads: None,
             writes: None,
@@ -234,6 +273,12 @@ impl Stream {
     #[must_use]
     pub fn owner(&self) -> Owner {
         self.held.owner()
+    }
+
+    /// Makes it a connection: see [`Stream`].
+    pub(crate) fn into_connection(self) -> Self {
+        self.held.is_connection.store(true, Ordering::Relaxed);
+        self
     }
 
     /// Returns a handle that watches and resets the stream, and keeps it from being released.
@@ -372,7 +417,7 @@ impl ReceiveStream {
 
     /// Reports that everything up to the peer's finish went where it belongs.
     pub fn deliver(&mut self) {
-        self.held.shared.with(|mux, _| mux.deliver(self.held.id));
+        self.held.deliver();
     }
 }
 
@@ -382,12 +427,20 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
         if self.chunk.is_empty() {
             let Self { held, reads, .. } = &mut *self;
             ready!(held.poll_pace(reads, cx));
             match ready!(self.held.poll_read(cx, buf.remaining())) {
                 Ok(Some(chunk)) => self.chunk = chunk,
-                Ok(None) => return Poll::Ready(Ok(())),
+                Ok(None) => {
+                    if self.held.is_connection.load(Ordering::Relaxed) {
+                        self.held.deliver();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) => {
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error)));
                 }

@@ -9,20 +9,25 @@
 )]
 
 mod access;
+mod admin;
 mod bounds;
 mod child;
 mod connect;
+mod embed;
 mod endings;
+mod examples;
 mod forward;
 mod front;
 mod leaks;
 mod limits;
 mod link;
 mod links;
+mod logs;
 mod metrics;
 mod options;
 mod ports;
 mod process;
+mod promtool;
 mod proxy;
 mod reload;
 mod remotedialer;

@@ -16,7 +16,7 @@ fn get(front: &str, path: &str) -> String {
     let mut visitor = of_the_world(TcpStream::connect(front).unwrap());
     write!(
         visitor,
-        "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     .unwrap();
     let mut reply = String::new();

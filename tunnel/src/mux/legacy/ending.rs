@@ -3,11 +3,17 @@
 use super::clients::Clients;
 use super::stream::Stream;
 use super::{Answer, Legacy, Probe};
-use crate::mux::Event;
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::frame::StreamId;
+use crate::mux::{Event, Glance, Time};
 
 impl Legacy {
+    /// Looks at the session and at most `max` of its streams.
+    #[must_use]
+    pub fn glance(&self, max: usize) -> Glance {
+        self.table.glance(max, None)
+    }
+
     /// Ends the session and every stream of it; the peer is told of each.
     pub fn end_session(&mut self, reason: Reason) {
         if self.over.is_some() {
@@ -32,6 +38,20 @@ impl Legacy {
         self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
     }
 
+    /// Lets go of a stream: its user holds no handle and wants no events. One that its user finished ends when what was written is
+    /// sent, or is abandoned after [`Config::delivery_grace`](super::Config::delivery_grace); any other is cancelled.
+    pub fn leave(&mut self, now: Time, id: StreamId) {
+        let stream = self.table.streams.get_mut(&id);
+        let Some(stream) = stream.filter(|stream| stream.may_leave()) else {
+            self.release(id);
+            return;
+        };
+        stream.released = true;
+        let grace = self.config.delivery_grace;
+        self.table.arm(id, now.saturating_add(grace));
+        self.deliver(id);
+    }
+
     pub(super) fn end_if_complete(&mut self, id: StreamId) {
         if self.table.streams.get(&id).is_some_and(Stream::is_complete) {
             self.end_stream(id, Ending::Finished);
@@ -44,6 +64,7 @@ impl Legacy {
         if let Some(stream) = self.table.end(id, ending) {
             self.held -= std::mem::take(&mut stream.own.held);
             self.table.wake_starved();
+            self.table.forget_if_gone(id);
         }
     }
 

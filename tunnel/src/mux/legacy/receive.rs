@@ -83,6 +83,10 @@ impl Legacy {
         if stream.ending().is_some() || stream.receive.phase != ReceivePhase::Open {
             return;
         }
+        // Its user is gone, and the end is on its way.
+        if stream.released {
+            return;
+        }
         stream.own.held += data.len();
         self.held += data.len();
         let held = stream.own.held;
@@ -149,9 +153,14 @@ impl Legacy {
         if stream.phase == Phase::Open && std::mem::take(&mut stream.send.waiting) {
             self.table.events.push_back(Event::Writable { stream: id });
         }
+        let left = stream.is_left();
         self.table.wake_reader(id);
         self.table.wake_starved();
-        self.end_if_complete(id);
+        if left {
+            self.deliver(id);
+        } else {
+            self.end_if_complete(id);
+        }
     }
 
     fn recv_pause(&mut self, connection: i64, paused: bool) {

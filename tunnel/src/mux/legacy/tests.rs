@@ -410,3 +410,35 @@ fn the_end_of_a_session_ends_every_connection() {
     assert!(mux.handle_message(T0, message).is_err());
     assert_eq!(mux.open(T0, Bytes::new()), Err(OpenError::SessionOver));
 }
+
+#[test]
+fn a_user_may_leave_what_it_finished() {
+    let config = Config::default();
+    let mut mux = server(config);
+    mux.write(id(2), Bytes::from_static(b"last")).unwrap();
+    mux.finish(id(2)).unwrap();
+    mux.leave(T0, id(2));
+    // An answer is late.
+    recv(&mut mux, 2, data(5));
+    assert_eq!(
+        sent(&mut mux),
+        [(2, Body::Data("last".into())), (2, text("EOF"))]
+    );
+    assert_eq!(mux.streams(), 0);
+
+    // A peer that reads nothing holds it up for a while only.
+    let mut mux = server(config);
+    mux.write(id(2), Bytes::from_static(b"last")).unwrap();
+    mux.finish(id(2)).unwrap();
+    recv(&mut mux, 2, Body::Pause);
+    mux.leave(T0, id(2));
+    assert_eq!(sent(&mut mux), []);
+    mux.handle_timeout(config.delivery_grace);
+    assert!(matches!(sent(&mut mux).as_slice(), [(2, Body::Error(_))]));
+    assert_eq!(mux.streams(), 0);
+
+    let mut mux = server(config);
+    mux.leave(T0, id(2));
+    assert!(matches!(sent(&mut mux).as_slice(), [(2, Body::Error(_))]));
+    assert_eq!(mux.streams(), 0);
+}

@@ -411,3 +411,89 @@ fn a_peer_takes_opens_until_its_pong_is_overdue() {
     mux.handle_frame(late, Frame::GoAway { reason }).unwrap();
     assert!(!mux.takes_opens(late));
 }
+
+/// Both halves in all phases, and the user lets go.
+#[test]
+fn a_user_may_leave_what_it_finished() {
+    let config = Config::default();
+    // It goes on to its end without the user.
+    let mut mux = mux_in(Before::Open);
+    mux.write(id(1), Bytes::from_static(b"last")).unwrap();
+    mux.finish(id(1)).unwrap();
+    mux.leave(T0, id(1));
+    let frames = sent(&mut mux);
+    assert!(
+        matches!(
+            frames.as_slice(),
+            [Frame::Data { .. }, Frame::Finish { .. }]
+        ),
+        "{frames:?}"
+    );
+    for frame in [
+        Frame::Delivered { stream: id(1) },
+        Frame::Finish { stream: id(1) },
+    ] {
+        assert_eq!(mux.streams(), 1);
+        mux.handle_frame(T0, frame).unwrap();
+    }
+    let ended = |ending| Event::Ended {
+        stream: id(1),
+        ending,
+    };
+    assert_eq!(sent(&mut mux), [Frame::Delivered { stream: id(1) }]);
+    assert!(news(&mut mux).contains(&ended(Ending::Finished)));
+    assert_eq!(mux.streams(), 0);
+
+    // The peer finished before.
+    let mut mux = mux_in(Before::BothFinished);
+    mux.leave(T0, id(1));
+    assert_eq!(sent(&mut mux), [Frame::Delivered { stream: id(1) }]);
+    mux.handle_frame(T0, Frame::Delivered { stream: id(1) })
+        .unwrap();
+    assert_eq!(mux.streams(), 0);
+
+    // Bytes that nobody reads, a reset, a deadline and the end of the session each end it.
+    let left = || {
+        let mut mux = mux_in(Before::WeFinished);
+        mux.leave(T0, id(1));
+        mux
+    };
+    let mut mux = left();
+    let data = Bytes::from_static(b"unwanted");
+    let stream = id(1);
+    mux.handle_frame(T0, Frame::Data { stream, data }).unwrap();
+    let reason = Reason::Cancelled;
+    assert_eq!(sent(&mut mux), [Frame::Reset { stream, reason }]);
+    assert_eq!(mux.streams(), 0);
+    let mut mux = left();
+    mux.handle_frame(T0, Frame::Reset { stream, reason })
+        .unwrap();
+    assert_eq!(mux.streams(), 0);
+    let mut mux = left();
+    let config = Config {
+        silence: config.parting * 2,
+        ..config
+    };
+    mux.config = config;
+    assert!(mux.poll_timeout().unwrap() <= config.parting);
+    mux.handle_timeout(config.parting);
+    let reason = Reason::TimedOut;
+    assert!(sent(&mut mux).contains(&Frame::Reset { stream, reason }));
+    assert_eq!(mux.streams(), 0);
+    let mut mux = left();
+    mux.handle_link_lost();
+    assert_eq!(mux.streams(), 0);
+
+    // What was not finished is cancelled, and so is what has bytes that nobody read.
+    let mut unread = mux_in(Before::WeFinished);
+    let data = Bytes::from_static(b"unread");
+    unread
+        .handle_frame(T0, Frame::Data { stream, data })
+        .unwrap();
+    let reason = Reason::Cancelled;
+    for mut mux in [mux_in(Before::Open), mux_in(Before::PeerFinished), unread] {
+        mux.leave(T0, id(1));
+        assert_eq!(sent(&mut mux), [Frame::Reset { stream, reason }]);
+        assert_eq!(mux.streams(), 0);
+    }
+}

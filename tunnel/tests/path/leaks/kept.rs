@@ -31,7 +31,7 @@ struct Held {
 
 async fn counters(address: &str) -> String {
     let mut scraper = connect(address).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     scraper.write_all(request).await.unwrap();
     let mut text = String::new();
     scraper.read_to_string(&mut text).await.unwrap();

@@ -292,3 +292,27 @@ async fn a_draining_server_lets_streams_of_its_peers_end_and_is_reached_again_la
     assert!(sum(&text, "peer_ws_attempt") >= sum(&text, "peer_ws_connected"));
     assert_eq!(sum(&text, "peer_ws_connected"), 2, "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dialer_reaches_the_agents_of_peers() {
+    let two = Two::start(Dialect::Native).await;
+    let address = two.target.local_addr().unwrap();
+    let dialer = two.west.dialer("web");
+    let mut stream = dialer
+        .dial(format!("tcp/{address}").as_str())
+        .await
+        .unwrap();
+    let (mut target, _) = within(LONG, "the dial", two.target.accept()).await.unwrap();
+    stream.write_all(b"over two links").await.unwrap();
+    let mut got = [0; 14];
+    within(PROMPT, "the bytes", target.read_exact(&mut got))
+        .await
+        .unwrap();
+    assert_eq!(&got, b"over two links");
+    target.write_all(b"and back").await.unwrap();
+    drop(target);
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    within(PROMPT, "the answer", read).await.unwrap();
+    assert_eq!(answer, b"and back");
+}

@@ -459,7 +459,14 @@ impl ServerOptions {
                 ports: grant.ports.clone(),
             };
             let limits = None;
-            access.grant(name.clone(), Grant { tokens, rights, limits });
+            access.grant(
+                name.clone(),
+                Grant {
+                    tokens,
+                    rights,
+                    limits,
+                },
+            );
         }
         let file = self.token_file.as_deref();
         let shared = match secret::read(file, "--token-file", "TUNNEL_TOKEN") {

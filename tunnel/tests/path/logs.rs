@@ -1,0 +1,153 @@
+//! Log lines: whose they are, and what must not be in them.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::child::{command, until};
+use crate::world::of_the_world;
+
+const CANARY: &str = "canary-in-a-coal-mine-0123456789";
+
+/// A process whose log goes to a file, and which is killed when it is dropped.
+struct Logged(Child);
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(arguments: &[&str], level: &str, log: &Path) -> Logged {
+    let mut command: Command = command(arguments);
+    command
+        .env("TUNNEL_TOKEN", CANARY)
+        .env("TUNNEL_LOG", level)
+        .stdout(Stdio::null())
+        .stderr(File::create(log).unwrap());
+    Logged(command.spawn().unwrap())
+}
+
+fn read(log: &Path) -> String {
+    std::fs::read_to_string(log).unwrap()
+}
+
+/// The fields of an event and of all the spans around it.
+fn fields(line: &str) -> Vec<(String, Value)> {
+    let line: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+    let spans = line["spans"].as_array().cloned().unwrap_or_default();
+    let all = spans.into_iter().chain([line["fields"].clone()]);
+    all.flat_map(|fields| fields.as_object().unwrap().clone())
+        .collect()
+}
+
+fn has(line: &str, wanted: &[&str]) -> bool {
+    let fields = fields(line);
+    wanted
+        .iter()
+        .all(|name| fields.iter().any(|(field, _)| field == name))
+}
+
+/// A free port, for a process that cannot be asked for its own before it runs.
+fn free_port() -> u16 {
+    let listener = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn json_lines_say_whose_they_are_and_keep_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server_log, agent_log] = ["server", "agent"].map(|name| folder.path().join(name));
+    let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = target.local_addr().unwrap().to_string();
+    let [front, forward] = [(); 2].map(|()| format!("127.0.0.1:{}", free_port()));
+    let rule = format!("{forward}=web/tcp/{address}");
+    let json = ["--log-format", "json"];
+    let server = ["server", "--listen", &front, "--forward", &rule];
+    let _server = start(&[&json[..], &server].concat(), "debug", &server_log);
+    let url = format!("ws://{front}/connect");
+    let agent = [
+        "agent", "--server", &url, "--name", "web", "--allow", &address,
+    ];
+    let _agent = start(&[&json[..], &agent].concat(), "debug", &agent_log);
+    until("the connection", || {
+        read(&server_log).contains("\"connected\"")
+    });
+
+    let mut visitor = of_the_world(TcpStream::connect(&forward).unwrap());
+    let (mut accepted, _) = target.accept().unwrap();
+    of_the_world(&accepted);
+    visitor.write_all(b"hello").unwrap();
+    visitor.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut got = String::new();
+    accepted.read_to_string(&mut got).unwrap();
+    drop((accepted, visitor));
+
+    for (log, message) in [
+        (&server_log, "visitor released"),
+        (&agent_log, "target released"),
+    ] {
+        until(message, || {
+            read(log).lines().any(|line| line.contains(message))
+        });
+        let text = read(log);
+        let line = text.lines().find(|line| line.contains(message)).unwrap();
+        assert!(
+            has(line, &["agent", "session", "stream", "target"]),
+            "{line}"
+        );
+        assert!(text.lines().any(|line| {
+            line.contains("stream ended") && has(line, &["session", "stream", "ending"])
+        }));
+        for line in text.lines() {
+            assert!(!line.contains(CANARY), "{line}");
+            let _ = fields(line);
+        }
+    }
+}
+
+#[test]
+fn a_server_cannot_write_lines_into_its_agents_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("agent");
+    let liar = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("ws://{}/connect", liar.local_addr().unwrap());
+    let arguments = [
+        "agent",
+        "--server",
+        &url,
+        "--name",
+        "web",
+        "--allow",
+        "127.0.0.1:1",
+    ];
+    let _agent = start(&arguments, "info", &log);
+    let (mut agent, _) = liar.accept().unwrap();
+    of_the_world(&agent);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        agent.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let lie = "no\nFORGED \x1b[31mred\r\n";
+    let length = lie.len();
+    write!(
+        agent,
+        "HTTP/1.1 401 Unauthorized\r\ncontent-length: {length}\r\n\r\n{lie}"
+    )
+    .unwrap();
+    until("the refusal", || read(&log).contains("FORGED"));
+    let text = read(&log);
+    assert!(
+        !text.lines().any(|line| line.starts_with("FORGED")),
+        "{text}"
+    );
+    assert!(!text.contains('\x1b') && !text.contains('\r'), "{text}");
+    assert!(!text.contains(CANARY), "{text}");
+}
