@@ -19,8 +19,8 @@ use crate::stacks::Stacks;
 use crate::verdict::Levels;
 use crate::witness;
 
-/// How many records one turn takes off the ring, so that the rest of the loop gets its turn too.
-const BATCH: usize = 1 << 16;
+/// How many records one turn takes off the rings, so that the rest of the loop gets its turn too: some milliseconds' worth.
+const BATCH: usize = 1 << 13;
 /// The shortest time between two walks that overdue sockets ask for.
 const WALK_INTERVAL_NS: u64 = 100_000_000;
 /// A walk takes this share of the time, one part in, where the grace allows it.
@@ -194,13 +194,19 @@ impl Audit {
             })
     }
 
+    /// Takes everything off the rings that is in them now. More may come all the time, faster than it is taken.
     fn drain_all(&mut self) {
-        while self.drain() >= BATCH {}
+        let mut rest = self.probes.capacity();
+        while rest > 0 && self.drain() >= BATCH {
+            rest = rest.saturating_sub(BATCH);
+        }
     }
 
     /// Has the witness look, and sets the ledger right where records were lost.
     fn walk(&mut self) -> Result<Walk, ProbeError> {
         self.drain_all();
+        // What is lost from here on may be of a socket that the walk has passed by then: another walk must follow.
+        let lost_before_walk = self.probes.counters()?.lost_records();
         let targets = self.cgroup.processes();
         self.ledger.begin_walk(clock::now_ns());
         let file = self.probes.walk()?;
@@ -209,7 +215,7 @@ impl Audit {
         self.drain_all();
         let lost = self.probes.counters()?.lost_records();
         let lossy = lost > self.lost_before;
-        self.lost_before = lost;
+        self.lost_before = lost_before_walk;
         self.proceedings.resyncs += u64::from(lossy);
         self.proceedings.scans += 1;
         let walk = self.ledger.finish_walk(lossy);

@@ -15,7 +15,9 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{Counter, Head, Offsets, STACKS_BYTES};
+use tracer_abi::record::{
+    BriefEvent, CASES_BYTES, Counter, Head, Offsets, STACKS_BYTES, SocketEvent,
+};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
@@ -114,6 +116,8 @@ pub struct Probes {
     ring: RingBuf<MapData>,
     cases: RingBuf<MapData>,
     stacks: RingBuf<MapData>,
+    /// How many records fit into the two rings.
+    capacity: usize,
     /// A violation that was taken off its ring and is not due yet.
     next_case: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
@@ -150,6 +154,7 @@ impl Probes {
             ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
             cases: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
             stacks: RingBuf::try_from(take(&mut ebpf, "STACKS")?).map_err(map("STACKS"))?,
+            capacity: capacity(ring_bytes),
             next_case: None,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
                 .map_err(map("COUNTERS"))?,
@@ -240,6 +245,12 @@ impl Probes {
         taken
     }
 
+    /// Returns how many records fit into the two rings.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Gives each stack that was recorded since the last call to `take`.
     pub fn drain_stacks(&mut self, mut take: impl FnMut(&[u8])) {
         while let Some(record) = self.stacks.next() {
@@ -319,6 +330,13 @@ impl Faults {
 fn pid_namespace() -> io::Result<u32> {
     let inode = std::fs::metadata("/proc/self/ns/pid")?.ino();
     u32::try_from(inode).map_err(io::Error::other)
+}
+
+/// The smallest records that a ring holds have a header of eight bytes each.
+fn capacity(ring_bytes: u32) -> usize {
+    let records = |bytes: u32, smallest: usize| bytes as usize / (8 + smallest);
+    records(ring_bytes, size_of::<BriefEvent>())
+        + records(CASES_BYTES, size_of::<SocketEvent>())
 }
 
 fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {

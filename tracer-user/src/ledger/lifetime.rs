@@ -86,17 +86,21 @@ impl Evidence<'_> {
     pub fn offence(&self, limits: &Limits) -> Option<Offence> {
         Kind::ALL.into_iter().find_map(|kind| {
             let since_ns = self.since(kind)?;
-            let limit_ns = match kind {
-                Kind::OutlivedRequest
-                | Kind::SessionRemnant
-                | Kind::PeerClosed
-                | Kind::DeadSocket
-                | Kind::Unowned => limits.grace_ns,
-                Kind::Idle => limits.idle_ns,
-                Kind::OpenAtExit => return Some(Offence { kind, since_ns }),
-            };
-            (self.at_ns.saturating_sub(since_ns) > limit_ns).then_some(Offence { kind, since_ns })
+            let late_ns = since_ns.saturating_add(limit_ns(kind, limits));
+            (kind == Kind::OpenAtExit || self.at_ns > late_ns).then_some(Offence { kind, since_ns })
         })
+    }
+
+    /// Returns the rule that is broken next if nothing changes, and the last moment at which it is not. Idleness, which every
+    /// byte puts off, has no such moment.
+    #[must_use]
+    pub fn deadline(&self, limits: &Limits) -> Option<(Kind, u64)> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| !matches!(kind, Kind::Idle | Kind::OpenAtExit))
+            .filter_map(|kind| Some((kind, self.since(kind)?.saturating_add(limit_ns(kind, limits)))))
+            .filter(|(_, at_ns)| *at_ns >= self.at_ns)
+            .min_by_key(|(_, at_ns)| *at_ns)
     }
 
     /// Since when a rule runs against the socket; `None` when it does not run at all.
@@ -129,6 +133,19 @@ impl Evidence<'_> {
     pub fn request_over_ns(&self) -> Option<u64> {
         self.since(Kind::OutlivedRequest)
             .or_else(|| self.since(Kind::SessionRemnant))
+    }
+}
+
+/// How long a rule may run before it is broken.
+const fn limit_ns(kind: Kind, limits: &Limits) -> u64 {
+    match kind {
+        Kind::OutlivedRequest
+        | Kind::SessionRemnant
+        | Kind::PeerClosed
+        | Kind::DeadSocket
+        | Kind::Unowned => limits.grace_ns,
+        Kind::Idle => limits.idle_ns,
+        Kind::OpenAtExit => 0,
     }
 }
 

@@ -6,7 +6,7 @@ use super::docket::{HOLDERS_MAX, finding};
 use super::lifetime::{Evidence, Payload, is_tcp, payload_seen};
 use super::{Due, Ledger, Lifetime};
 use crate::news::{Sight, label_text};
-use crate::verdict::Holder;
+use crate::verdict::{Holder, Kind};
 
 /// What a walk of the witness added up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,9 +82,27 @@ impl Ledger {
                 finding.unsent = Some(sighting.unsent);
             }
             self.docket.convict(finding);
-        } else if facts.held_ns >= self.walk_began_ns {
-            // Its descriptor was not known before this walk: its time begins now.
-            self.due(facts.held_ns, Due::Socket(facts.id));
+        }
+        if let Some((kind, at_ns)) = evidence.deadline(&self.limits) {
+            self.look_again(facts.id, kind, at_ns);
+        }
+    }
+
+    /// Has the witness look when a rule that runs against a socket is broken: the record that told of its start may be lost.
+    fn look_again(&mut self, id: u64, kind: Kind, at_ns: u64) {
+        let kept = self.lifetimes.get(&id).map(|known| known.deadline_ns);
+        if kept == Some(at_ns) {
+            return;
+        }
+        let due = if kind == Kind::Unowned {
+            Due::Unbound(id)
+        } else {
+            Due::Socket(id)
+        };
+        if self.due_at(at_ns, due)
+            && let Some(known) = self.lifetimes.get_mut(&id)
+        {
+            known.deadline_ns = at_ns;
         }
     }
 
