@@ -81,8 +81,8 @@ fn put<T: 'static>(to: To, fill: impl FnOnce(*mut T)) {
 
 /// An event about no socket.
 #[inline(always)]
-pub(crate) fn bare(event: Event) {
-    put::<Event>(To::Events, |to| {
+pub(crate) fn bare(to: To, event: Event) {
+    put::<Event>(to, |to| {
         // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
         unsafe { to.write(event) }
     });

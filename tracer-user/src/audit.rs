@@ -69,6 +69,7 @@ pub struct Audit {
     start_ns: u64,
     proceedings: Proceedings,
     lost_before: u64,
+    undialed: u64,
     walk_wanted: bool,
     next_walk_ns: u64,
     next_idle_walk_ns: u64,
@@ -83,6 +84,7 @@ impl Audit {
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let cgroup = Cgroup::create("watertight")?;
         let mut probes = Probes::load(
+            cgroup.id()?,
             settings.limits.grace_ns,
             settings.ring_bytes,
             settings.stacks,
@@ -107,6 +109,7 @@ impl Audit {
             start_ns,
             proceedings,
             lost_before: 0,
+            undialed: 0,
             walk_wanted: false,
             next_walk_ns: 0,
             next_idle_walk_ns: start_ns.saturating_add(settings.limits.idle_ns / 4),
@@ -149,7 +152,8 @@ impl Audit {
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
         let now_ns = clock::now_ns();
-        self.walk_wanted |= self.ledger.take_overdue(now_ns) || self.is_lossy();
+        self.look_at_counters(now_ns);
+        self.walk_wanted |= self.ledger.take_overdue(now_ns);
         if now_ns >= self.next_idle_walk_ns {
             self.walk_wanted = true;
             self.next_idle_walk_ns = now_ns.saturating_add(self.limits.idle_ns / 4);
@@ -171,10 +175,18 @@ impl Audit {
         more
     }
 
-    /// Whether records were lost since the last walk, so that the ledger must be set right.
-    fn is_lossy(&self) -> bool {
-        let counters = self.probes.counters();
-        counters.is_ok_and(|counters| counters.lost_records() > self.lost_before)
+    /// Has the witness look when records were lost since the last walk, so that the ledger must be set right, or when connects
+    /// failed of which there are no records.
+    fn look_at_counters(&mut self, now_ns: u64) {
+        let Ok(counters) = self.probes.counters() else {
+            return;
+        };
+        self.walk_wanted |= counters.lost_records() > self.lost_before;
+        let undialed = counters.undialed();
+        if undialed > self.undialed {
+            self.ledger.expect_dead(now_ns);
+        }
+        self.undialed = undialed;
     }
 
     fn fail(&mut self, what: &dyn std::fmt::Display) {

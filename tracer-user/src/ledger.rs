@@ -32,6 +32,8 @@ pub use walk::{Stranger, Walk};
 /// How many deadlines are kept. Past that a walk is made when the first one dropped would have come, and that walk finds
 /// what runs yet.
 const DEADLINES_MAX: usize = 1 << 18;
+/// How many processes are named that left the audited cgroup; any more are counted by the kernel only.
+const LEFT_MAX: usize = 64;
 /// The longest outlive that is told apart, in nanoseconds: a day.
 const OUTLIVE_MAX_NS: u64 = 86_400_000_000_000;
 
@@ -84,6 +86,8 @@ enum Due {
     Unbound(u64),
     /// Whatever a process bound to nobody before it first annotated.
     Annotator,
+    /// A connect that failed before a SYN was sent: no record says of which socket.
+    Dead,
 }
 
 /// Plain counts of what the news told.
@@ -116,6 +120,8 @@ pub struct Ledger {
     outlive: Histogram<u64>,
     peers: Peers,
     counts: Counts,
+    /// Number and name of each process that left the audited cgroup.
+    left: Vec<(u32, String)>,
     walk: u32,
     walk_began_ns: u64,
     walked: Walk,
@@ -146,6 +152,7 @@ impl Ledger {
             outlive,
             peers: Peers::default(),
             counts: Counts::default(),
+            left: Vec::new(),
             walk: 0,
             walk_began_ns: 0,
             walked: Walk::default(),
@@ -162,6 +169,7 @@ impl Ledger {
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
             News::Overstayed(of) => self.recv_overstayed(of),
+            News::Left(event) => self.recv_left(event),
         }
     }
 
@@ -316,6 +324,12 @@ impl Ledger {
         }
     }
 
+    fn recv_left(&mut self, event: &Event) {
+        if self.left.len() < LEFT_MAX {
+            self.left.push((event.tgid, comm_text(&event.comm)));
+        }
+    }
+
     fn label_of(&self, id: u64) -> Option<String> {
         let label = self.lifetimes.get(&id)?.label.as_ref()?;
         Some(label.to_string())
@@ -356,7 +370,7 @@ impl Ledger {
             self.due.pop();
             overdue |= match due {
                 Due::Owner(owner) => self.owners.has_open(owner),
-                Due::Annotator => !self.lifetimes.is_empty(),
+                Due::Annotator | Due::Dead => !self.lifetimes.is_empty(),
                 Due::Socket(id) | Due::Unbound(id) => {
                     let known = self.lifetimes.get(&id);
                     let runs = known.is_some_and(|known| {
@@ -407,6 +421,17 @@ impl Ledger {
     #[must_use]
     pub fn knows(&self, id: u64) -> bool {
         self.lifetimes.contains_key(&id) || self.docket.has(id)
+    }
+
+    /// Returns number and name of the processes that left the audited cgroup, as far as they are kept.
+    #[must_use]
+    pub fn left(&self) -> &[(u32, String)] {
+        &self.left
+    }
+
+    /// Has the witness look when what is dead now has been so longer than grace.
+    pub fn expect_dead(&mut self, now_ns: u64) {
+        self.due(now_ns, Due::Dead);
     }
 
     /// Asks `name` for the names of holders that have none yet.

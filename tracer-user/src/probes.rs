@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{
-    CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError, SockOps,
+    BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError,
+    SockOps,
 };
 use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
@@ -124,17 +125,30 @@ pub struct Probes {
     ends: HashMap<MapData, [u64; 2], u64>,
 }
 
-/// The programs that see an accept, by its asking for the address.
-const ASKED: [&str; 2] = ["getpeername4", "getpeername6"];
+/// The programs that see an accept, by its asking for the address, and a connect.
+const ADDRESSED: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
+
+/// The programs that follow the processes of the audit, each with its tracepoint.
+const FOLLOWING: [(&str, &str); 4] = [
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+    ("cgroup_attach", "cgroup_attach_task"),
+];
 
 impl Probes {
-    /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds and a ring of `ring_bytes`, a
-    /// power of two and of pages; with `stacks`, each socket's opener is asked for its stack.
+    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds and a
+    /// ring of `ring_bytes`, a power of two and of pages; with `stacks`, each socket's opener is asked for its stack.
     ///
     /// # Errors
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a map or a program.
-    pub fn load(grace_ns: u64, ring_bytes: u32, stacks: bool) -> Result<Self, ProbeError> {
+    pub fn load(
+        cgroup_id: u64,
+        grace_ns: u64,
+        ring_bytes: u32,
+        stacks: bool,
+    ) -> Result<Self, ProbeError> {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
@@ -142,6 +156,7 @@ impl Probes {
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
+            .override_global("CGROUP_ID", &cgroup_id, true)
             .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
@@ -178,9 +193,14 @@ impl Probes {
         program::<SockOps>(&mut self.ebpf, "sock_ops")?
             .attach(cgroup, mode)
             .map_err(attached("sock_ops"))?;
-        for name in ASKED {
+        for name in ADDRESSED {
             program::<CgroupSockAddr>(&mut self.ebpf, name)?
                 .attach(cgroup, mode)
+                .map_err(attached(name))?;
+        }
+        for (name, _) in FOLLOWING {
+            program::<BtfTracePoint>(&mut self.ebpf, name)?
+                .attach()
                 .map_err(attached(name))?;
         }
         // Last, in this order: what is created after this line is released under the tracer's eyes.
@@ -361,12 +381,17 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     program::<CgroupSockopt>(ebpf, "setsockopt")?
         .load()
         .map_err(loaded("setsockopt"))?;
-    for name in ASKED {
+    for name in ADDRESSED {
         program::<CgroupSockAddr>(ebpf, name)?
             .load()
             .map_err(loaded(name))?;
     }
     let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
+    for (name, tracepoint) in FOLLOWING {
+        program::<BtfTracePoint>(ebpf, name)?
+            .load(tracepoint, &btf)
+            .map_err(loaded(name))?;
+    }
     program::<Iter>(ebpf, "witness")?
         .load("task_file", &btf)
         .map_err(loaded("witness"))
@@ -414,6 +439,15 @@ fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_tgid: btf.offset_of("task_struct", "tgid")?,
         task_comm: btf.offset_of("task_struct", "comm")?,
         task_group_leader: btf.offset_of("task_struct", "group_leader")?,
+        task_start_time: btf.offset_of("task_struct", "start_time")?,
+        task_signal: btf.offset_of("task_struct", "signal")?,
+        task_cgroups: btf.offset_of("task_struct", "cgroups")?,
+        signal_live: btf.offset_of("signal_struct", "live")?,
+        css_set_dfl_cgrp: btf.offset_of("css_set", "dfl_cgrp")?,
+        cgroup_kn: btf.offset_of("cgroup", "kn")?,
+        cgroup_self_parent: btf.offset_of("cgroup", "self.parent")?,
+        css_cgroup: btf.offset_of("cgroup_subsys_state", "cgroup")?,
+        kernfs_node_id: btf.offset_of("kernfs_node", "id")?,
         task_thread_pid: btf.offset_of("task_struct", "thread_pid")?,
         pid_level: btf.offset_of("pid", "level")?,
         pid_numbers: btf.offset_of("pid", "numbers")?,
@@ -428,6 +462,8 @@ fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         sock_state: common("skc_state")?,
         sock_num: common("skc_num")?,
         sock_protocol: btf.offset_of("sock", "sk_protocol")?,
+        sock_err: btf.offset_of("sock", "sk_err")?,
+        sock_cgrp_data: btf.offset_of("sock", "sk_cgrp_data")?,
         tcp_bytes_received: btf.offset_of("tcp_sock", "bytes_received")?,
         tcp_bytes_acked: btf.offset_of("tcp_sock", "bytes_acked")?,
         tcp_rcv_nxt: btf.offset_of("tcp_sock", "rcv_nxt")?,

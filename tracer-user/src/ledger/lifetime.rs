@@ -194,14 +194,15 @@ pub struct Payload {
     pub acknowledged: u64,
 }
 
-/// Takes the SYN and the FIN out of TCP's own counters, which count each as a byte.
+/// Takes the SYN and the FINs out of TCP's own counters, which count each as a byte.
 #[must_use]
 pub fn payload(facts: &Facts, received: u64, acked: u64) -> Payload {
-    let peer_fin = u64::from(facts.peer_done_ns != 0);
-    let own_syn = u64::from(facts.flags & fact::DIALED != 0);
+    let marked = |bit| u64::from(facts.flags & bit != 0);
     Payload {
-        received: received.saturating_sub(peer_fin),
-        acknowledged: acked.saturating_sub(own_syn),
+        received: received.saturating_sub(marked(fact::PEER_FIN)),
+        acknowledged: acked
+            .saturating_sub(marked(fact::DIALED))
+            .saturating_sub(marked(fact::OWN_FIN)),
     }
 }
 

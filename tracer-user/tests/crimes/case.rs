@@ -243,6 +243,60 @@ pub(crate) fn all() -> Vec<Case> {
         innocent("corner_pooled_peer_done"),
         innocent("corner_connected_to_itself"),
         innocent("corner_listening_again"),
+        guilty("corner_no_route_kept", &[("dead-socket", 1)]),
+        innocent("corner_no_route_then_connected"),
+        Case {
+            options: UNTIL_JUDGED,
+            ..innocent("corner_mptcp_accepted_and_open")
+        },
+        Case {
+            options: UNTIL_JUDGED,
+            ..innocent("corner_mptcp_accepted_unseen_and_open")
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_close_wait_left_in_time", &[("dead-socket", 1)])
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_close_wait_left_too_late", &[("peer-closed", 1)])
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_closed_by_both", &[("dead-socket", 1)])
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_reset_after_own_finish", &[("dead-socket", 1)])
+        },
+        Case {
+            more: |report| expect(&only(report)?["holders_unlisted"], &0.into(), "unlisted"),
+            ..guilty("corner_held_by_many", OUTLIVED)
+        },
+        innocent("process_becomes_another_program"),
+        innocent("process_number_used_again"),
+        Case {
+            status: INCONCLUSIVE,
+            more: |report| {
+                let reasons = report["reasons"].to_string();
+                let told = "1 processes left the audited cgroup";
+                expect(
+                    &(reasons.contains(told) && reasons.contains("crimes")),
+                    &true,
+                    "the reason",
+                )
+            },
+            ..innocent("process_leaves")
+        },
+        innocent("process_goes_below"),
+        Case {
+            started_by: WITHIN_ANOTHER,
+            ..innocent("closes_in_time within another tracer")
+        },
+        Case {
+            started_by: WITHIN_ANOTHER,
+            ..guilty("fd_kept_after_end within another tracer", OUTLIVED)
+        },
         innocent("accepted_late"),
         innocent("never_accepted"),
         innocent("udp"),
@@ -337,6 +391,17 @@ pub(crate) fn all() -> Vec<Case> {
             )
         },
     ]
+}
+
+const UNTIL_JUDGED: &[&str] = &["--grace", "300ms", "--for", "900ms"];
+const WITHIN_ANOTHER: &[&str] = &[env!("CARGO_BIN_EXE_tracer"), "run", "--grace", "300ms", "--"];
+
+/// Three bytes went out and five came in, whatever SYNs and FINs went along.
+fn closed_with_exact_bytes(report: &Value) -> Result<(), String> {
+    let found = only(report)?;
+    expect(&found["tcp_state"], &"CLOSE".into(), "state")?;
+    expect(&found["bytes_in"], &5.into(), "bytes in")?;
+    expect(&found["bytes_out"], &3.into(), "bytes out")
 }
 
 const WITH_STACKS: &[&str] = &["--grace", "300ms", "--stacks"];
