@@ -355,8 +355,6 @@ pub enum Counter {
     StorageFailures,
     /// Records that found the ring for everything full.
     RingFailures,
-    /// Records put into the two rings.
-    Events,
     /// ENDs that could not be remembered because the table was full.
     EndFailures,
     /// Sockets of a family without create and release hooks (`AF_UNIX`) that were annotated.
@@ -373,15 +371,14 @@ pub enum Counter {
     Left,
     /// Processes of the audit that could not be remembered because the table was full.
     MemberFailures,
-    /// Times that a TCP socket was told to connect.
-    Tried,
-    /// Times that one began to: there was a route, an address and a port.
-    Dialed,
+    /// Times that a TCP socket was told to connect and did not begin to, for want of a route, an address or a port. Counted up
+    /// at the one and down at the other, each on its own CPU: only the sum, which wraps, means anything.
+    Undialed,
 }
 
 impl Counter {
     /// How many slots there are.
-    pub const COUNT: u32 = Self::Dialed as u32 + 1;
+    pub const COUNT: u32 = Self::Undialed as u32 + 1;
 }
 
 /// The inode number of the initial PID namespace (`PID_NS_INIT_INO`, linux/nsfs.h).

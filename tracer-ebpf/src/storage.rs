@@ -70,9 +70,20 @@ pub(crate) fn now_ns() -> u64 {
 /// Adds one. Atomic although the slot is this CPU's own: a softirq may come between the load and the store.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
+    add(counter, 1);
+}
+
+/// Takes one away again.
+#[inline(always)]
+pub(crate) fn discount(counter: Counter) {
+    add(counter, u64::MAX);
+}
+
+#[inline(always)]
+fn add(counter: Counter, value: u64) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the verifier has checked the lookup; the slot is eight bytes and aligned.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, 1) };
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, value) };
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
+use tracer_abi::record::Counter;
+
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;
 use crate::counters::Counters;
@@ -70,6 +72,7 @@ pub struct Audit {
     proceedings: Proceedings,
     lost_before: u64,
     undialed: u64,
+    failed_connects: u64,
     walk_wanted: bool,
     next_walk_ns: u64,
     next_idle_walk_ns: u64,
@@ -109,7 +112,8 @@ impl Audit {
             start_ns,
             proceedings,
             lost_before: 0,
-            undialed: 0,
+            undialed: baseline.of(Counter::Undialed),
+            failed_connects: baseline.of(Counter::Undialed),
             walk_wanted: false,
             next_walk_ns: 0,
             next_idle_walk_ns: start_ns.saturating_add(settings.limits.idle_ns / 4),
@@ -141,6 +145,12 @@ impl Audit {
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters, ProbeError> {
         Ok(self.probes.counters()?.since(&self.baseline))
+    }
+
+    /// Returns how many records were taken off the rings.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.proceedings.records
     }
 
     /// Does what is due: takes news off the ring, and has the witness look when a socket may have passed its grace.
@@ -182,11 +192,14 @@ impl Audit {
             return;
         };
         self.walk_wanted |= counters.lost_records() > self.lost_before;
-        let undialed = counters.undialed();
-        if undialed > self.undialed {
+        let undialed = counters.of(Counter::Undialed);
+        // One that is just under way is no failure: it is not there the next time.
+        let failed = undialed.min(self.undialed);
+        if failed > self.failed_connects {
             self.ledger.expect_dead(now_ns);
         }
         self.undialed = undialed;
+        self.failed_connects = failed;
     }
 
     fn fail(&mut self, what: &dyn std::fmt::Display) {
@@ -199,11 +212,14 @@ impl Audit {
     fn drain(&mut self) -> usize {
         self.probes.drain_stacks(|record| self.stacks.take(record));
         let (ledger, undecodable) = (&mut self.ledger, &mut self.proceedings.undecodable);
-        self.probes
+        let taken = self
+            .probes
             .drain(BATCH, |record| match news::decode(record) {
                 Ok(news) => ledger.apply(&news),
                 Err(_) => *undecodable += 1,
-            })
+            });
+        self.proceedings.records += u64::try_from(taken).unwrap_or(u64::MAX);
+        taken
     }
 
     /// Takes everything off the rings that is in them now. More may come all the time, faster than it is taken.

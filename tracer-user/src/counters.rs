@@ -44,13 +44,6 @@ impl Counters {
         self.of(Counter::RingFailures) + self.of(Counter::CaseFailures)
     }
 
-    /// Connects that failed before a SYN was sent, and those under way.
-    #[must_use]
-    pub fn undialed(&self) -> u64 {
-        self.of(Counter::Tried)
-            .saturating_sub(self.of(Counter::Dialed))
-    }
-
     /// Sockets that were never bound to an owner.
     #[must_use]
     pub fn unowned(&self) -> u64 {

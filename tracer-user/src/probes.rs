@@ -299,7 +299,8 @@ impl Probes {
 
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
-        Ok(per_cpu.iter().sum())
+        // A counter may be counted up on one CPU and down on another.
+        Ok(per_cpu.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
     }
 
     /// Lets the kernel forget that these owners ended.

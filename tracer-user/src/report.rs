@@ -83,6 +83,8 @@ pub struct Proceedings {
     pub scans: u64,
     /// Times that the ledger was set right from a walk after a loss.
     pub resyncs: u64,
+    /// Records that were taken off the rings.
+    pub records: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// Internet sockets from outside the audit that the command was started with.

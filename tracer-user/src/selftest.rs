@@ -73,7 +73,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<(), SelfTestError> {
         ("sock_create", of(Counter::Created) >= 2),
         ("sock_ops", of(Counter::Connected) >= 1 && peer_done),
         ("getpeername4", accept_seen),
-        ("connect4", of(Counter::Tried) >= 1),
+        ("connect4", of(Counter::Undialed) >= 1),
         ("cgroup_attach_task", of(Counter::Entered) >= 1),
         (
             "setsockopt",

@@ -7,8 +7,9 @@
 use std::io::stdin;
 
 use nix::sys::signal::{SigSet, Signal as Blockable};
+use nix::unistd::getpgrp;
 use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, getpgrp, getpid, kill_process, kill_process_group, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group, waitid,
 };
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
@@ -23,7 +24,8 @@ impl Terminal {
     /// Returns the terminal on standard input, if there is one and this process's group has it.
     pub(crate) fn of_stdin() -> Option<Self> {
         let terminal = Self {
-            own: getpgrp(),
+            // None in a PID namespace that the group was not made in.
+            own: Pid::from_raw(getpgrp().as_raw())?,
             is_lent: false,
         };
         terminal.is_here().then_some(terminal)

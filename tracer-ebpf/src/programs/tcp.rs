@@ -69,7 +69,7 @@ pub(super) fn tried(ctx: &SockAddrContext) {
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &mut (*socket).facts };
     if facts.protocol == IPPROTO_TCP {
-        count(Counter::Tried);
+        count(Counter::Undialed);
         facts.dead_ns = now_ns();
     }
 }
@@ -78,10 +78,12 @@ pub(super) fn tried(ctx: &SockAddrContext) {
 fn dialing(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     watch(ctx);
-    count(Counter::Dialed);
     mark(socket, fact::DIALED);
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &mut (*socket).facts };
+    if facts.dead_ns != 0 {
+        storage::discount(Counter::Undialed);
+    }
     // A socket may be dialed again after connect(AF_UNSPEC): what TCP did before is over.
     facts.dead_ns = 0;
     facts.peer_done_ns = 0;

@@ -199,7 +199,7 @@ impl<'a> Document<'a> {
                 release: &proceedings.kernel,
             },
             completeness: Completeness {
-                events: of(Counter::Events),
+                events: proceedings.records,
                 lost_events: proceedings.counters.lost_records(),
                 lost_by_stage: LostByStage::of(proceedings),
                 missed_runs: proceedings.missed_runs,

@@ -116,7 +116,7 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             "does not agree"
         },
         proceedings.scans,
-        of(Counter::Events),
+        proceedings.records,
     )
 }
 
