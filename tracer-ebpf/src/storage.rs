@@ -12,8 +12,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    self, ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, MEMBERS_MAX, Socket,
-    fact,
+    self, ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, MEMBERS_MAX,
+    Socket, fact,
 };
 
 use crate::emit;
@@ -244,8 +244,7 @@ pub(crate) fn annotates_bit(facts: &Facts, tgid: impl FnOnce() -> u32) -> u32 {
     };
     match annotator(who) {
         Some(life)
-            if opened_ns >= life.started_ns
-                && (life.gone_ns == 0 || opened_ns <= life.gone_ns) =>
+            if opened_ns >= life.started_ns && (life.gone_ns == 0 || opened_ns <= life.gone_ns) =>
         {
             ANNOTATES
         }

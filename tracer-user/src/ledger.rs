@@ -16,8 +16,8 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    AF_INET, AF_INET6, ANNOTATORS_MAX, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP, ReleaseEvent,
-    Socket, SocketEvent, fact,
+    AF_INET, AF_INET6, ANNOTATORS_MAX, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP,
+    ReleaseEvent, Socket, SocketEvent, fact,
 };
 
 use crate::news::{News, comm_text, label_text};
@@ -194,7 +194,8 @@ impl Ledger {
 
     fn recv_bound(&mut self, of: &BoundEvent) {
         let facts = &of.socket.facts;
-        if self.annotators.len() < ANNOTATORS_MAX as usize && self.annotators.insert(of.event.tgid) {
+        if self.annotators.len() < ANNOTATORS_MAX as usize && self.annotators.insert(of.event.tgid)
+        {
             self.due(of.event.head.at_ns, Due::Annotator);
         }
         self.judge_former(of);

@@ -252,8 +252,7 @@ async fn audited(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> 
         window: args.window,
         grace: args.grace,
     };
-    let proceedings =
-        run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
+    let proceedings = run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
     let report = Report::new(&proceedings, audit.ledger());
     anstream::eprint!("{}", text::render(&report));
     if let Some(path) = &args.json {

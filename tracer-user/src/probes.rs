@@ -1,6 +1,7 @@
 //! The eBPF programs in the kernel: loaded, attached, read. The only file that names aya.
 
 mod links;
+mod offsets;
 
 use std::fs::File;
 use std::io;
@@ -16,16 +17,14 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{
-    BriefEvent, CASES_BYTES, Counter, Head, Offsets, STACKS_BYTES, SocketEvent,
-};
+use tracer_abi::record::{BriefEvent, CASES_BYTES, Counter, Head, STACKS_BYTES, SocketEvent};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
 use crate::counters::Counters;
 use crate::report::Attachment;
-use crate::stacks;
 use links::Standing;
+use offsets::offsets;
 
 /// The size of a ring that nothing is put into: a page, on every machine that has pages of at most 64 KiB.
 const UNUSED_BYTES: u32 = 64 << 10;
@@ -300,7 +299,9 @@ impl Probes {
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
         // A counter may be counted up on one CPU and down on another.
-        Ok(per_cpu.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
+        Ok(per_cpu
+            .iter()
+            .fold(0, |sum, value| sum.wrapping_add(*value)))
     }
 
     /// Lets the kernel forget that these owners ended.
@@ -356,8 +357,7 @@ fn pid_namespace() -> io::Result<u32> {
 /// The smallest records that a ring holds have a header of eight bytes each.
 fn capacity(ring_bytes: u32) -> usize {
     let records = |bytes: u32, smallest: usize| bytes as usize / (8 + smallest);
-    records(ring_bytes, size_of::<BriefEvent>())
-        + records(CASES_BYTES, size_of::<SocketEvent>())
+    records(ring_bytes, size_of::<BriefEvent>()) + records(CASES_BYTES, size_of::<SocketEvent>())
 }
 
 fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {
@@ -424,52 +424,4 @@ fn map(name: &'static str) -> impl Fn(MapError) -> ProbeError {
         name,
         source: Box::new(source),
     }
-}
-
-fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
-    let register = |member| {
-        if stacks::SUPPORTED {
-            btf.offset_of("pt_regs", member)
-        } else {
-            Ok(0)
-        }
-    };
-    let common = |member: &str| btf.offset_of("sock", &format!("__sk_common.{member}"));
-    Ok(Offsets {
-        task_flags: btf.offset_of("task_struct", "flags")?,
-        task_tgid: btf.offset_of("task_struct", "tgid")?,
-        task_comm: btf.offset_of("task_struct", "comm")?,
-        task_group_leader: btf.offset_of("task_struct", "group_leader")?,
-        task_start_time: btf.offset_of("task_struct", "start_time")?,
-        task_signal: btf.offset_of("task_struct", "signal")?,
-        task_cgroups: btf.offset_of("task_struct", "cgroups")?,
-        signal_live: btf.offset_of("signal_struct", "live")?,
-        css_set_dfl_cgrp: btf.offset_of("css_set", "dfl_cgrp")?,
-        cgroup_kn: btf.offset_of("cgroup", "kn")?,
-        cgroup_self_parent: btf.offset_of("cgroup", "self.parent")?,
-        css_cgroup: btf.offset_of("cgroup_subsys_state", "cgroup")?,
-        kernfs_node_id: btf.offset_of("kernfs_node", "id")?,
-        task_thread_pid: btf.offset_of("task_struct", "thread_pid")?,
-        pid_level: btf.offset_of("pid", "level")?,
-        pid_numbers: btf.offset_of("pid", "numbers")?,
-        upid_ns: btf.offset_of("upid", "ns")?,
-        upid_size: btf.size_of("upid")?,
-        pid_namespace_inum: btf.offset_of("pid_namespace", "ns.inum")?,
-        regs_ip: register("ip")?,
-        regs_sp: register("sp")?,
-        regs_bp: register("bp")?,
-        socket_sk: btf.offset_of("socket", "sk")?,
-        sock_family: common("skc_family")?,
-        sock_state: common("skc_state")?,
-        sock_num: common("skc_num")?,
-        sock_protocol: btf.offset_of("sock", "sk_protocol")?,
-        sock_err: btf.offset_of("sock", "sk_err")?,
-        sock_cgrp_data: btf.offset_of("sock", "sk_cgrp_data")?,
-        tcp_bytes_received: btf.offset_of("tcp_sock", "bytes_received")?,
-        tcp_bytes_acked: btf.offset_of("tcp_sock", "bytes_acked")?,
-        tcp_rcv_nxt: btf.offset_of("tcp_sock", "rcv_nxt")?,
-        tcp_copied_seq: btf.offset_of("tcp_sock", "copied_seq")?,
-        tcp_write_seq: btf.offset_of("tcp_sock", "write_seq")?,
-        tcp_snd_una: btf.offset_of("tcp_sock", "snd_una")?,
-    })
 }

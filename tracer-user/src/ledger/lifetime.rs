@@ -98,7 +98,12 @@ impl Evidence<'_> {
         Kind::ALL
             .into_iter()
             .filter(|kind| !matches!(kind, Kind::Idle | Kind::OpenAtExit))
-            .filter_map(|kind| Some((kind, self.since(kind)?.saturating_add(limit_ns(kind, limits)))))
+            .filter_map(|kind| {
+                Some((
+                    kind,
+                    self.since(kind)?.saturating_add(limit_ns(kind, limits)),
+                ))
+            })
             .filter(|(_, at_ns)| *at_ns >= self.at_ns)
             .min_by_key(|(_, at_ns)| *at_ns)
     }
@@ -378,6 +383,40 @@ pub(crate) mod tests {
             at_ns: 1121,
         };
         assert_eq!(idle.offence(&LIMITS).map(|o| o.kind), Some(Kind::Idle));
+    }
+
+    #[test]
+    fn the_next_deadline_is_that_of_the_rule_that_is_broken_first() {
+        let mut facts = facts(1);
+        facts.bound_ns = 110;
+        facts.peer_done_ns = 125;
+        let ends = Ends {
+            own_ns: 120,
+            session_ns: 128,
+        };
+        let at = |at_ns| {
+            let evidence = Evidence {
+                facts: &facts,
+                ends: &ends,
+                flags: 0,
+                moved_ns: Some(100),
+                at_ns,
+            };
+            evidence.deadline(&LIMITS)
+        };
+        assert_eq!(at(129), Some((Kind::OutlivedRequest, 130)));
+        assert_eq!(at(131), Some((Kind::PeerClosed, 135)));
+        assert_eq!(at(138), Some((Kind::SessionRemnant, 138)));
+        assert_eq!(at(139), None, "idleness has none");
+    }
+
+    #[test]
+    fn syns_and_fins_are_no_payload() {
+        let mut facts = facts(1);
+        assert_eq!(payload(&facts, 5, 3).received, 5);
+        facts.flags |= fact::DIALED | fact::PEER_FIN | fact::OWN_FIN;
+        let seen = payload(&facts, 6, 5);
+        assert_eq!((seen.received, seen.acknowledged), (5, 3));
     }
 
     proptest! {

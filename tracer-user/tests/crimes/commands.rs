@@ -20,9 +20,15 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             counts_are_served_while_it_runs,
         ),
         privileged("nothing_is_left_behind", nothing_is_left_behind),
-        privileged("an_early_signal_leaves_nothing", an_early_signal_leaves_nothing),
-        privileged("a_command_may_read_the_terminal", a_command_may_read_the_terminal)
-            .with_ignored_flag(skipped || case::lacks("script")),
+        privileged(
+            "an_early_signal_leaves_nothing",
+            an_early_signal_leaves_nothing,
+        ),
+        privileged(
+            "a_command_may_read_the_terminal",
+            a_command_may_read_the_terminal,
+        )
+        .with_ignored_flag(skipped || case::lacks("script")),
         privileged("a_detached_hook_is_named", a_detached_hook_is_named)
             .with_ignored_flag(skipped || case::lacks("bpftool")),
         Trial::test("usage_errors_end_with_2", usage_errors_end_with_2),
@@ -154,11 +160,7 @@ fn a_command_may_read_the_terminal() -> Result<(), Failed> {
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     // Once as it is typed, once as it is read; and the shell has its terminal back afterwards.
     let read = |word| text.lines().filter(|line| *line == word).count() == 2;
-    if !output.status.success()
-        || !text.contains("status 0")
-        || !read("first")
-        || !read("second")
-    {
+    if !output.status.success() || !text.contains("status 0") || !read("first") || !read("second") {
         return Err(format!("{}: {text}", output.status).into());
     }
     Ok(())

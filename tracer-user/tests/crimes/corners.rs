@@ -36,7 +36,9 @@ pub(super) fn commit(name: &str) {
         "corner_listening_again" => listening_again(),
         "corner_no_route_kept" => no_route(false),
         "corner_no_route_then_connected" => no_route(true),
-        "corner_mptcp_accepted_and_open" => mptcp_accepted(|listener| drop_address(listener.accept())),
+        "corner_mptcp_accepted_and_open" => {
+            mptcp_accepted(|listener| drop_address(listener.accept()))
+        }
         "corner_mptcp_accepted_unseen_and_open" => {
             mptcp_accepted(|listener| rustix::net::accept(listener).unwrap().into())
         }
