@@ -61,6 +61,17 @@ static PID_NS_INUM: u32 = PID_NS_INIT_INUM;
 #[unsafe(no_mangle)]
 static CGROUP_ID: u64 = 0;
 
+/// Set before load: the tracer's own process, by its number in its PID namespace.
+#[unsafe(no_mangle)]
+static TRACER_TGID: u32 = 0;
+
+/// Returns the tracer's own process.
+#[inline(always)]
+pub(crate) fn tracer() -> u32 {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    unsafe { ptr::read_volatile(&raw const TRACER_TGID) }
+}
+
 /// Returns the grace in nanoseconds.
 #[inline(always)]
 pub(crate) fn grace_ns() -> u64 {

@@ -371,7 +371,10 @@ impl Ledger {
             self.due.pop();
             overdue |= match due {
                 Due::Owner(owner) => self.owners.has_open(owner),
-                Due::Annotator | Due::Dead => !self.lifetimes.is_empty(),
+                Due::Annotator => {
+                    self.holds_unbound_since(at_ns.saturating_sub(self.limits.grace_ns))
+                }
+                Due::Dead => !self.lifetimes.is_empty(),
                 Due::Socket(id) | Due::Unbound(id) => {
                     let known = self.lifetimes.get(&id);
                     let runs = known.is_some_and(|known| {
@@ -393,6 +396,13 @@ impl Ledger {
             overdue = true;
         }
         overdue
+    }
+
+    /// Whether a socket that was opened by then is bound to nobody.
+    fn holds_unbound_since(&self, then_ns: u64) -> bool {
+        self.lifetimes
+            .values()
+            .any(|known| known.bound.is_none() && known.born_ns <= then_ns)
     }
 
     /// Returns the owners whose END the kernel may forget.

@@ -156,6 +156,7 @@ impl Probes {
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
             .override_global("CGROUP_ID", &cgroup_id, true)
+            .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)

@@ -56,6 +56,13 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
 fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     let known = storage::lookup(sk).or_else(|| met(sk));
     let tgid = kernel::tgid_of(task);
+    // Of what is not in the audit, only what its processes have matters, and what they may inherit.
+    if known.is_none()
+        && tgid != kernel::tracer()
+        && !storage::is_member(kernel::initial_tgid_of(task))
+    {
+        return;
+    }
     let mut sighting = Sighting {
         tgid,
         fd,
