@@ -43,9 +43,21 @@ impl To {
     }
 }
 
+/// Whether the reader is to be woken for a record.
+#[derive(Clone, Copy)]
+enum WakeUp {
+    /// When the ring is half full.
+    IfHalfFull,
+    /// Not for this one: the records of births come as often, and see to it.
+    Never,
+}
+
 /// A wake-up costs ten times the record, so user space drains on a timer and is woken only when the ring is half full.
 #[inline(always)]
-fn wake_up() -> u32 {
+fn flags(wake_up: WakeUp) -> u32 {
+    if matches!(wake_up, WakeUp::Never) {
+        return BPF_RB_NO_WAKEUP;
+    }
     // SAFETY: the map is ours.
     let waiting = unsafe {
         bpf_ringbuf_query(
@@ -63,7 +75,7 @@ fn wake_up() -> u32 {
 
 /// Puts a record into a ring.
 #[inline(always)]
-fn put<T: 'static>(to: To, fill: impl FnOnce(*mut T)) {
+fn put<T: 'static>(to: To, wake_up: WakeUp, fill: impl FnOnce(*mut T)) {
     let entry = match to {
         To::Events => EVENTS.reserve_untyped::<T>(0),
         To::Cases => CASES.reserve_untyped::<T>(0),
@@ -71,8 +83,7 @@ fn put<T: 'static>(to: To, fill: impl FnOnce(*mut T)) {
     match entry {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
-            entry.submit(wake_up().into());
-            count(Counter::Events);
+            entry.submit(flags(wake_up).into());
         }
         None if to == To::Cases => count(Counter::CaseFailures),
         None => count(Counter::RingFailures),
@@ -81,8 +92,8 @@ fn put<T: 'static>(to: To, fill: impl FnOnce(*mut T)) {
 
 /// An event about no socket.
 #[inline(always)]
-pub(crate) fn bare(event: Event) {
-    put::<Event>(To::Events, |to| {
+pub(crate) fn bare(to: To, event: Event) {
+    put::<Event>(to, WakeUp::IfHalfFull, |to| {
         // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
         unsafe { to.write(event) }
     });
@@ -91,7 +102,11 @@ pub(crate) fn bare(event: Event) {
 /// An event with the few facts of a socket.
 #[inline(always)]
 pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
-    put::<BriefEvent>(To::Events, |to| {
+    let wake_up = match kind {
+        record::CREATED | record::ARRIVED => WakeUp::IfHalfFull,
+        _ => WakeUp::Never,
+    };
+    put::<BriefEvent>(To::Events, wake_up, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             (&raw mut (*to).head).write(head(kind, at_ns));
@@ -103,7 +118,7 @@ pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
 /// A release in time.
 #[inline(always)]
 pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
-    put::<ReleaseEvent>(To::Events, |to| {
+    put::<ReleaseEvent>(To::Events, WakeUp::Never, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             to.write(ReleaseEvent {
@@ -121,7 +136,7 @@ pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
 /// An event about a socket.
 #[inline(always)]
 pub(crate) fn about(to: To, event: Event, facts: &Facts) {
-    put::<SocketEvent>(to, |to| {
+    put::<SocketEvent>(to, WakeUp::IfHalfFull, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             (&raw mut (*to).event).write(event);
@@ -133,7 +148,7 @@ pub(crate) fn about(to: To, event: Event, facts: &Facts) {
 /// A BIND, with the label.
 #[inline(always)]
 pub(crate) fn bound(to: To, event: Event, former_bound_ns: u64, socket: &Socket) {
-    put::<BoundEvent>(to, |to| {
+    put::<BoundEvent>(to, WakeUp::IfHalfFull, |to| {
         // SAFETY: as in `bare`.
         unsafe {
             (&raw mut (*to).event).write(event);

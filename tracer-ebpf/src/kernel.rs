@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
-use tracer_abi::record::{Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
+use tracer_abi::record::{CGROUP_LEVELS, Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
 
 /// `PF_EXITING` (linux/sched.h).
 const PF_EXITING: u32 = 0x4;
@@ -16,6 +16,15 @@ static OFFSETS: Offsets = Offsets {
     task_tgid: 0,
     task_comm: 0,
     task_group_leader: 0,
+    task_start_time: 0,
+    task_signal: 0,
+    task_cgroups: 0,
+    signal_live: 0,
+    css_set_dfl_cgrp: 0,
+    cgroup_kn: 0,
+    cgroup_self_parent: 0,
+    css_cgroup: 0,
+    kernfs_node_id: 0,
     task_thread_pid: 0,
     pid_level: 0,
     pid_numbers: 0,
@@ -30,6 +39,8 @@ static OFFSETS: Offsets = Offsets {
     sock_state: 0,
     sock_num: 0,
     sock_protocol: 0,
+    sock_err: 0,
+    sock_cgrp_data: 0,
     tcp_bytes_received: 0,
     tcp_bytes_acked: 0,
     tcp_rcv_nxt: 0,
@@ -45,6 +56,21 @@ static GRACE_NS: u64 = 0;
 /// Set before load: the inode number of the tracer's PID namespace.
 #[unsafe(no_mangle)]
 static PID_NS_INUM: u32 = PID_NS_INIT_INUM;
+
+/// Set before load: the audited cgroup's id, its directory's inode number.
+#[unsafe(no_mangle)]
+static CGROUP_ID: u64 = 0;
+
+/// Set before load: the tracer's own process, by its number in its PID namespace.
+#[unsafe(no_mangle)]
+static TRACER_TGID: u32 = 0;
+
+/// Returns the tracer's own process.
+#[inline(always)]
+pub(crate) fn tracer() -> u32 {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    unsafe { ptr::read_volatile(&raw const TRACER_TGID) }
+}
 
 /// Returns the grace in nanoseconds.
 #[inline(always)]
@@ -118,10 +144,16 @@ fn number_in(task: *const c_void, wanted: u32) -> Option<u32> {
     None
 }
 
-/// Returns `comm` of the current process: that of its first thread, as threads have names of their own.
+/// Returns `comm` of the current process.
 #[inline(always)]
 pub(crate) fn comm() -> [u8; 16] {
-    read::<*const c_void>(current(), offset!(task_group_leader))
+    comm_of(current())
+}
+
+/// Returns `comm` of a task's process: that of its first thread, as threads have names of their own.
+#[inline(always)]
+pub(crate) fn comm_of(task: *const c_void) -> [u8; 16] {
+    read::<*const c_void>(task, offset!(task_group_leader))
         .and_then(|leader| read::<[u8; 16]>(leader, offset!(task_comm)))
         .unwrap_or([0; 16])
 }
@@ -130,4 +162,61 @@ pub(crate) fn comm() -> [u8; 16] {
 #[inline(always)]
 pub(crate) fn exiting() -> bool {
     read::<u32>(current(), offset!(task_flags)).is_some_and(|flags| flags & PF_EXITING != 0)
+}
+
+/// Returns when the current process was started.
+#[inline(always)]
+pub(crate) fn started_ns() -> u64 {
+    read::<*const c_void>(current(), offset!(task_group_leader))
+        .and_then(|leader| read::<u64>(leader, offset!(task_start_time)))
+        .unwrap_or(0)
+}
+
+/// Returns a task's process by its number in the initial PID namespace, which is never 0.
+#[inline(always)]
+pub(crate) fn initial_tgid_of(task: *const c_void) -> u32 {
+    read::<u32>(task, offset!(task_tgid)).unwrap_or(0)
+}
+
+/// Whether a task that exits is the last thread of its process (`do_exit` has counted it off).
+#[inline(always)]
+pub(crate) fn is_last_thread(task: *const c_void) -> bool {
+    read::<*const c_void>(task, offset!(task_signal))
+        .and_then(|signal| read::<i32>(signal, offset!(signal_live)))
+        .is_none_or(|live| live == 0)
+}
+
+/// Whether a task is in the audited cgroup or below it.
+#[inline(always)]
+pub(crate) fn is_inside(task: *const c_void) -> bool {
+    read::<*const c_void>(task, offset!(task_cgroups))
+        .and_then(|set| read::<*const c_void>(set, offset!(css_set_dfl_cgrp)))
+        .is_some_and(is_audited)
+}
+
+/// Whether a socket was made in the audited cgroup or below it.
+#[inline(always)]
+pub(crate) fn is_made_inside(sk: *const c_void) -> bool {
+    read::<*const c_void>(sk, offset!(sock_cgrp_data)).is_some_and(is_audited)
+}
+
+/// Whether a cgroup is the audited one or below it.
+#[inline(always)]
+fn is_audited(cgroup: *const c_void) -> bool {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    let wanted = unsafe { ptr::read_volatile(&raw const CGROUP_ID) };
+    let mut cgroup = cgroup;
+    for _ in 0..CGROUP_LEVELS {
+        let id = read::<*const c_void>(cgroup, offset!(cgroup_kn))
+            .and_then(|node| read::<u64>(node, offset!(kernfs_node_id)));
+        if id == Some(wanted) {
+            return true;
+        }
+        let above = read::<*const c_void>(cgroup, offset!(cgroup_self_parent))
+            .filter(|parent| !parent.is_null())
+            .and_then(|parent| read::<*const c_void>(parent, offset!(css_cgroup)));
+        let Some(above) = above else { return false };
+        cgroup = above;
+    }
+    false
 }

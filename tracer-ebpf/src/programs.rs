@@ -1,14 +1,18 @@
-//! The hooks. Each is attached to the audited cgroup, but for the witness, which walks the whole machine.
+//! The hooks. Each is attached to the audited cgroup, but for the witness and those that follow processes, which see the whole
+//! machine.
 //!
 //! Programs fail open: whatever goes wrong inside, they return 1. Only a malformed annotation is refused.
 
 mod annotate;
 mod lifetime;
+mod members;
 mod tcp;
 mod witness;
 
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
-use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext, SockoptContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops};
+use aya_ebpf::programs::{
+    BtfTracePointContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+};
 
 /// Lets the system call go on.
 const ALLOW: i32 = 1;
@@ -50,6 +54,21 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
+/// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_CONNECT)`, from `tcp_v4_pre_connect`, before
+/// a route is looked for.
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    tcp::tried(&ctx);
+    ALLOW
+}
+
+/// The same from `tcp_v6_pre_connect`.
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    tcp::tried(&ctx);
+    ALLOW
+}
+
 /// `int __cgroup_bpf_run_filter_sock_ops(struct sock *sk, struct bpf_sock_ops_kern *, CGROUP_SOCK_OPS)`, from
 /// `tcp_call_bpf`.
 #[sock_ops]
@@ -63,6 +82,35 @@ fn sock_ops(ctx: SockOpsContext) -> u32 {
 #[cgroup_sockopt(setsockopt)]
 fn setsockopt(ctx: SockoptContext) -> i32 {
     annotate::annotated(&ctx)
+}
+
+/// `trace_sched_process_fork(struct task_struct *parent, struct task_struct *child)`, from `kernel_clone`.
+#[btf_tracepoint(function = "sched_process_fork")]
+fn process_fork(ctx: BtfTracePointContext) -> i32 {
+    members::forked(&ctx);
+    0
+}
+
+/// `trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, from `exec_binprm`.
+#[btf_tracepoint(function = "sched_process_exec")]
+fn process_exec(ctx: BtfTracePointContext) -> i32 {
+    members::executed(&ctx);
+    0
+}
+
+/// `trace_sched_process_exit(struct task_struct *p, ...)`, from `do_exit`, before the descriptors are dropped.
+#[btf_tracepoint(function = "sched_process_exit")]
+fn process_exit(ctx: BtfTracePointContext) -> i32 {
+    members::exited(&ctx);
+    0
+}
+
+/// `trace_cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`, from
+/// `cgroup_attach_task`, when it is done. Hierarchies of cgroup v1 call it too.
+#[btf_tracepoint(function = "cgroup_attach_task")]
+fn cgroup_attach(ctx: BtfTracePointContext) -> i32 {
+    members::moved(&ctx);
+    0
 }
 
 #[panic_handler]

@@ -27,6 +27,8 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// `protocol` of TCP sockets (linux/in.h).
 pub const IPPROTO_TCP: u16 = 6;
+/// `protocol` of MPTCP sockets (linux/in.h).
+pub const IPPROTO_MPTCP: u16 = 262;
 
 /// Bits of [`Facts::flags`].
 pub mod fact {
@@ -44,6 +46,10 @@ pub mod fact {
     pub const BOUND: u32 = 1 << 5;
     /// It existed before the tracer did.
     pub const ADOPTED: u32 = 1 << 6;
+    /// The peer's FIN was received, which TCP counts as a byte.
+    pub const PEER_FIN: u32 = 1 << 7;
+    /// Its own FIN was acknowledged, which TCP counts as a byte.
+    pub const OWN_FIN: u32 = 1 << 8;
 }
 
 record! {
@@ -60,9 +66,9 @@ record! {
         pub held_ns: u64,
         /// When it was bound to its present owner.
         pub bound_ns: u64,
-        /// When TCP entered CLOSE_WAIT.
+        /// When TCP entered CLOSE_WAIT; 0 again when it left it within grace.
         pub peer_done_ns: u64,
-        /// When TCP fell back to CLOSE after it had left it.
+        /// When TCP fell back to CLOSE after it had left it, or did not leave it though it was told to connect.
         pub dead_ns: u64,
         /// The present owner; meaningful when `bound_ns` is not 0.
         pub owner: Owner,
@@ -134,6 +140,8 @@ pub const RELEASED: u32 = 7;
 /// [`Head::kind`]: the last file descriptor is gone, longer than grace after it should have been, or because its process
 /// exited. `ends` tells of the present owner. Carries [`Facts`].
 pub const OVERSTAYED: u32 = 8;
+/// [`Head::kind`]: a process of the audit left its cgroup. Carries nothing more.
+pub const LEFT: u32 = 9;
 
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
@@ -347,8 +355,6 @@ pub enum Counter {
     StorageFailures,
     /// Records that found the ring for everything full.
     RingFailures,
-    /// Records put into the two rings.
-    Events,
     /// ENDs that could not be remembered because the table was full.
     EndFailures,
     /// Sockets of a family without create and release hooks (`AF_UNIX`) that were annotated.
@@ -359,11 +365,20 @@ pub enum Counter {
     CaseFailures,
     /// Stacks that found their ring full.
     StackFailures,
+    /// Processes that entered the audited cgroup, not born there.
+    Entered,
+    /// Processes of the audit that left its cgroup.
+    Left,
+    /// Processes of the audit that could not be remembered because the table was full.
+    MemberFailures,
+    /// Times that a TCP socket was told to connect and did not begin to, for want of a route, an address or a port. Counted up
+    /// at the one and down at the other, each on its own CPU: only the sum, which wraps, means anything.
+    Undialed,
 }
 
 impl Counter {
     /// How many slots there are.
-    pub const COUNT: u32 = Self::StackFailures as u32 + 1;
+    pub const COUNT: u32 = Self::Undialed as u32 + 1;
 }
 
 /// The inode number of the initial PID namespace (`PID_NS_INIT_INO`, linux/nsfs.h).
@@ -372,6 +387,10 @@ pub const PID_NS_INIT_INUM: u32 = 0xefff_fffc;
 pub const PID_NS_LEVELS: u32 = 32;
 /// How many annotating processes the kernel remembers.
 pub const ANNOTATORS_MAX: u32 = 1 << 16;
+/// How many processes of the audit live at once at most.
+pub const MEMBERS_MAX: u32 = 1 << 16;
+/// How deep in the hierarchy the audited cgroup is looked for, from a process's own up.
+pub const CGROUP_LEVELS: u32 = 64;
 /// How many ENDs the kernel remembers at once. User space forgets the oldest before it is full.
 pub const ENDS_MAX: u32 = 1 << 19;
 /// The size in bytes of the ring for everything that happens, unless user space sets another.
@@ -402,6 +421,24 @@ pub struct Offsets {
     pub task_comm: u32,
     /// `task_struct.group_leader`
     pub task_group_leader: u32,
+    /// `task_struct.start_time`
+    pub task_start_time: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `css_set.dfl_cgrp`
+    pub css_set_dfl_cgrp: u32,
+    /// `cgroup.kn`
+    pub cgroup_kn: u32,
+    /// `cgroup.self.parent`
+    pub cgroup_self_parent: u32,
+    /// `cgroup_subsys_state.cgroup`
+    pub css_cgroup: u32,
+    /// `kernfs_node.id`
+    pub kernfs_node_id: u32,
     /// `task_struct.thread_pid`
     pub task_thread_pid: u32,
     /// `pid.level`
@@ -430,6 +467,10 @@ pub struct Offsets {
     pub sock_num: u32,
     /// `sock.sk_protocol`
     pub sock_protocol: u32,
+    /// `sock.sk_err`
+    pub sock_err: u32,
+    /// `sock.sk_cgrp_data`
+    pub sock_cgrp_data: u32,
     /// `tcp_sock.bytes_received`
     pub tcp_bytes_received: u32,
     /// `tcp_sock.bytes_acked`

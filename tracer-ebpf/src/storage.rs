@@ -12,9 +12,11 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, Socket, fact,
+    self, ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, MEMBERS_MAX,
+    Socket, fact,
 };
 
+use crate::emit;
 use crate::kernel;
 
 #[btf_map]
@@ -25,8 +27,27 @@ static ENDS: HashMap<Owner, u64, { ENDS_MAX as usize }, { BPF_F_NO_PREALLOC as u
     HashMap::new();
 
 #[btf_map]
-static ANNOTATORS: HashMap<u32, u8, { ANNOTATORS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
+static ANNOTATORS: HashMap<
+    u32,
+    Annotator,
+    { ANNOTATORS_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+
+/// The processes of the audit, by their numbers in the initial PID namespace.
+#[btf_map]
+static MEMBERS: HashMap<u32, u8, { MEMBERS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+/// The life of a process that annotates: others may have its number before and after it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Annotator {
+    /// When it was started.
+    started_ns: u64,
+    /// When it exited or became another program; 0 while it does not.
+    gone_ns: u64,
+}
 
 /// Whether [`ANNOTATORS`] has an entry: most programs do not annotate, and a load is cheaper than a lookup.
 static mut ANYBODY_ANNOTATES: u32 = 0;
@@ -49,9 +70,20 @@ pub(crate) fn now_ns() -> u64 {
 /// Adds one. Atomic although the slot is this CPU's own: a softirq may come between the load and the store.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
+    add(counter, 1);
+}
+
+/// Takes one away again.
+#[inline(always)]
+pub(crate) fn discount(counter: Counter) {
+    add(counter, u64::MAX);
+}
+
+#[inline(always)]
+fn add(counter: Counter, value: u64) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: the verifier has checked the lookup; the slot is eight bytes and aligned.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, 1) };
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, value) };
     }
 }
 
@@ -71,6 +103,24 @@ pub(crate) fn lookup_or_create(sk: *mut c_void) -> Option<*mut Socket> {
         count(Counter::StorageFailures);
     }
     found
+}
+
+/// Gives a socket its record that no hook saw as it was accepted, as MPTCP makes them, and tells of it.
+#[inline(always)]
+pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Option<*mut Socket> {
+    let socket = lookup_or_create(sk)?;
+    // SAFETY: `socket` comes from the storage; whoever has the number 0 is known to nobody else.
+    let facts = unsafe { &mut (*socket).facts };
+    if facts.id == 0 {
+        facts.id = new_id();
+        facts.born_ns = now_ns();
+        facts.flags = fact::CHILD;
+        facts.family = family;
+        facts.protocol = protocol;
+        held(socket, 0, || facts.born_ns);
+        emit::brief(record::ARRIVED, facts.born_ns, facts);
+    }
+    Some(socket)
 }
 
 #[inline(always)]
@@ -119,17 +169,65 @@ pub(crate) fn held(socket: *mut Socket, bits: u32, now_ns: impl FnOnce() -> u64)
     true
 }
 
-/// Remembers that a process annotates.
+/// Remembers that the current process annotates.
 #[inline(always)]
 pub(crate) fn annotates(tgid: u32) {
-    if ANNOTATORS.get_ptr(tgid).is_some() {
+    if annotator(tgid).is_some_and(|known| known.gone_ns == 0) {
         return;
     }
-    if ANNOTATORS.insert(tgid, 1, 0).is_err() {
+    let life = Annotator {
+        started_ns: kernel::started_ns(),
+        gone_ns: 0,
+    };
+    if ANNOTATORS.insert(tgid, life, 0).is_err() {
         count(Counter::AnnotatorFailures);
     }
     // SAFETY: a static of our own; every store is the same.
     unsafe { (&raw mut ANYBODY_ANNOTATES).write_volatile(1) };
+}
+
+#[inline(always)]
+fn annotator(tgid: u32) -> Option<Annotator> {
+    // SAFETY: the value is copied at once; one that changes meanwhile is of a process that just exits.
+    unsafe { ANNOTATORS.get(tgid) }.copied()
+}
+
+/// Notes that a process exits or becomes another program: what is opened under its number from now on is not its own.
+#[inline(always)]
+pub(crate) fn annotates_no_more(tgid: u32) {
+    // SAFETY: a static of our own, of a size that is loaded whole.
+    if unsafe { (&raw const ANYBODY_ANNOTATES).read_volatile() } == 0 {
+        return;
+    }
+    if let Some(known) = ANNOTATORS.get_ptr_mut(tgid) {
+        // SAFETY: the verifier has checked the lookup.
+        unsafe {
+            if (*known).gone_ns == 0 {
+                (*known).gone_ns = now_ns();
+            }
+        }
+    }
+}
+
+/// Remembers that a process belongs to the audit.
+#[inline(always)]
+pub(crate) fn join(tgid: u32) {
+    if MEMBERS.insert(tgid, 1, 0).is_err() {
+        count(Counter::MemberFailures);
+    }
+}
+
+/// Forgets a process of the audit.
+#[inline(always)]
+pub(crate) fn part(tgid: u32) {
+    // Most that exit belong to no audit.
+    let _ = MEMBERS.remove(tgid);
+}
+
+/// Whether a process belongs to the audit.
+#[inline(always)]
+pub(crate) fn is_member(tgid: u32) -> bool {
+    MEMBERS.get_ptr(tgid).is_some()
 }
 
 /// Returns [`ANNOTATES`] when the opener of the socket, or `tgid` if that is not known, is a process that annotates.
@@ -139,15 +237,18 @@ pub(crate) fn annotates_bit(facts: &Facts, tgid: impl FnOnce() -> u32) -> u32 {
     if unsafe { (&raw const ANYBODY_ANNOTATES).read_volatile() } == 0 {
         return 0;
     }
-    let who = if facts.opener == 0 {
-        tgid()
+    let (who, opened_ns) = if facts.opener == 0 {
+        (tgid(), facts.held_ns)
     } else {
-        facts.opener
+        (facts.opener, facts.born_ns)
     };
-    if ANNOTATORS.get_ptr(who).is_some() {
-        ANNOTATES
-    } else {
-        0
+    match annotator(who) {
+        Some(life)
+            if opened_ns >= life.started_ns && (life.gone_ns == 0 || opened_ns <= life.gone_ns) =>
+        {
+            ANNOTATES
+        }
+        Some(_) | None => 0,
     }
 }
 
@@ -227,6 +328,14 @@ pub(crate) fn leave_pool(facts: &mut Facts, now_ns: u64) {
     }
     if facts.dead_ns != 0 {
         facts.dead_ns = now_ns;
+    }
+}
+
+/// TCP leaves CLOSE_WAIT by an own FIN. Within grace that was in time; later the rule was broken already.
+#[inline(always)]
+pub(crate) fn leave_close_wait(facts: &mut Facts, now_ns: u64) {
+    if !overstayed(facts.peer_done_ns.max(facts.held_ns), now_ns) {
+        facts.peer_done_ns = 0;
     }
 }
 

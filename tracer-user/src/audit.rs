@@ -6,6 +6,8 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
+use tracer_abi::record::Counter;
+
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;
 use crate::counters::Counters;
@@ -19,8 +21,8 @@ use crate::stacks::Stacks;
 use crate::verdict::Levels;
 use crate::witness;
 
-/// How many records one turn takes off the ring, so that the rest of the loop gets its turn too.
-const BATCH: usize = 1 << 16;
+/// How many records one turn takes off the rings, so that the rest of the loop gets its turn too: some milliseconds' worth.
+const BATCH: usize = 1 << 13;
 /// The shortest time between two walks that overdue sockets ask for.
 const WALK_INTERVAL_NS: u64 = 100_000_000;
 /// A walk takes this share of the time, one part in, where the grace allows it.
@@ -69,6 +71,8 @@ pub struct Audit {
     start_ns: u64,
     proceedings: Proceedings,
     lost_before: u64,
+    undialed: u64,
+    failed_connects: u64,
     walk_wanted: bool,
     next_walk_ns: u64,
     next_idle_walk_ns: u64,
@@ -83,6 +87,7 @@ impl Audit {
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let cgroup = Cgroup::create("watertight")?;
         let mut probes = Probes::load(
+            cgroup.id()?,
             settings.limits.grace_ns,
             settings.ring_bytes,
             settings.stacks,
@@ -107,6 +112,8 @@ impl Audit {
             start_ns,
             proceedings,
             lost_before: 0,
+            undialed: baseline.of(Counter::Undialed),
+            failed_connects: baseline.of(Counter::Undialed),
             walk_wanted: false,
             next_walk_ns: 0,
             next_idle_walk_ns: start_ns.saturating_add(settings.limits.idle_ns / 4),
@@ -140,6 +147,12 @@ impl Audit {
         Ok(self.probes.counters()?.since(&self.baseline))
     }
 
+    /// Returns how many records were taken off the rings.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.proceedings.records
+    }
+
     /// Does what is due: takes news off the ring, and has the witness look when a socket may have passed its grace.
     /// Returns whether more news waits.
     pub fn turn(&mut self) -> bool {
@@ -149,7 +162,8 @@ impl Audit {
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
         let now_ns = clock::now_ns();
-        self.walk_wanted |= self.ledger.take_overdue(now_ns) || self.is_lossy();
+        self.look_at_counters(now_ns);
+        self.walk_wanted |= self.ledger.take_overdue(now_ns);
         if now_ns >= self.next_idle_walk_ns {
             self.walk_wanted = true;
             self.next_idle_walk_ns = now_ns.saturating_add(self.limits.idle_ns / 4);
@@ -171,10 +185,21 @@ impl Audit {
         more
     }
 
-    /// Whether records were lost since the last walk, so that the ledger must be set right.
-    fn is_lossy(&self) -> bool {
-        let counters = self.probes.counters();
-        counters.is_ok_and(|counters| counters.lost_records() > self.lost_before)
+    /// Has the witness look when records were lost since the last walk, so that the ledger must be set right, or when connects
+    /// failed of which there are no records.
+    fn look_at_counters(&mut self, now_ns: u64) {
+        let Ok(counters) = self.probes.counters() else {
+            return;
+        };
+        self.walk_wanted |= counters.lost_records() > self.lost_before;
+        let undialed = counters.of(Counter::Undialed);
+        // One that is just under way is no failure: it is not there the next time.
+        let failed = undialed.min(self.undialed);
+        if failed > self.failed_connects {
+            self.ledger.expect_dead(now_ns);
+        }
+        self.undialed = undialed;
+        self.failed_connects = failed;
     }
 
     fn fail(&mut self, what: &dyn std::fmt::Display) {
@@ -187,20 +212,29 @@ impl Audit {
     fn drain(&mut self) -> usize {
         self.probes.drain_stacks(|record| self.stacks.take(record));
         let (ledger, undecodable) = (&mut self.ledger, &mut self.proceedings.undecodable);
-        self.probes
+        let taken = self
+            .probes
             .drain(BATCH, |record| match news::decode(record) {
                 Ok(news) => ledger.apply(&news),
                 Err(_) => *undecodable += 1,
-            })
+            });
+        self.proceedings.records += u64::try_from(taken).unwrap_or(u64::MAX);
+        taken
     }
 
+    /// Takes everything off the rings that is in them now. More may come all the time, faster than it is taken.
     fn drain_all(&mut self) {
-        while self.drain() >= BATCH {}
+        let mut rest = self.probes.capacity();
+        while rest > 0 && self.drain() >= BATCH {
+            rest = rest.saturating_sub(BATCH);
+        }
     }
 
     /// Has the witness look, and sets the ledger right where records were lost.
     fn walk(&mut self) -> Result<Walk, ProbeError> {
         self.drain_all();
+        // What is lost from here on may be of a socket that the walk has passed by then: another walk must follow.
+        let lost_before_walk = self.probes.counters()?.lost_records();
         let targets = self.cgroup.processes();
         self.ledger.begin_walk(clock::now_ns());
         let file = self.probes.walk()?;
@@ -209,7 +243,7 @@ impl Audit {
         self.drain_all();
         let lost = self.probes.counters()?.lost_records();
         let lossy = lost > self.lost_before;
-        self.lost_before = lost;
+        self.lost_before = lost_before_walk;
         self.proceedings.resyncs += u64::from(lossy);
         self.proceedings.scans += 1;
         let walk = self.ledger.finish_walk(lossy);

@@ -142,6 +142,16 @@ impl Cgroup {
         File::open(&self.path).map_err(failed("cannot open", &self.path))
     }
 
+    /// Returns its id, by which the kernel knows it (`kernfs_node.id`).
+    ///
+    /// # Errors
+    ///
+    /// When it is gone.
+    pub fn id(&self) -> Result<u64, CgroupError> {
+        let metadata = fs::metadata(&self.path).map_err(failed("cannot look at", &self.path))?;
+        Ok(metadata.ino())
+    }
+
     /// Returns the processes in it and below it. A process that is being moved may be missed or told twice.
     #[must_use]
     pub fn processes(&self) -> HashSet<u32> {

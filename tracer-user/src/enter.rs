@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,6 +81,12 @@ pub fn run_rehearsal(cgroup: &Path) -> anyhow::Result<()> {
     let mut dialed = TcpStream::connect(listener.local_addr()?)?;
     let (mut accepted, _) = listener.accept()?;
     let heard = annotation::bind(&dialed, Role::Control, REHEARSED, "self-test")?;
+    // Fails before a SYN is sent: TCP has no broadcast.
+    let nowhere = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
+    anyhow::ensure!(
+        TcpStream::connect(nowhere).is_err(),
+        "a broadcast was connected to"
+    );
     println!("{READY}");
     io::stdin().read_to_end(&mut Vec::new())?;
     anyhow::ensure!(

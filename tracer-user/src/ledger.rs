@@ -10,13 +10,14 @@ mod owner;
 mod peers;
 mod walk;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    AF_INET, AF_INET6, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP, ReleaseEvent,
-    Socket, SocketEvent, fact,
+    AF_INET, AF_INET6, ANNOTATORS_MAX, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP,
+    ReleaseEvent, Socket, SocketEvent, fact,
 };
 
 use crate::news::{News, comm_text, label_text};
@@ -28,8 +29,11 @@ use owner::Owners;
 pub use peers::{OTHER, Peer, Peers, Remote};
 pub use walk::{Stranger, Walk};
 
-/// How many deadlines are kept. Past that a walk is made when the last one dropped would have come.
+/// How many deadlines are kept. Past that a walk is made when the first one dropped would have come, and that walk finds
+/// what runs yet.
 const DEADLINES_MAX: usize = 1 << 18;
+/// How many processes are named that left the audited cgroup; any more are counted by the kernel only.
+const LEFT_MAX: usize = 64;
 /// The longest outlive that is told apart, in nanoseconds: a day.
 const OUTLIVE_MAX_NS: u64 = 86_400_000_000_000;
 
@@ -48,6 +52,8 @@ struct Lifetime {
     unannounced: bool,
     /// The last walk that met it.
     walk: u32,
+    /// The deadline that the last walk found for it and that is kept.
+    deadline_ns: u64,
     /// What its byte counters were, and since when.
     moved: Option<(Payload, u64)>,
 }
@@ -63,13 +69,14 @@ impl Lifetime {
             unhooked: brief.family != AF_INET && brief.family != AF_INET6,
             unannounced: false,
             walk: 0,
+            deadline_ns: 0,
             moved: None,
         }
     }
 }
 
 /// When a socket may be overdue, so that the witness should look.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     /// Sockets of an owner that ended.
     Owner(Owner),
@@ -77,6 +84,10 @@ enum Due {
     Socket(u64),
     /// A socket that was bound to nobody at first.
     Unbound(u64),
+    /// Whatever a process bound to nobody before it first annotated.
+    Annotator,
+    /// A connect that failed before a SYN was sent: no record says of which socket.
+    Dead,
 }
 
 /// Plain counts of what the news told.
@@ -100,15 +111,17 @@ pub struct Ledger {
     limits: Limits,
     lifetimes: HashMap<u64, Lifetime>,
     owners: Owners,
-    /// Some process of the audit annotates.
-    annotated: bool,
-    due: VecDeque<(u64, Due)>,
-    /// The last deadline that did not fit into `due`.
+    /// The processes of the audit that annotate, as many as the kernel side remembers.
+    annotators: HashSet<u32>,
+    due: BinaryHeap<Reverse<(u64, Due)>>,
+    /// The first deadline that did not fit into `due`.
     dropped_due_ns: Option<u64>,
     docket: Docket,
     outlive: Histogram<u64>,
     peers: Peers,
     counts: Counts,
+    /// Number and name of each process that left the audited cgroup.
+    left: Vec<(u32, String)>,
     walk: u32,
     walk_began_ns: u64,
     walked: Walk,
@@ -132,13 +145,14 @@ impl Ledger {
             limits,
             lifetimes: HashMap::new(),
             owners: Owners::default(),
-            annotated: false,
-            due: VecDeque::new(),
+            annotators: HashSet::new(),
+            due: BinaryHeap::new(),
             dropped_due_ns: None,
             docket: Docket::new(levels),
             outlive,
             peers: Peers::default(),
             counts: Counts::default(),
+            left: Vec::new(),
             walk: 0,
             walk_began_ns: 0,
             walked: Walk::default(),
@@ -155,6 +169,7 @@ impl Ledger {
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
             News::Overstayed(of) => self.recv_overstayed(of),
+            News::Left(event) => self.recv_left(event),
         }
     }
 
@@ -165,7 +180,7 @@ impl Ledger {
             .entry(brief.id)
             .or_insert_with(|| Lifetime::new(brief));
         known.unannounced = false;
-        if brief.protocol == IPPROTO_TCP && known.bound.is_none() && self.annotated {
+        if brief.protocol == IPPROTO_TCP && known.bound.is_none() && !self.annotators.is_empty() {
             self.due(of.head.at_ns, Due::Unbound(brief.id));
         }
     }
@@ -179,9 +194,9 @@ impl Ledger {
 
     fn recv_bound(&mut self, of: &BoundEvent) {
         let facts = &of.socket.facts;
-        if !self.annotated {
-            self.annotated = true;
-            self.expect_owners(of.event.head.at_ns);
+        if self.annotators.len() < ANNOTATORS_MAX as usize && self.annotators.insert(of.event.tgid)
+        {
+            self.due(of.event.head.at_ns, Due::Annotator);
         }
         self.judge_former(of);
         self.count_bind(facts);
@@ -191,18 +206,6 @@ impl Ledger {
         }
         if self.owners.has_ended(facts.owner) {
             self.due(of.event.head.at_ns, Due::Owner(facts.owner));
-        }
-    }
-
-    /// Somebody annotates: sockets that were opened before, and bound to nobody, have their grace yet.
-    fn expect_owners(&mut self, now_ns: u64) {
-        let unbound: Vec<u64> = self
-            .lifetimes
-            .iter()
-            .filter_map(|(id, known)| known.bound.is_none().then_some(*id))
-            .collect();
-        for id in unbound {
-            self.due(now_ns, Due::Unbound(id));
         }
     }
 
@@ -322,6 +325,12 @@ impl Ledger {
         }
     }
 
+    fn recv_left(&mut self, event: &Event) {
+        if self.left.len() < LEFT_MAX {
+            self.left.push((event.tgid, comm_text(&event.comm)));
+        }
+    }
+
     fn label_of(&self, id: u64) -> Option<String> {
         let label = self.lifetimes.get(&id)?.label.as_ref()?;
         Some(label.to_string())
@@ -333,13 +342,21 @@ impl Ledger {
         }
     }
 
+    /// Has the witness look when a rule that runs since `since_ns` is broken.
     fn due(&mut self, since_ns: u64, due: Due) {
-        let at_ns = since_ns.saturating_add(self.limits.grace_ns);
-        if self.due.len() < DEADLINES_MAX {
-            self.due.push_back((at_ns, due));
+        self.due_at(since_ns.saturating_add(self.limits.grace_ns), due);
+    }
+
+    /// Has the witness look after `at_ns`; `false` when there is no room to remember why.
+    fn due_at(&mut self, at_ns: u64, due: Due) -> bool {
+        let fits = self.due.len() < DEADLINES_MAX;
+        if fits {
+            self.due.push(Reverse((at_ns, due)));
         } else {
-            self.dropped_due_ns = Some(at_ns);
+            let first_ns = self.dropped_due_ns.unwrap_or(at_ns);
+            self.dropped_due_ns = Some(first_ns.min(at_ns));
         }
+        fits
     }
 
     /// Whether a socket may have passed its grace by `now_ns`, so that the witness should look. Forgets the deadlines
@@ -347,13 +364,17 @@ impl Ledger {
     pub fn take_overdue(&mut self, now_ns: u64) -> bool {
         let mut overdue = false;
         let mut waiting = Vec::new();
-        while let Some((at_ns, due)) = self.due.front().copied() {
+        while let Some(Reverse((at_ns, due))) = self.due.peek().copied() {
             if at_ns >= now_ns {
                 break;
             }
-            self.due.pop_front();
+            self.due.pop();
             overdue |= match due {
                 Due::Owner(owner) => self.owners.has_open(owner),
+                Due::Annotator => {
+                    self.holds_unbound_since(at_ns.saturating_sub(self.limits.grace_ns))
+                }
+                Due::Dead => !self.lifetimes.is_empty(),
                 Due::Socket(id) | Due::Unbound(id) => {
                     let known = self.lifetimes.get(&id);
                     let runs = known.is_some_and(|known| {
@@ -375,6 +396,13 @@ impl Ledger {
             overdue = true;
         }
         overdue
+    }
+
+    /// Whether a socket that was opened by then is bound to nobody.
+    fn holds_unbound_since(&self, then_ns: u64) -> bool {
+        self.lifetimes
+            .values()
+            .any(|known| known.bound.is_none() && known.born_ns <= then_ns)
     }
 
     /// Returns the owners whose END the kernel may forget.
@@ -404,6 +432,17 @@ impl Ledger {
     #[must_use]
     pub fn knows(&self, id: u64) -> bool {
         self.lifetimes.contains_key(&id) || self.docket.has(id)
+    }
+
+    /// Returns number and name of the processes that left the audited cgroup, as far as they are kept.
+    #[must_use]
+    pub fn left(&self) -> &[(u32, String)] {
+        &self.left
+    }
+
+    /// Has the witness look when what is dead now has been so longer than grace.
+    pub fn expect_dead(&mut self, now_ns: u64) {
+        self.due(now_ns, Due::Dead);
     }
 
     /// Asks `name` for the names of holders that have none yet.

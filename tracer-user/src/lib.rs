@@ -31,4 +31,6 @@ pub mod selftest;
 #[cfg(feature = "runtime")]
 pub mod stacks;
 #[cfg(feature = "runtime")]
+mod terminal;
+#[cfg(feature = "runtime")]
 pub mod witness;

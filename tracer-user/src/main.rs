@@ -174,14 +174,7 @@ fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
         ring_bytes: args.ring_kib << 10,
         stacks: args.stacks,
     };
-    let mut audit = match Audit::start(&settings) {
-        Ok(audit) => audit,
-        Err(error) => {
-            complain(doctor::explain(&error));
-            return ExitCode::from(CANNOT_TRACE);
-        }
-    };
-    match audited(&mut audit, args) {
+    match audited(&settings, args) {
         Ok(code) => code,
         Err(error) => {
             complain(format!("{error:#}"));
@@ -233,7 +226,20 @@ fn is_runnable(program: &Path) -> bool {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn audited(audit: &mut Audit, args: RunArgs) -> Result<ExitCode> {
+async fn audited(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> {
+    // Before there is anything to clear up.
+    let mut signals = run::Signals::new()?;
+    let mut audit = match Audit::start(settings) {
+        Ok(audit) => audit,
+        Err(error) => {
+            complain(doctor::explain(&error));
+            return Ok(ExitCode::from(CANNOT_TRACE));
+        }
+    };
+    if signals.have_come().await {
+        complain("ended by a signal before the command was started: there is no verdict");
+        return Ok(ExitCode::from(INCONCLUSIVE));
+    }
     let mut endpoint = match args.listen {
         Some(address) => Some(Endpoint::listen(address).await?),
         None => None,
@@ -246,7 +252,7 @@ async fn audited(audit: &mut Audit, args: RunArgs) -> Result<ExitCode> {
         window: args.window,
         grace: args.grace,
     };
-    let proceedings = run::run(audit, &settings, endpoint.as_mut()).await?;
+    let proceedings = run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
     let report = Report::new(&proceedings, audit.ledger());
     anstream::eprint!("{}", text::render(&report));
     if let Some(path) = &args.json {

@@ -107,7 +107,7 @@ async fn scrape(State(asks): State<mpsc::Sender<Ask>>) -> Response {
 }
 
 /// Name, help and counter of everything that the kernel counts.
-const COUNTERS: [(&str, &str, Counter); 10] = [
+const COUNTERS: [(&str, &str, Counter); 9] = [
     (
         "watertight_audit_sockets_created_total",
         "Sockets made by socket(2) in the audited cgroup.",
@@ -144,11 +144,6 @@ const COUNTERS: [(&str, &str, Counter); 10] = [
         Counter::Refused,
     ),
     (
-        "watertight_audit_records_total",
-        "Records that the kernel side put into the ring.",
-        Counter::Events,
-    ),
-    (
         "watertight_audit_records_lost_total",
         "Records that found the ring full.",
         Counter::RingFailures,
@@ -163,11 +158,20 @@ const COUNTERS: [(&str, &str, Counter); 10] = [
 fn text(audit: &Audit) -> Result<String> {
     let counters = audit.counters()?;
     let registry = Registry::new();
-    for (name, help, counter) in COUNTERS {
+    let count = |name: &str, help: &str, value: u64| -> Result<()> {
         let metric = IntCounter::with_opts(Opts::new(name, help))?;
-        metric.inc_by(counters.of(counter));
+        metric.inc_by(value);
         registry.register(Box::new(metric))?;
+        Ok(())
+    };
+    for (name, help, counter) in COUNTERS {
+        count(name, help, counters.of(counter))?;
     }
+    count(
+        "watertight_audit_records_total",
+        "Records of the kernel side that were taken off its rings.",
+        audit.records(),
+    )?;
     let gauge = |name: &str, help: &str, value: i64| -> Result<()> {
         let metric = IntGauge::with_opts(Opts::new(name, help))?;
         metric.set(value);

@@ -26,6 +26,8 @@ pub enum News {
     Released(ReleaseEvent),
     /// The last file descriptor is gone, too late or by exit.
     Overstayed(SocketEvent),
+    /// A process of the audit left its cgroup.
+    Left(Event),
 }
 
 /// A record that is not of the ABI: kernel side and user side are of different builds.
@@ -60,6 +62,7 @@ pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
         record::DIED => News::Died(prefix(bytes)?),
         record::RELEASED => News::Released(prefix(bytes)?),
         record::OVERSTAYED => News::Overstayed(prefix(bytes)?),
+        record::LEFT => News::Left(prefix(bytes)?),
         kind => return Err(DecodeError::Kind(kind)),
     })
 }

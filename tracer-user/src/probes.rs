@@ -1,6 +1,7 @@
 //! The eBPF programs in the kernel: loaded, attached, read. The only file that names aya.
 
 mod links;
+mod offsets;
 
 use std::fs::File;
 use std::io;
@@ -9,20 +10,21 @@ use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{
-    CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError, SockOps,
+    BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError,
+    SockOps,
 };
 use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{Counter, Head, Offsets, STACKS_BYTES};
+use tracer_abi::record::{BriefEvent, CASES_BYTES, Counter, Head, STACKS_BYTES, SocketEvent};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
 use crate::counters::Counters;
 use crate::report::Attachment;
-use crate::stacks;
 use links::Standing;
+use offsets::offsets;
 
 /// The size of a ring that nothing is put into: a page, on every machine that has pages of at most 64 KiB.
 const UNUSED_BYTES: u32 = 64 << 10;
@@ -114,23 +116,38 @@ pub struct Probes {
     ring: RingBuf<MapData>,
     cases: RingBuf<MapData>,
     stacks: RingBuf<MapData>,
+    /// How many records fit into the two rings.
+    capacity: usize,
     /// A violation that was taken off its ring and is not due yet.
     next_case: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
     ends: HashMap<MapData, [u64; 2], u64>,
 }
 
-/// The programs that see an accept, by its asking for the address.
-const ASKED: [&str; 2] = ["getpeername4", "getpeername6"];
+/// The programs that see an accept, by its asking for the address, and a connect.
+const ADDRESSED: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
+
+/// The programs that follow the processes of the audit, each with its tracepoint.
+const FOLLOWING: [(&str, &str); 4] = [
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+    ("cgroup_attach", "cgroup_attach_task"),
+];
 
 impl Probes {
-    /// Loads the programs and makes their maps, with `grace_ns` as the grace in nanoseconds and a ring of `ring_bytes`, a
-    /// power of two and of pages; with `stacks`, each socket's opener is asked for its stack.
+    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds and a
+    /// ring of `ring_bytes`, a power of two and of pages; with `stacks`, each socket's opener is asked for its stack.
     ///
     /// # Errors
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a map or a program.
-    pub fn load(grace_ns: u64, ring_bytes: u32, stacks: bool) -> Result<Self, ProbeError> {
+    pub fn load(
+        cgroup_id: u64,
+        grace_ns: u64,
+        ring_bytes: u32,
+        stacks: bool,
+    ) -> Result<Self, ProbeError> {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
@@ -138,6 +155,8 @@ impl Probes {
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
+            .override_global("CGROUP_ID", &cgroup_id, true)
+            .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
@@ -150,6 +169,7 @@ impl Probes {
             ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
             cases: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
             stacks: RingBuf::try_from(take(&mut ebpf, "STACKS")?).map_err(map("STACKS"))?,
+            capacity: capacity(ring_bytes),
             next_case: None,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
                 .map_err(map("COUNTERS"))?,
@@ -173,9 +193,14 @@ impl Probes {
         program::<SockOps>(&mut self.ebpf, "sock_ops")?
             .attach(cgroup, mode)
             .map_err(attached("sock_ops"))?;
-        for name in ASKED {
+        for name in ADDRESSED {
             program::<CgroupSockAddr>(&mut self.ebpf, name)?
                 .attach(cgroup, mode)
+                .map_err(attached(name))?;
+        }
+        for (name, _) in FOLLOWING {
+            program::<BtfTracePoint>(&mut self.ebpf, name)?
+                .attach()
                 .map_err(attached(name))?;
         }
         // Last, in this order: what is created after this line is released under the tracer's eyes.
@@ -240,6 +265,12 @@ impl Probes {
         taken
     }
 
+    /// Returns how many records fit into the two rings.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Gives each stack that was recorded since the last call to `take`.
     pub fn drain_stacks(&mut self, mut take: impl FnMut(&[u8])) {
         while let Some(record) = self.stacks.next() {
@@ -268,7 +299,10 @@ impl Probes {
 
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
-        Ok(per_cpu.iter().sum())
+        // A counter may be counted up on one CPU and down on another.
+        Ok(per_cpu
+            .iter()
+            .fold(0, |sum, value| sum.wrapping_add(*value)))
     }
 
     /// Lets the kernel forget that these owners ended.
@@ -321,6 +355,12 @@ fn pid_namespace() -> io::Result<u32> {
     u32::try_from(inode).map_err(io::Error::other)
 }
 
+/// The smallest records that a ring holds have a header of eight bytes each.
+fn capacity(ring_bytes: u32) -> usize {
+    let records = |bytes: u32, smallest: usize| bytes as usize / (8 + smallest);
+    records(ring_bytes, size_of::<BriefEvent>()) + records(CASES_BYTES, size_of::<SocketEvent>())
+}
+
 fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {
     ring.next().map(|record| record.to_vec())
 }
@@ -343,12 +383,17 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     program::<CgroupSockopt>(ebpf, "setsockopt")?
         .load()
         .map_err(loaded("setsockopt"))?;
-    for name in ASKED {
+    for name in ADDRESSED {
         program::<CgroupSockAddr>(ebpf, name)?
             .load()
             .map_err(loaded(name))?;
     }
     let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
+    for (name, tracepoint) in FOLLOWING {
+        program::<BtfTracePoint>(ebpf, name)?
+            .load(tracepoint, &btf)
+            .map_err(loaded(name))?;
+    }
     program::<Iter>(ebpf, "witness")?
         .load("task_file", &btf)
         .map_err(loaded("witness"))
@@ -380,41 +425,4 @@ fn map(name: &'static str) -> impl Fn(MapError) -> ProbeError {
         name,
         source: Box::new(source),
     }
-}
-
-fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
-    let register = |member| {
-        if stacks::SUPPORTED {
-            btf.offset_of("pt_regs", member)
-        } else {
-            Ok(0)
-        }
-    };
-    let common = |member: &str| btf.offset_of("sock", &format!("__sk_common.{member}"));
-    Ok(Offsets {
-        task_flags: btf.offset_of("task_struct", "flags")?,
-        task_tgid: btf.offset_of("task_struct", "tgid")?,
-        task_comm: btf.offset_of("task_struct", "comm")?,
-        task_group_leader: btf.offset_of("task_struct", "group_leader")?,
-        task_thread_pid: btf.offset_of("task_struct", "thread_pid")?,
-        pid_level: btf.offset_of("pid", "level")?,
-        pid_numbers: btf.offset_of("pid", "numbers")?,
-        upid_ns: btf.offset_of("upid", "ns")?,
-        upid_size: btf.size_of("upid")?,
-        pid_namespace_inum: btf.offset_of("pid_namespace", "ns.inum")?,
-        regs_ip: register("ip")?,
-        regs_sp: register("sp")?,
-        regs_bp: register("bp")?,
-        socket_sk: btf.offset_of("socket", "sk")?,
-        sock_family: common("skc_family")?,
-        sock_state: common("skc_state")?,
-        sock_num: common("skc_num")?,
-        sock_protocol: btf.offset_of("sock", "sk_protocol")?,
-        tcp_bytes_received: btf.offset_of("tcp_sock", "bytes_received")?,
-        tcp_bytes_acked: btf.offset_of("tcp_sock", "bytes_acked")?,
-        tcp_rcv_nxt: btf.offset_of("tcp_sock", "rcv_nxt")?,
-        tcp_copied_seq: btf.offset_of("tcp_sock", "copied_seq")?,
-        tcp_write_seq: btf.offset_of("tcp_sock", "write_seq")?,
-        tcp_snd_una: btf.offset_of("tcp_sock", "snd_una")?,
-    })
 }

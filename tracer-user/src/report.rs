@@ -17,6 +17,9 @@ use crate::verdict::{Finding, Level, Verdict};
 /// How many remote addresses a report lists.
 pub const PEERS_LISTED: usize = 50;
 
+/// How many of the processes that left the audited cgroup are named.
+const LEFT_NAMED: usize = 8;
+
 /// What was audited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
@@ -80,6 +83,8 @@ pub struct Proceedings {
     pub scans: u64,
     /// Times that the ledger was set right from a walk after a loss.
     pub resyncs: u64,
+    /// Records that were taken off the rings.
+    pub records: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// Internet sockets from outside the audit that the command was started with.
@@ -184,6 +189,19 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
             of.holder.fd, of.local_port
         )
     }));
+    let left = counters.of(Counter::Left);
+    if left > 0 {
+        let names: Vec<String> = ledger
+            .left()
+            .iter()
+            .take(LEFT_NAMED)
+            .map(|(pid, comm)| format!("{comm} ({pid})"))
+            .collect();
+        missing.push(format!(
+            "{left} processes left the audited cgroup, so that the sockets they opened from then on are not seen: {}",
+            if names.is_empty() { "their names were lost".to_owned() } else { names.join(", ") }
+        ));
+    }
     let mut lacks = |count: u64, what: &str| {
         if count > 0 {
             missing.push(format!("{count} {what}"));
@@ -200,6 +218,10 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
     lacks(
         counters.of(Counter::AnnotatorFailures),
         "annotating processes could not be remembered: the kernel's table was full",
+    );
+    lacks(
+        counters.of(Counter::MemberFailures),
+        "processes could not be followed: the kernel's table was full",
     );
     lacks(
         proceedings.missed_runs,

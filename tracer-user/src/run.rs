@@ -19,6 +19,7 @@ use crate::audit::Audit;
 use crate::enter;
 use crate::metrics::Endpoint;
 use crate::report::{Proceedings, Target};
+use crate::terminal::Terminal;
 
 /// How often the ring is drained. It is also drained when it is half full.
 const TURN: Duration = Duration::from_millis(10);
@@ -47,20 +48,31 @@ enum Ended {
     Signal,
 }
 
-/// The signals that end an audit.
-struct Signals {
+/// The signals that end an audit. They are kept from the moment this is made.
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// Begins to keep them.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot take signals.
+    pub fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Whether one has come by now.
+    pub async fn have_come(&mut self) -> bool {
+        // The runtime learns of a signal when it looks for news the next time.
+        timeout(Duration::from_millis(1), self.recv()).await.is_ok()
     }
 
     async fn recv(&mut self) {
@@ -82,12 +94,14 @@ pub async fn run(
     audit: &mut Audit,
     settings: &Settings,
     endpoint: Option<&mut Endpoint>,
+    signals: &mut Signals,
 ) -> Result<Proceedings> {
-    let mut signals = Signals::new()?;
     let mut command: Command = enter::command(audit.cgroup().path(), &settings.command)?.into();
     // A group of its own: Ctrl-C ends the audit, which is judged while the command still runs.
     command.process_group(0);
+    let mut lending = Lending::new()?;
     let mut child = command.spawn().context("the command cannot be started")?;
+    let group = group(&child);
     let mut turns = Turns::new(audit, endpoint)?;
     let deadline = settings.window.map(|window| Instant::now() + window);
 
@@ -96,6 +110,7 @@ pub async fn run(
         () = until(deadline) => Ended::Window,
         () = signals.recv() => Ended::Signal,
         never = turns.forever(audit) => match never {},
+        never = lending.forever(group) => match never {},
     };
     // Another process may hold a socket of the command, outside its cgroup.
     let held = audit.counters().is_ok_and(|counters| counters.open() > 0);
@@ -112,9 +127,41 @@ pub async fn run(
     let proceedings = audit.conclude(target(audit, settings, ended));
     match ended {
         Ended::Command(_) => report_survivors(audit),
-        Ended::Window | Ended::Signal => end_command(audit, &mut child, &mut signals).await,
+        Ended::Window | Ended::Signal => end_command(audit, &mut child, signals).await,
     }
     Ok(proceedings)
+}
+
+/// The command's process group, which has its leader's number.
+fn group(child: &Child) -> Option<Pid> {
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    id.and_then(Pid::from_raw)
+}
+
+/// Looks after the terminal whenever the command's state changes.
+struct Lending {
+    changes: Signal,
+    terminal: Option<Terminal>,
+}
+
+impl Lending {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            changes: signal(SignalKind::child())?,
+            terminal: Terminal::of_stdin(),
+        })
+    }
+
+    async fn forever(&mut self, command: Option<Pid>) -> Infallible {
+        loop {
+            if self.changes.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+            if let (Some(terminal), Some(command)) = (&mut self.terminal, command) {
+                terminal.look_after(command);
+            }
+        }
+    }
 }
 
 /// The turns of the audit, on a timer and when the ring is half full, and the answers to those who ask for metrics.
@@ -197,11 +244,7 @@ fn report_survivors(audit: &Audit) {
 
 /// Asks the command to end, waits, and kills what is left of it.
 async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
-    let group = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    if let Some(group) = group {
+    if let Some(group) = group(child) {
         // It may have ended meanwhile.
         let _ = kill_process_group(group, KillSignal::TERM);
     }

@@ -178,6 +178,8 @@ pub struct Finding {
     pub owner: Option<OwnerNote>,
     /// Who had it open when it was last looked at.
     pub holders: Vec<Holder>,
+    /// How many more there were than are named.
+    pub holders_unlisted: u64,
     /// The process that opened it, and its name.
     pub opener: Option<(u32, String)>,
     /// When it was opened.

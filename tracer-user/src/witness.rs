@@ -36,7 +36,8 @@ pub fn read(
     })
 }
 
-/// Gives every descriptor for an internet socket that is not of the audit to `take`.
+/// Gives every descriptor for an internet socket that is not of the audit, but this process or one of the audit's has it, to
+/// `take`.
 ///
 /// # Errors
 ///

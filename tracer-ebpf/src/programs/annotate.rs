@@ -68,10 +68,15 @@ impl Value {
     }
 }
 
+/// The value's length, as the caller gave it. Where a tracer within this one has taken the call, it is what was copied.
 #[inline(always)]
-fn length(ctx: &SockoptContext) -> i32 {
+fn length(ctx: &SockoptContext, value: &Value) -> i32 {
     // SAFETY: the context is valid.
-    unsafe { (*ctx.sockopt).optlen }
+    let length = unsafe { (*ctx.sockopt).optlen };
+    if length == HANDLED {
+        return (value.end as i64 - value.start as i64) as i32;
+    }
+    length
 }
 
 /// `None` when the annotation is malformed.
@@ -80,7 +85,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     let value = Value::of(ctx);
     let header = value.header()?;
     let role = Role::from_u16(header.detail)?;
-    let label_len = u32::try_from(length(ctx) - Header::LEN as i32).ok()?;
+    let label_len = u32::try_from(length(ctx, &value) - Header::LEN as i32).ok()?;
     if label_len > LABEL_MAX as u32 {
         return None;
     }
@@ -151,8 +156,9 @@ fn copy_label(value: &Value, length: u32, label: &mut [u8; LABEL_MAX]) -> Option
 /// `None` when the annotation is malformed.
 #[inline(always)]
 fn end(ctx: &SockoptContext) -> Option<()> {
-    let header = Value::of(ctx).header()?;
-    if length(ctx) != Header::LEN as i32 {
+    let value = Value::of(ctx);
+    let header = value.header()?;
+    if length(ctx, &value) != Header::LEN as i32 {
         return None;
     }
     let owner = if header.owner == Owner::PRESENT {
@@ -166,7 +172,7 @@ fn end(ctx: &SockoptContext) -> Option<()> {
         event.tgid = kernel::tgid();
         event.detail = u32::from(header.detail);
         event.former = owner;
-        emit::bare(event);
+        emit::bare(To::Events, event);
     }
     Some(())
 }

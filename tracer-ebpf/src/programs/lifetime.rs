@@ -8,6 +8,7 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::record::{self, Counter, Socket, fact};
 
+use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};
 use crate::kernel;
 use crate::stack;
@@ -38,7 +39,12 @@ pub(super) fn created(ctx: &SockContext) {
 pub(super) fn asked(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    if let Some(socket) = storage::lookup(sk.cast::<c_void>())
+    let met = storage::lookup(sk.cast::<c_void>()).or_else(|| {
+        // SAFETY: as above; the verifier rewrites the accesses.
+        let (family, protocol) = unsafe { ((*sk).family, (*sk).protocol) };
+        storage::met_accepted(sk.cast::<c_void>(), family as u16, protocol as u16)
+    });
+    if let Some(socket) = met
         && held(socket, 0, now_ns)
     {
         // SAFETY: `socket` comes from the storage.
@@ -59,6 +65,11 @@ pub(super) fn released(ctx: &SockContext) {
     if facts.cookie == 0 {
         // SAFETY: the context is valid for the helper.
         facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    }
+    // SAFETY: the context is the kernel's `bpf_sock`.
+    if facts.dead_ns != 0 && unsafe { (*ctx.sock).state } != TCP_CLOSE {
+        // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
+        facts.dead_ns = 0;
     }
     let ends = storage::ends(facts);
     let flags = storage::annotates_bit(facts, kernel::tgid);

@@ -1,5 +1,6 @@
 //! `sockops`: what TCP does underneath. It may run in a softirq, with `current` being anybody.
 
+use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::EbpfContext;
@@ -8,19 +9,22 @@ use aya_ebpf::bindings::{
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock,
     bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
-use aya_ebpf::programs::SockOpsContext;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, Socket, fact};
 
 use crate::emit;
+use crate::kernel::{self, offset};
 use crate::storage::{self, count, mark, new_id, now_ns};
 
 /// `TCP_*` (net/tcp_states.h).
 const TCP_FIN_WAIT1: u32 = 4;
-const TCP_CLOSE: u32 = 7;
+const TCP_FIN_WAIT2: u32 = 5;
+pub(super) const TCP_CLOSE: u32 = 7;
 const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LAST_ACK: u32 = 9;
+const TCP_CLOSING: u32 = 11;
 
 #[inline(always)]
 pub(super) fn changed(ctx: &SockOpsContext) {
@@ -53,6 +57,23 @@ fn watch(ctx: &SockOpsContext) {
     let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
 }
 
+/// A socket is told to connect. If that fails before a SYN is sent (no route, no address, no port), no other hook says so: it
+/// counts as dead until it dials.
+#[inline(always)]
+pub(super) fn tried(ctx: &SockAddrContext) {
+    // SAFETY: the context is valid; `sk` is never null here.
+    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
+    let Some(socket) = storage::lookup(sk.cast::<c_void>()) else {
+        return;
+    };
+    // SAFETY: `socket` comes from the storage.
+    let facts = unsafe { &mut (*socket).facts };
+    if facts.protocol == IPPROTO_TCP {
+        count(Counter::Undialed);
+        facts.dead_ns = now_ns();
+    }
+}
+
 #[inline(always)]
 fn dialing(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
@@ -60,6 +81,9 @@ fn dialing(ctx: &SockOpsContext) {
     mark(socket, fact::DIALED);
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &mut (*socket).facts };
+    if facts.dead_ns != 0 {
+        storage::discount(Counter::Undialed);
+    }
     // A socket may be dialed again after connect(AF_UNSPEC): what TCP did before is over.
     facts.dead_ns = 0;
     facts.peer_done_ns = 0;
@@ -123,9 +147,11 @@ fn listening(ctx: &SockOpsContext) {
 /// A TCP state change. Most are of no interest, and after the release all of them are the kernel's own business.
 #[inline(always)]
 fn moved(ctx: &SockOpsContext) {
-    let state = ctx.arg(1);
-    let ends = matches!(state, TCP_CLOSE_WAIT | TCP_CLOSE);
-    if !ends && !matches!(state, TCP_FIN_WAIT1 | TCP_LAST_ACK) {
+    let (before, state) = (ctx.arg(0), ctx.arg(1));
+    if !matches!(
+        state,
+        TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSE
+    ) {
         return;
     }
     let Some(socket) = known(ctx) else { return };
@@ -136,24 +162,59 @@ fn moved(ctx: &SockOpsContext) {
         let _ = ctx.set_cb_flags(0);
         return;
     }
-    if !ends {
-        return;
+    match state {
+        TCP_CLOSE_WAIT => {
+            mark(socket, fact::PEER_FIN);
+            facts.peer_done_ns = note(ctx, facts, state, record::PEER_DONE);
+        }
+        TCP_CLOSE => {
+            fins(ctx, socket, before);
+            facts.dead_ns = note(ctx, facts, state, record::DIED);
+        }
+        TCP_LAST_ACK => storage::leave_close_wait(facts, now_ns()),
+        TCP_FIN_WAIT2 => {
+            mark(socket, fact::OWN_FIN);
+        }
+        _ => {}
     }
+}
+
+/// Keeps what TCP counted up to now, tells of it, and returns the time.
+#[inline(always)]
+fn note(ctx: &SockOpsContext, facts: &mut Facts, state: u32, kind: u32) -> u64 {
     facts.state = state as u16;
-    let now_ns = now_ns();
-    let kind = if state == TCP_CLOSE_WAIT {
-        facts.peer_done_ns = now_ns;
-        record::PEER_DONE
-    } else {
-        facts.dead_ns = now_ns;
-        record::DIED
-    };
     // SAFETY: the context is valid; these two are single eight-byte loads, as the verifier wants them.
     unsafe {
         facts.bytes_received = ptr::read_volatile(&raw const (*ctx.ops).bytes_received);
         facts.bytes_acked = ptr::read_volatile(&raw const (*ctx.ops).bytes_acked);
     }
+    let now_ns = now_ns();
     emit::brief(kind, now_ns, facts);
+    now_ns
+}
+
+/// Marks the FINs that a connection has seen which falls from the state `before` to CLOSE.
+#[inline(always)]
+fn fins(ctx: &SockOpsContext, socket: *mut Socket, before: u32) {
+    // SAFETY: the context is valid; the verifier rewrites the accesses.
+    let acknowledged = unsafe { (*ctx.ops).snd_una == (*ctx.ops).snd_nxt };
+    let bits = match before {
+        // TIME_WAIT is no state of the socket itself: the peer's FIN, unless it was a reset.
+        TCP_FIN_WAIT2 if !is_reset(ctx) => fact::PEER_FIN,
+        TCP_CLOSING if acknowledged => fact::PEER_FIN | fact::OWN_FIN,
+        TCP_CLOSING => fact::PEER_FIN,
+        TCP_LAST_ACK if acknowledged => fact::OWN_FIN,
+        _ => return,
+    };
+    mark(socket, bits);
+}
+
+#[inline(always)]
+fn is_reset(ctx: &SockOpsContext) -> bool {
+    let Some(sk) = sk(ctx) else { return false };
+    // SAFETY: `sk` is a full socket; unlike the context's own pointer, what the helper returns may be reckoned with.
+    let sk = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
+    !sk.is_null() && kernel::read::<i32>(sk.cast(), offset!(sock_err)) != Some(0)
 }
 
 /// Copies the tuple: at release it may be gone.

@@ -5,7 +5,7 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use tracer_abi::record::{
-    AF_INET, AF_INET6, Ends, Facts, IPPROTO_TCP, KNOWN, Sighting, Socket, TCP_READ,
+    AF_INET, AF_INET6, Ends, Facts, IPPROTO_MPTCP, IPPROTO_TCP, KNOWN, Sighting, Socket, TCP_READ,
 };
 
 use crate::kernel::{self, offset, read};
@@ -54,8 +54,15 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
 
 #[inline(always)]
 fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
-    let known = storage::lookup(sk);
+    let known = storage::lookup(sk).or_else(|| met(sk));
     let tgid = kernel::tgid_of(task);
+    // Of what is not in the audit, only what its processes have matters, and what they may inherit.
+    if known.is_none()
+        && tgid != kernel::tracer()
+        && !storage::is_member(kernel::initial_tgid_of(task))
+    {
+        return;
+    }
     let mut sighting = Sighting {
         tgid,
         fd,
@@ -88,6 +95,16 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     if let Some(socket) = known {
         write(seq, socket.cast_const());
     }
+}
+
+/// Meets a socket of the audit that no hook saw as it was accepted: MPTCP makes them so.
+#[inline(always)]
+fn met(sk: *mut c_void) -> Option<*mut Socket> {
+    let protocol = read::<u16>(sk, offset!(sock_protocol))?;
+    if protocol != IPPROTO_MPTCP || !kernel::is_made_inside(sk) {
+        return None;
+    }
+    storage::met_accepted(sk, read::<u16>(sk, offset!(sock_family))?, protocol)
 }
 
 /// Reads TCP's own counters; a socket that listens has none that mean anything.

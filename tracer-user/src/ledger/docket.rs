@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tracer_abi::annotation::Role;
-use tracer_abi::record::Ends;
+use tracer_abi::record::{Ends, fact};
 
 use super::lifetime::{Evidence, Offence, is_tcp, payload, tuple};
 use crate::news::comm_text;
@@ -11,8 +11,9 @@ use crate::verdict::{Finding, Holder, Level, Levels, OwnerNote};
 
 /// How many findings keep their evidence; any more are counted only.
 const FINDINGS_MAX: usize = 1 << 17;
-/// How many holders a finding names.
-pub(super) const HOLDERS_MAX: usize = 64;
+/// How many holders a finding names; any more are counted.
+pub(super) const HOLDERS_MAX: usize = 4096;
+
 /// The findings of an audit, at most one a socket, and the levels that weigh them.
 #[derive(Debug)]
 pub struct Docket {
@@ -44,6 +45,7 @@ impl Docket {
             // The release says less than the witness did: what it saw stays.
             if finding.holders.is_empty() {
                 finding.holders = std::mem::take(&mut kept.holders);
+                finding.holders_unlisted = kept.holders_unlisted;
             }
             finding.bytes_in = finding.bytes_in.max(kept.bytes_in);
             finding.bytes_out = finding.bytes_out.max(kept.bytes_out);
@@ -77,11 +79,17 @@ impl Docket {
     pub(super) fn held_by(&mut self, id: u64, since_ns: u64, holder: Holder) {
         if let Some(finding) = self.findings.get_mut(&id)
             && finding.seen_ns >= since_ns
-            && finding.holders.len() < HOLDERS_MAX
-            // Threads that share a table of descriptors are met one by one.
-            && !finding.holders.iter().any(|known| (known.pid, known.fd) == (holder.pid, holder.fd))
         {
-            finding.holders.push(holder);
+            let is_same = |known: &Holder| (known.pid, known.fd) == (holder.pid, holder.fd);
+            // Threads that share a table of descriptors are met one by one.
+            if finding.holders.iter().any(is_same) {
+                return;
+            }
+            if finding.holders.len() < HOLDERS_MAX {
+                finding.holders.push(holder);
+            } else {
+                finding.holders_unlisted += 1;
+            }
         }
     }
 
@@ -145,7 +153,7 @@ pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: Option<S
     // Counted at the last state change: no more comes in after CLOSE_WAIT, nothing moves at all after CLOSE.
     let payload = payload(facts, facts.bytes_received, facts.bytes_acked);
     let dead = facts.dead_ns != 0;
-    let peer_done = facts.peer_done_ns != 0;
+    let peer_done = facts.flags & fact::PEER_FIN != 0;
     Finding {
         kind: offence.kind,
         id: facts.id,
@@ -158,6 +166,7 @@ pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: Option<S
             label,
         }),
         holders: Vec::new(),
+        holders_unlisted: 0,
         opener: (facts.opener != 0).then(|| (facts.opener, comm_text(&facts.comm))),
         opened_ns: facts.born_ns,
         ended_ns: ended(evidence.ends),

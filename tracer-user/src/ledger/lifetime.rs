@@ -86,17 +86,26 @@ impl Evidence<'_> {
     pub fn offence(&self, limits: &Limits) -> Option<Offence> {
         Kind::ALL.into_iter().find_map(|kind| {
             let since_ns = self.since(kind)?;
-            let limit_ns = match kind {
-                Kind::OutlivedRequest
-                | Kind::SessionRemnant
-                | Kind::PeerClosed
-                | Kind::DeadSocket
-                | Kind::Unowned => limits.grace_ns,
-                Kind::Idle => limits.idle_ns,
-                Kind::OpenAtExit => return Some(Offence { kind, since_ns }),
-            };
-            (self.at_ns.saturating_sub(since_ns) > limit_ns).then_some(Offence { kind, since_ns })
+            let late_ns = since_ns.saturating_add(limit_ns(kind, limits));
+            (kind == Kind::OpenAtExit || self.at_ns > late_ns).then_some(Offence { kind, since_ns })
         })
+    }
+
+    /// Returns the rule that is broken next if nothing changes, and the last moment at which it is not. Idleness, which every
+    /// byte puts off, has no such moment.
+    #[must_use]
+    pub fn deadline(&self, limits: &Limits) -> Option<(Kind, u64)> {
+        Kind::ALL
+            .into_iter()
+            .filter(|kind| !matches!(kind, Kind::Idle | Kind::OpenAtExit))
+            .filter_map(|kind| {
+                Some((
+                    kind,
+                    self.since(kind)?.saturating_add(limit_ns(kind, limits)),
+                ))
+            })
+            .filter(|(_, at_ns)| *at_ns >= self.at_ns)
+            .min_by_key(|(_, at_ns)| *at_ns)
     }
 
     /// Since when a rule runs against the socket; `None` when it does not run at all.
@@ -129,6 +138,19 @@ impl Evidence<'_> {
     pub fn request_over_ns(&self) -> Option<u64> {
         self.since(Kind::OutlivedRequest)
             .or_else(|| self.since(Kind::SessionRemnant))
+    }
+}
+
+/// How long a rule may run before it is broken.
+const fn limit_ns(kind: Kind, limits: &Limits) -> u64 {
+    match kind {
+        Kind::OutlivedRequest
+        | Kind::SessionRemnant
+        | Kind::PeerClosed
+        | Kind::DeadSocket
+        | Kind::Unowned => limits.grace_ns,
+        Kind::Idle => limits.idle_ns,
+        Kind::OpenAtExit => 0,
     }
 }
 
@@ -177,14 +199,15 @@ pub struct Payload {
     pub acknowledged: u64,
 }
 
-/// Takes the SYN and the FIN out of TCP's own counters, which count each as a byte.
+/// Takes the SYN and the FINs out of TCP's own counters, which count each as a byte.
 #[must_use]
 pub fn payload(facts: &Facts, received: u64, acked: u64) -> Payload {
-    let peer_fin = u64::from(facts.peer_done_ns != 0);
-    let own_syn = u64::from(facts.flags & fact::DIALED != 0);
+    let marked = |bit| u64::from(facts.flags & bit != 0);
     Payload {
-        received: received.saturating_sub(peer_fin),
-        acknowledged: acked.saturating_sub(own_syn),
+        received: received.saturating_sub(marked(fact::PEER_FIN)),
+        acknowledged: acked
+            .saturating_sub(marked(fact::DIALED))
+            .saturating_sub(marked(fact::OWN_FIN)),
     }
 }
 
@@ -360,6 +383,40 @@ pub(crate) mod tests {
             at_ns: 1121,
         };
         assert_eq!(idle.offence(&LIMITS).map(|o| o.kind), Some(Kind::Idle));
+    }
+
+    #[test]
+    fn the_next_deadline_is_that_of_the_rule_that_is_broken_first() {
+        let mut facts = facts(1);
+        facts.bound_ns = 110;
+        facts.peer_done_ns = 125;
+        let ends = Ends {
+            own_ns: 120,
+            session_ns: 128,
+        };
+        let at = |at_ns| {
+            let evidence = Evidence {
+                facts: &facts,
+                ends: &ends,
+                flags: 0,
+                moved_ns: Some(100),
+                at_ns,
+            };
+            evidence.deadline(&LIMITS)
+        };
+        assert_eq!(at(129), Some((Kind::OutlivedRequest, 130)));
+        assert_eq!(at(131), Some((Kind::PeerClosed, 135)));
+        assert_eq!(at(138), Some((Kind::SessionRemnant, 138)));
+        assert_eq!(at(139), None, "idleness has none");
+    }
+
+    #[test]
+    fn syns_and_fins_are_no_payload() {
+        let mut facts = facts(1);
+        assert_eq!(payload(&facts, 5, 3).received, 5);
+        facts.flags |= fact::DIALED | fact::PEER_FIN | fact::OWN_FIN;
+        let seen = payload(&facts, 6, 5);
+        assert_eq!((seen.received, seen.acknowledged), (5, 3));
     }
 
     proptest! {

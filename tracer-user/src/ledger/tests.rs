@@ -381,3 +381,39 @@ fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     kernel.walk(&mut ledger, false);
     assert!(ledger.docket().findings().is_empty());
 }
+
+#[test]
+fn a_walk_looks_again_when_a_rule_is_broken_whose_record_was_lost() {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1000;
+    let lost = [
+        kernel.create(),
+        kernel.bind(1, stream(1)).unwrap(),
+        kernel.end(stream(1)).unwrap(),
+    ];
+    assert_eq!(lost.len(), 3);
+    kernel.now_ns += GRACE_NS / 2;
+    kernel.walk(&mut ledger, true);
+    assert!(ledger.docket().findings().is_empty());
+    kernel.walk(&mut ledger, false);
+    assert_eq!(ledger.due.len(), 1, "a deadline is kept once");
+    assert!(!ledger.take_overdue(1000 + GRACE_NS), "grace is not over");
+    assert!(ledger.take_overdue(1001 + GRACE_NS));
+}
+
+#[test]
+fn deadlines_come_in_the_order_of_their_times() {
+    let mut ledger = ledger();
+    let mut kernel = Kernel {
+        now_ns: 1000,
+        ..Kernel::default()
+    };
+    for _ in 0..3 {
+        ledger.apply(&kernel.create());
+    }
+    ledger.due(900, Due::Socket(2));
+    ledger.due(500, Due::Socket(1));
+    assert!(ledger.take_overdue(501 + GRACE_NS));
+    assert!(!ledger.take_overdue(900 + GRACE_NS));
+    assert!(ledger.take_overdue(901 + GRACE_NS));
+}

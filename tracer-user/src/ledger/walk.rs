@@ -1,12 +1,12 @@
 //! The witness's walks: every open descriptor is met, and the ledger is set right by them.
 
-use tracer_abi::record::{ANNOTATES, Facts, Sighting, Socket};
+use tracer_abi::record::{ANNOTATES, Facts, Sighting, Socket, fact};
 
 use super::docket::{HOLDERS_MAX, finding};
-use super::lifetime::{Evidence, Payload, is_tcp, payload_seen};
+use super::lifetime::{Evidence, Payload, TCP_CLOSE, is_tcp, payload_seen};
 use super::{Due, Ledger, Lifetime};
 use crate::news::{Sight, label_text};
-use crate::verdict::Holder;
+use crate::verdict::{Holder, Kind};
 
 /// What a walk of the witness added up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,15 @@ pub struct Stranger {
     pub local_port: u16,
 }
 
+/// One that was told to connect is dead only where TCP says so: it may wait for its first bytes (TCP_FASTOPEN_CONNECT).
+fn as_seen(facts: &Facts, sighting: &Sighting) -> Facts {
+    let is_closed = sighting.state == u32::from(TCP_CLOSE);
+    Facts {
+        dead_ns: if is_closed { facts.dead_ns } else { 0 },
+        ..*facts
+    }
+}
+
 impl Ledger {
     /// Begins a walk of the witness at `now_ns`.
     pub fn begin_walk(&mut self, now_ns: u64) {
@@ -51,7 +60,7 @@ impl Ledger {
         let (Some(socket), sighting) = (&sight.socket, &sight.sighting) else {
             return;
         };
-        let facts = &socket.facts;
+        let facts = &as_seen(&socket.facts, sighting);
         let holder = Holder {
             pid: sighting.tgid,
             fd: sighting.fd,
@@ -77,14 +86,32 @@ impl Ledger {
                 finding.bytes_in = Some(payload.received);
                 finding.bytes_out = Some(payload.acknowledged);
                 // A FIN waits to be read like a byte.
-                let fin = u32::from(facts.peer_done_ns != 0);
+                let fin = u32::from(facts.flags & fact::PEER_FIN != 0);
                 finding.unread = Some(sighting.unread.saturating_sub(fin));
                 finding.unsent = Some(sighting.unsent);
             }
             self.docket.convict(finding);
-        } else if facts.held_ns >= self.walk_began_ns {
-            // Its descriptor was not known before this walk: its time begins now.
-            self.due(facts.held_ns, Due::Socket(facts.id));
+        }
+        if let Some((kind, at_ns)) = evidence.deadline(&self.limits) {
+            self.look_again(facts.id, kind, at_ns);
+        }
+    }
+
+    /// Has the witness look when a rule that runs against a socket is broken: the record that told of its start may be lost.
+    fn look_again(&mut self, id: u64, kind: Kind, at_ns: u64) {
+        let kept = self.lifetimes.get(&id).map(|known| known.deadline_ns);
+        if kept == Some(at_ns) {
+            return;
+        }
+        let due = if kind == Kind::Unowned {
+            Due::Unbound(id)
+        } else {
+            Due::Socket(id)
+        };
+        if self.due_at(at_ns, due)
+            && let Some(known) = self.lifetimes.get_mut(&id)
+        {
+            known.deadline_ns = at_ns;
         }
     }
 

@@ -199,7 +199,7 @@ impl<'a> Document<'a> {
                 release: &proceedings.kernel,
             },
             completeness: Completeness {
-                events: of(Counter::Events),
+                events: proceedings.records,
                 lost_events: proceedings.counters.lost_records(),
                 lost_by_stage: LostByStage::of(proceedings),
                 missed_runs: proceedings.missed_runs,
@@ -272,6 +272,7 @@ struct Found<'a> {
     tcp_state: Option<&'static str>,
     owner: Option<Owner<'a>>,
     holders: Vec<Holder<'a>>,
+    holders_unlisted: u64,
     opened_by: Option<Process<'a>>,
     released_by: Option<Process<'a>>,
     opened_ns: u64,
@@ -353,6 +354,7 @@ impl<'a> Found<'a> {
                     fd: holder.fd,
                 })
                 .collect(),
+            holders_unlisted: found.holders_unlisted,
             opened_by: process(&found.opener),
             released_by: process(&found.releaser),
             opened_ns: found.opened_ns,

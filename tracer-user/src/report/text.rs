@@ -15,6 +15,8 @@ const CALLS_SHOWN: usize = 12;
 /// How many findings that deny, and how many that warn, are told in full.
 const DENIED_LISTED: usize = 20;
 const WARNED_LISTED: usize = 3;
+/// How many holders of one socket are named.
+const HOLDERS_NAMED: usize = 16;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
@@ -114,7 +116,7 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             "does not agree"
         },
         proceedings.scans,
-        of(Counter::Events),
+        proceedings.records,
     )
 }
 
@@ -141,7 +143,7 @@ fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std
         )?;
     }
     if !found.holders.is_empty() {
-        writeln!(text, "     held by {}", holders(&found.holders))?;
+        writeln!(text, "     held by {}", holders(found))?;
     }
     if let Some((pid, comm)) = &found.releaser {
         writeln!(text, "     released by {comm}[{pid}]")?;
@@ -191,12 +193,18 @@ fn offence(found: &Finding) -> String {
     }
 }
 
-fn holders(holders: &[Holder]) -> String {
+/// Names the holders; more than fit on a few lines are in the JSON report.
+fn holders(found: &Finding) -> String {
     let one = |holder: &Holder| {
         let comm = holder.comm.as_deref().unwrap_or("?");
         format!("{comm}[{}] fd {}", holder.pid, holder.fd)
     };
-    holders.iter().map(one).collect::<Vec<_>>().join(", ")
+    let named: Vec<String> = found.holders.iter().take(HOLDERS_NAMED).map(one).collect();
+    let listed = u64::try_from(found.holders.len() - named.len()).unwrap_or(u64::MAX);
+    match listed.saturating_add(found.holders_unlisted) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
+    }
 }
 
 /// Writes a duration in the unit in which it has one to three digits.

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 
@@ -19,6 +20,15 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             counts_are_served_while_it_runs,
         ),
         privileged("nothing_is_left_behind", nothing_is_left_behind),
+        privileged(
+            "an_early_signal_leaves_nothing",
+            an_early_signal_leaves_nothing,
+        ),
+        privileged(
+            "a_command_may_read_the_terminal",
+            a_command_may_read_the_terminal,
+        )
+        .with_ignored_flag(skipped || case::lacks("script")),
         privileged("a_detached_hook_is_named", a_detached_hook_is_named)
             .with_ignored_flag(skipped || case::lacks("bpftool")),
         Trial::test("usage_errors_end_with_2", usage_errors_end_with_2),
@@ -102,6 +112,56 @@ fn nothing_is_left_behind() -> Result<(), Failed> {
     let files: Vec<_> = std::fs::read_dir(directory.path())?.collect();
     if files.len() != 2 {
         return Err(format!("files beside the report: {files:?}").into());
+    }
+    Ok(())
+}
+
+fn an_early_signal_leaves_nothing() -> Result<(), Failed> {
+    let own = std::fs::read_to_string("/proc/self/cgroup")?;
+    let below = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .ok_or("no cgroup v2")?;
+    let parent = tracer_user::cgroup::mount()?.join(below);
+    for delay_ms in (0..300).step_by(25) {
+        let mut audit = tracer()
+            .args(["run", "--", "sleep", "30"])
+            .stderr(Stdio::null())
+            .spawn()?;
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        let pid = rustix::process::Pid::from_child(&audit);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        audit.wait()?;
+        let left = parent.join(format!("watertight-{}-0", audit.id()));
+        if left.exists() {
+            return Err(format!("{} after {delay_ms} ms", left.display()).into());
+        }
+    }
+    Ok(())
+}
+
+/// `script` gives the tracer a terminal and types what it reads.
+fn a_command_may_read_the_terminal() -> Result<(), Failed> {
+    let line = format!(
+        "{} run -- head -n 1; echo status $?; head -n 1",
+        env!("CARGO_BIN_EXE_tracer")
+    );
+    let mut script = Command::new("timeout")
+        .args(["20", "script", "-q", "-c", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    script
+        .stdin
+        .take()
+        .ok_or("no pipe")?
+        .write_all(b"first\nsecond\n")?;
+    let output = script.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    // Once as it is typed, once as it is read; and the shell has its terminal back afterwards.
+    let read = |word| text.lines().filter(|line| *line == word).count() == 2;
+    if !output.status.success() || !text.contains("status 0") || !read("first") || !read("second") {
+        return Err(format!("{}: {text}", output.status).into());
     }
     Ok(())
 }

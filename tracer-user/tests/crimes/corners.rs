@@ -2,12 +2,15 @@
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::thread;
+use std::time::Duration;
 
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketType, ipproto,
@@ -31,6 +34,19 @@ pub(super) fn commit(name: &str) {
         "corner_pooled_peer_done" => pooled_peer_done(),
         "corner_connected_to_itself" => connected_to_itself(),
         "corner_listening_again" => listening_again(),
+        "corner_no_route_kept" => no_route(false),
+        "corner_no_route_then_connected" => no_route(true),
+        "corner_mptcp_accepted_and_open" => {
+            mptcp_accepted(|listener| drop_address(listener.accept()))
+        }
+        "corner_mptcp_accepted_unseen_and_open" => {
+            mptcp_accepted(|listener| rustix::net::accept(listener).unwrap().into())
+        }
+        "corner_close_wait_left_in_time" => close_wait_left(Duration::ZERO),
+        "corner_close_wait_left_too_late" => close_wait_left(TOO_LONG),
+        "corner_closed_by_both" => closed_by_both(),
+        "corner_reset_after_own_finish" => reset_after_own_finish(),
+        "corner_held_by_many" => held_by_many(),
         name => panic!("no deed is called {name:?}"),
     }
 }
@@ -140,7 +156,7 @@ fn passed_in_flight() {
     let (here, _there) = UnixStream::pair().unwrap();
     pass(&here, &dialed);
     drop(dialed);
-    thread::sleep(std::time::Duration::from_secs(60));
+    thread::sleep(Duration::from_secs(60));
 }
 
 fn passed_and_kept() {
@@ -197,7 +213,7 @@ fn io_uring(keep: bool) {
     ring.submit_and_wait(1).unwrap();
     assert_eq!(ring.completion().next().unwrap().result(), 0);
     if keep {
-        thread::sleep(std::time::Duration::from_secs(60));
+        thread::sleep(Duration::from_secs(60));
     }
     ring.submitter().unregister_files().unwrap();
 }
@@ -239,5 +255,89 @@ fn listening_again() {
     rustix::net::listen(&socket, 1).unwrap();
     rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
     rustix::net::listen(&socket, 1).unwrap();
+    thread::sleep(TOO_LONG);
+}
+
+/// TCP has no broadcast: the connect fails before a SYN is sent.
+fn no_route(connect_then: bool) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let socket = super::socket();
+    let failed = rustix::net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::BROADCAST, 9));
+    assert_eq!(failed, Err(Errno::NETUNREACH));
+    if connect_then {
+        rustix::net::connect(&socket, &listener.local_addr().unwrap()).unwrap();
+    } else {
+        confess(&socket);
+    }
+    thread::sleep(TOO_LONG);
+}
+
+fn drop_address(accepted: std::io::Result<(TcpStream, SocketAddr)>) -> TcpStream {
+    accepted.unwrap().0
+}
+
+/// Nobody annotates, and no hook knows of the accepted socket before it is asked for or met.
+fn mptcp_accepted(accept: fn(&TcpListener) -> TcpStream) {
+    let (listener, address) = mptcp_listener();
+    let dialed = mptcp_socket();
+    rustix::net::connect(&dialed, &address).unwrap();
+    let _accepted = accept(&listener);
+    thread::sleep(Duration::from_secs(60));
+}
+
+/// Both ends of a connection that nobody annotates, with three bytes read one way and five the other.
+fn plain_connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    dialed.write_all(b"abc").unwrap();
+    accepted.read_exact(&mut [0; 3]).unwrap();
+    accepted.write_all(b"hello").unwrap();
+    dialed.read_exact(&mut [0; 5]).unwrap();
+    (dialed, accepted)
+}
+
+/// The peer finishes first, then this side, and the descriptor stays.
+fn close_wait_left(after: Duration) {
+    let (mut dialed, accepted) = plain_connection();
+    drop(accepted);
+    assert_eq!(dialed.read(&mut [0; 1]).unwrap(), 0);
+    confess(&dialed);
+    thread::sleep(after);
+    dialed.shutdown(Shutdown::Write).unwrap();
+    thread::sleep(TOO_LONG);
+}
+
+/// This side finishes first, then the peer, and the descriptor stays.
+fn closed_by_both() {
+    let (mut dialed, mut accepted) = plain_connection();
+    dialed.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(accepted.read(&mut [0; 1]).unwrap(), 0);
+    drop(accepted);
+    assert_eq!(dialed.read(&mut [0; 1]).unwrap(), 0);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+/// This side finishes, the peer resets: no FIN ever came.
+fn reset_after_own_finish() {
+    let (dialed, mut accepted) = plain_connection();
+    dialed.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(accepted.read(&mut [0; 1]).unwrap(), 0);
+    set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
+    drop(accepted);
+    confess(&dialed);
+    thread::sleep(TOO_LONG);
+}
+
+fn held_by_many() {
+    let (dialed, _accepted) = connection();
+    bind(&dialed, 1);
+    let copies: Vec<OwnedFd> = (0..100)
+        .map(|_| fcntl_dupfd_cloexec(&dialed, 100).unwrap())
+        .collect();
+    end(&dialed, 1);
+    confess(&dialed);
+    copies.iter().for_each(confess);
     thread::sleep(TOO_LONG);
 }

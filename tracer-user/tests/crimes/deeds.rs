@@ -21,6 +21,8 @@ mod foreign;
 mod mass;
 #[path = "namespaces.rs"]
 mod namespaces;
+#[path = "processes.rs"]
+mod processes;
 
 /// Grace of the cases, and a time that is surely longer.
 const GRACE: Duration = Duration::from_millis(300);
@@ -77,6 +79,7 @@ pub(crate) fn commit(name: &str) {
         "left_behind" => left_behind(),
         "own_status" => std::process::exit(7),
         name if name.starts_with("corner_") => corners::commit(name),
+        name if name.starts_with("process_") => processes::commit(name),
         name if name.starts_with("namespace_") => namespaces::commit(name),
         name if name.starts_with("foreign_") => foreign::commit(name),
         name if name.starts_with("many_") || name == "planted" => mass::commit(name),

@@ -1,0 +1,375 @@
+//! The corpus: every program that is tried, and what must be found of it.
+
+use serde_json::Value;
+
+use super::{BASE, Case, Holders, INCONCLUSIVE, LEAK, expect, guilty, innocent, only};
+
+pub(crate) fn all() -> Vec<Case> {
+    const OUTLIVED: &[(&str, usize)] = &[("outlived-request", 1)];
+    vec![
+        innocent("closes_in_time"),
+        guilty("fd_kept_after_end", OUTLIVED),
+        guilty("kept_by_a_dup", OUTLIVED),
+        guilty("held_twice", OUTLIVED),
+        guilty("kept_by_a_child", OUTLIVED),
+        Case {
+            more: |report| {
+                let found = only(report)?;
+                expect(&found["released_ns"].is_u64(), &true, "it was released")?;
+                expect(
+                    &found["holders"].as_array().map(Vec::len),
+                    &Some(1),
+                    "holders then",
+                )
+            },
+            ..guilty("released_after_grace", OUTLIVED)
+        },
+        Case {
+            more: |report| {
+                let found = only(report)?;
+                expect(&found["tcp_state"], &"CLOSE_WAIT".into(), "state")?;
+                expect(&found["owner"], &Value::Null, "owner")?;
+                expect(&found["bytes_in"], &5.into(), "bytes in")?;
+                expect(&found["unread_bytes"], &5.into(), "unread")?;
+                expect(&found["bytes_out"], &3.into(), "bytes out")
+            },
+            ..guilty("close_wait_left_open", &[("peer-closed", 1)])
+        },
+        Case {
+            more: |report| expect(&only(report)?["tcp_state"], &"CLOSE".into(), "state"),
+            ..guilty("refused_connect_left_open", &[("dead-socket", 1)])
+        },
+        guilty("reset_left_open", &[("dead-socket", 1)]),
+        innocent("bound_again"),
+        guilty("bound_again_then_kept", OUTLIVED),
+        Case {
+            more: |report| expect(&only(report)?["released_ns"].is_u64(), &true, "released"),
+            ..guilty("bound_again_too_late", OUTLIVED)
+        },
+        guilty("session_remnant", &[("session-remnant", 1)]),
+        guilty("unowned", &[("unowned", 1)]),
+        guilty("bound_to_an_ended_owner", OUTLIVED),
+        innocent("bound_to_an_ended_owner_and_released"),
+        innocent("pooled_after_end"),
+        guilty("end_told_by_another_process", OUTLIVED),
+        guilty("annotated_unix_socket", OUTLIVED),
+        innocent("never_connected"),
+        guilty("two_owners_kept", &[("outlived-request", 2)]),
+        guilty("whole_session_kept", &[("session-remnant", 3)]),
+        guilty("udp_kept_after_end", OUTLIVED),
+        innocent("ended_twice"),
+        innocent("replaced_by_dup2"),
+        innocent("half_closed_and_finished"),
+        guilty("accepted_without_asking_and_kept", &[("peer-closed", 1)]),
+        innocent("mptcp"),
+        guilty("mptcp_kept", OUTLIVED),
+        innocent("mptcp_listener_with_plain_clients"),
+        innocent("connected_again"),
+        guilty("passed_and_kept", OUTLIVED),
+        Case {
+            status: INCONCLUSIVE,
+            options: &["--grace", "300ms", "--for", "900ms"],
+            agrees: false,
+            more: |report| {
+                let reasons = report["reasons"].to_string();
+                expect(&reasons.contains("no file descriptor"), &true, "the reason")
+            },
+            ..innocent("passed_in_flight")
+        },
+        guilty("inherited_by_exec", OUTLIVED),
+        Case {
+            status: INCONCLUSIVE,
+            options: &["--grace", "300ms", "--for", "900ms"],
+            agrees: false,
+            ..innocent("io_uring_kept")
+        },
+        Case {
+            inherits: true,
+            status: INCONCLUSIVE,
+            more: |report| {
+                let reasons = report["reasons"].to_string();
+                expect(&reasons.contains("inherited fd 0"), &true, "the reason")
+            },
+            ..innocent("has_one_from_outside")
+        },
+        innocent("io_uring_released"),
+        innocent("killed"),
+        Case {
+            options: &["--grace", "300ms", "--idle", "400ms", "--deny", "idle"],
+            ..guilty("idle", &[("idle", 2)])
+        },
+        Case {
+            options: &["--grace", "300ms", "--idle", "400ms", "--deny", "idle"],
+            ..innocent("busy")
+        },
+        Case {
+            more: |report| {
+                let label = only(report)?["owner"]["label"].as_str();
+                expect(&label, &Some("\u{fffd}]52;c;evil\u{fffd}"), "label")
+            },
+            ..guilty("hostile_label", OUTLIVED)
+        },
+        Case {
+            needs: &["curl"],
+            ..innocent("foreign_curl")
+        },
+        Case {
+            needs: &["nginx"],
+            ..innocent("foreign_nginx")
+        },
+        Case {
+            needs: &["python3"],
+            ..innocent("foreign_python")
+        },
+        Case {
+            needs: &["python3"],
+            ..guilty("foreign_python_leaking", &[("peer-closed", 3)])
+        },
+        Case {
+            needs: &["go"],
+            ..innocent("foreign_go")
+        },
+        Case {
+            needs: &["go"],
+            ..guilty("foreign_go_leaking", &[("peer-closed", 3)])
+        },
+        Case {
+            needs: &["unshare", "ip"],
+            ..guilty("namespace_pid_kept", OUTLIVED)
+        },
+        Case {
+            needs: &["unshare", "ip"],
+            ..guilty("namespace_net_kept", OUTLIVED)
+        },
+        Case {
+            needs: &["unshare", "ip"],
+            ..innocent("namespace_net_released")
+        },
+        Case {
+            needs: &["unshare"],
+            started_by: &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
+            ..guilty("fd_kept_after_end in a namespace with its tracer", OUTLIVED)
+        },
+        Case {
+            options: WITH_STACKS,
+            more: |report| stack_names(only(report)?, "close_wait_left_open"),
+            ..guilty("close_wait_left_open with stacks", &[("peer-closed", 1)])
+        },
+        Case {
+            options: WITH_STACKS,
+            more: |report| stack_names(only(report)?, "kept_where_it_was_accepted"),
+            ..guilty("kept_where_it_was_accepted with stacks", OUTLIVED)
+        },
+        guilty("corner_accepted_late_without_asking", &[("peer-closed", 1)]),
+        innocent("corner_pooled_peer_done"),
+        innocent("corner_connected_to_itself"),
+        innocent("corner_listening_again"),
+        guilty("corner_no_route_kept", &[("dead-socket", 1)]),
+        innocent("corner_no_route_then_connected"),
+        Case {
+            options: UNTIL_JUDGED,
+            ..innocent("corner_mptcp_accepted_and_open")
+        },
+        Case {
+            options: UNTIL_JUDGED,
+            ..innocent("corner_mptcp_accepted_unseen_and_open")
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_close_wait_left_in_time", &[("dead-socket", 1)])
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_close_wait_left_too_late", &[("peer-closed", 1)])
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_closed_by_both", &[("dead-socket", 1)])
+        },
+        Case {
+            more: closed_with_exact_bytes,
+            ..guilty("corner_reset_after_own_finish", &[("dead-socket", 1)])
+        },
+        Case {
+            more: |report| expect(&only(report)?["holders_unlisted"], &0.into(), "unlisted"),
+            ..guilty("corner_held_by_many", OUTLIVED)
+        },
+        innocent("process_becomes_another_program"),
+        innocent("process_number_used_again"),
+        Case {
+            status: INCONCLUSIVE,
+            more: |report| {
+                let reasons = report["reasons"].to_string();
+                let told = "1 processes left the audited cgroup";
+                expect(
+                    &(reasons.contains(told) && reasons.contains("crimes")),
+                    &true,
+                    "the reason",
+                )
+            },
+            ..innocent("process_leaves")
+        },
+        innocent("process_goes_below"),
+        Case {
+            started_by: WITHIN_ANOTHER,
+            ..innocent("closes_in_time within another tracer")
+        },
+        Case {
+            started_by: WITHIN_ANOTHER,
+            ..guilty("fd_kept_after_end within another tracer", OUTLIVED)
+        },
+        innocent("accepted_late"),
+        innocent("never_accepted"),
+        innocent("udp"),
+        innocent("ipv6"),
+        Case {
+            more: |report| {
+                expect(
+                    &report["completeness"]["malformed_annotations"],
+                    &9.into(),
+                    "malformed",
+                )
+            },
+            ..innocent("malformed_annotations")
+        },
+        Case {
+            more: |report| {
+                let warned = &report["findings"][0];
+                expect(&warned["kind"], &"open-at-exit".into(), "kind")?;
+                expect(&warned["level"], &"warn".into(), "level")
+            },
+            ..innocent("open_at_exit")
+        },
+        Case {
+            options: &["--grace", "300ms", "--deny", "open-at-exit"],
+            holders: Holders::Nobody,
+            status: LEAK,
+            denied: &[("open-at-exit", 1)],
+            name: "open_at_exit denied",
+            ..BASE
+        },
+        Case {
+            options: &[
+                "--grace",
+                "300ms",
+                "--deny",
+                "peer-closed",
+                "--allow",
+                "peer-closed",
+            ],
+            name: "close_wait_left_open allowed",
+            ..BASE
+        },
+        Case {
+            options: &["--grace", "300ms", "--for", "600ms"],
+            more: |report| expect(&report["target"]["exit_status"], &Value::Null, "status"),
+            ..guilty("judged_while_running", OUTLIVED)
+        },
+        guilty("left_behind", OUTLIVED),
+        Case {
+            status: 7,
+            more: |report| expect(&report["target"]["exit_status"], &7.into(), "status"),
+            ..innocent("own_status")
+        },
+        Case {
+            options: PATIENT,
+            more: many,
+            ..innocent("many_connections")
+        },
+        Case {
+            options: PATIENT,
+            more: many,
+            ..guilty("many_connections_one_leaked", OUTLIVED)
+        },
+        Case {
+            options: PATIENT,
+            ..guilty("planted", &[("outlived-request", 25)])
+        },
+        Case {
+            options: TINY_RING,
+            more: many_and_lost,
+            ..innocent("many_connections with a tiny ring")
+        },
+        Case {
+            options: TINY_RING,
+            more: many_and_lost,
+            ..guilty("many_connections_one_leaked with a tiny ring", OUTLIVED)
+        },
+        Case {
+            options: SMALL_RING,
+            reader_stops: true,
+            more: many_and_lost,
+            ..innocent("many_connections with a stopped reader")
+        },
+        Case {
+            options: SMALL_RING,
+            reader_stops: true,
+            holders: Holders::AsConfessedIfSeen,
+            more: many_and_lost,
+            ..guilty(
+                "many_connections_one_leaked with a stopped reader",
+                OUTLIVED,
+            )
+        },
+    ]
+}
+
+const UNTIL_JUDGED: &[&str] = &["--grace", "300ms", "--for", "900ms"];
+const WITHIN_ANOTHER: &[&str] = &[
+    env!("CARGO_BIN_EXE_tracer"),
+    "run",
+    "--grace",
+    "300ms",
+    "--",
+];
+
+/// Three bytes went out and five came in, whatever SYNs and FINs went along.
+fn closed_with_exact_bytes(report: &Value) -> Result<(), String> {
+    let found = only(report)?;
+    expect(&found["tcp_state"], &"CLOSE".into(), "state")?;
+    expect(&found["bytes_in"], &5.into(), "bytes in")?;
+    expect(&found["bytes_out"], &3.into(), "bytes out")
+}
+
+const WITH_STACKS: &[&str] = &["--grace", "300ms", "--stacks"];
+
+/// The stack that opened the socket leads through this function of the test.
+fn stack_names(found: &Value, function: &str) -> Result<(), String> {
+    let stack = found["stack"].as_array().ok_or("no stack")?;
+    let named = stack.iter().any(|call| {
+        let name = call["function"].as_str().unwrap_or_default();
+        name.contains(function)
+            && call["source"]
+                .as_str()
+                .is_some_and(|at| at.contains("deeds.rs:"))
+    });
+    expect(&named, &true, function)
+}
+
+/// Where thousands of connections are made, a thread may wait for a processor longer than the other cases' grace.
+const PATIENT: &[&str] = &["--grace", "1s"];
+const TINY_RING: &[&str] = &["--grace", "1s", "--ring", "4"];
+const SMALL_RING: &[&str] = &["--grace", "1s", "--ring", "64"];
+
+/// The kernel's counts are exact, what only records tell is unknown.
+fn many_and_lost(report: &Value) -> Result<(), String> {
+    many_in_the_kernel(report)?;
+    expect(&report["owners"]["streams_bound"], &Value::Null, "bound")?;
+    expect(&report["outlive_ns"]["count"], &Value::Null, "outlive")?;
+    let lost = report["completeness"]["lost_events"].as_u64();
+    expect(&(lost > Some(0)), &true, "records were lost")
+}
+
+fn many(report: &Value) -> Result<(), String> {
+    many_in_the_kernel(report)?;
+    expect(&report["completeness"]["lost_events"], &0.into(), "lost")?;
+    expect(&report["owners"]["streams_bound"], &20_000.into(), "bound")?;
+    expect(&report["owners"]["streams_ended"], &20_000.into(), "ended")
+}
+
+/// 20,000 connections have 40,000 ends; there are eight listeners.
+fn many_in_the_kernel(report: &Value) -> Result<(), String> {
+    expect(&report["sockets"]["created"], &20_008.into(), "created")?;
+    expect(&report["sockets"]["accepted"], &20_000.into(), "accepted")?;
+    expect(&report["sockets"]["connected"], &20_000.into(), "connected")
+}
