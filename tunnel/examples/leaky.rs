@@ -26,10 +26,10 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tunnel::admin::{self, Admin};
 use tunnel::metrics::{Compat, Metrics, SessionMetrics, StreamMetrics};
 use tunnel::mux::Ending;
 use tunnel::scope::{self, Scope};
-use tunnel::server::admin;
 use tunnel::session::Party;
 use tunnel::socket::{Listener, Mark, NOBODY, Owner, Role, Socket};
 use tunnel::target::Target;
@@ -118,9 +118,11 @@ async fn main() -> anyhow::Result<()> {
         ));
     }
     if let Some(address) = args.metrics {
-        let listener = Listener::listen(address, "metrics").await?;
-        println!("listening metrics={}", listener.address());
-        scope.spawn_interruptible(admin::serve(metrics, listener, scope.handle()));
+        let port = Admin::new(metrics)
+            .listen(admin::Config::new(address))
+            .await?;
+        println!("listening metrics={}", port.address());
+        scope.spawn_interruptible(port.serve(scope.handle()));
     }
     tokio::select! {
         _ = terminate.recv() => {}

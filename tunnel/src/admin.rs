@@ -70,7 +70,7 @@ impl Config {
 pub enum AdminError {
     /// Others than this machine would reach it.
     #[error(
-        "the admin port at {0} would show sessions and targets to whoever reaches it: listen on 127.0.0.1 or [::1], or say that it may be public (admin_public)"
+        "the admin port at {0} would show sessions and targets to whoever reaches it: listen on 127.0.0.1 or [::1], or set admin-public"
     )]
     Public(SocketAddr),
     /// The address cannot be listened on; the error names it.

@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub mod access;
-pub mod admin;
 mod admission;
 mod connect;
 mod dialer;
@@ -32,6 +31,7 @@ mod relay;
 mod request;
 pub mod roster;
 mod socks5;
+mod subject;
 mod visitor;
 
 pub use admission::{INVITATIONS_MAX, InviteError};
@@ -51,7 +51,7 @@ use peer::Peers;
 use ports::Ports;
 use registry::Registry;
 
-use crate::admin::{Admin, AdminError};
+use crate::admin::{self, Admin, AdminError};
 use crate::clock::Clock;
 use crate::flow;
 use crate::link;
@@ -77,14 +77,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// More public ports: SOCKS5 and HTTP CONNECT.
     pub ports: Vec<Port>,
-    /// Where the admin port is, see [`crate::admin`]: counters, health, sessions.
-    pub metrics: Option<SocketAddr>,
-    /// Whether the admin port may listen on an address that others than this machine reach.
-    pub admin_public: bool,
-    /// The names by which the admin port may be asked, besides addresses and `localhost`.
-    pub admin_hosts: Vec<String>,
-    /// Streams that the admin port lists at the most.
-    pub admin_streams_max: usize,
+    /// The admin port: counters, health, sessions.
+    pub admin: Option<admin::Config>,
     /// Whose counters there are besides our own.
     pub compat_metrics: Option<Compat>,
     /// Which agents are let in, and what may be asked of them.
@@ -129,10 +123,7 @@ impl Config {
             tls_handshake_timeout: Duration::from_secs(10),
             forwards: Vec::new(),
             ports: Vec::new(),
-            metrics: None,
-            admin_public: false,
-            admin_hosts: Vec::new(),
-            admin_streams_max: 1000,
+            admin: None,
             compat_metrics: None,
             access: access.into(),
             roster: None,
@@ -237,7 +228,7 @@ impl Server {
         let front = Listener::listen(config.listen, "front").await?;
         front.set_options(config.splice.tcp);
         let wanted = config.all_ports();
-        let admin = config.admin();
+        let admin = config.admin.clone();
         let peers = config.peers.as_deref();
         let servers = peers.map(Peers::names).unwrap_or_default();
         let shared = Arc::new(Shared {
@@ -320,7 +311,7 @@ impl Server {
 
     /// Returns the address of the admin port, if there is one.
     #[must_use]
-    pub const fn metrics(&self) -> Option<SocketAddr> {
+    pub const fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
 

@@ -24,7 +24,7 @@ pub(super) fn check<B>(request: &Request<B>, hosts: &[String]) -> Result<(), (St
         };
         if !is_ours(authority.host(), hosts) {
             let status = StatusCode::MISDIRECTED_REQUEST;
-            let why = "ask by address or as localhost, or add this name to admin_hosts\n";
+            let why = "ask by address or as localhost, or set admin-host to this name\n";
             return Err((status, why.to_owned()));
         }
     }

@@ -14,8 +14,12 @@ use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, round_trip, t
 use crate::world::connect;
 
 async fn rig() -> (Rig, SocketAddr) {
-    let rig = Rig::start_with(|server| server.metrics = Some(loopback()), |_| {}).await;
-    let admin = rig.server.metrics().unwrap();
+    let rig = Rig::start_with(
+        |server| server.admin = Some(Config::new(loopback())),
+        |_| {},
+    )
+    .await;
+    let admin = rig.server.admin().unwrap();
     (rig, admin)
 }
 
@@ -116,8 +120,10 @@ async fn a_server_shows_its_sessions_and_streams() {
 async fn streams_are_listed_up_to_their_bound() {
     let rig = Rig::start_with(
         |server| {
-            server.metrics = Some(loopback());
-            server.admin_streams_max = 3;
+            server.admin = Some(Config {
+                streams_max: 3,
+                ..Config::new(loopback())
+            });
         },
         |_| {},
     )
@@ -126,7 +132,7 @@ async fn streams_are_listed_up_to_their_bound() {
     for _ in 0..5 {
         pairs.push(rig.pair().await);
     }
-    let streams = json(rig.server.metrics().unwrap(), "/admin/streams").await;
+    let streams = json(rig.server.admin().unwrap(), "/admin/streams").await;
     assert_eq!(streams["total"], 5);
     assert_eq!(streams["streams"].as_array().unwrap().len(), 3);
 }
@@ -170,17 +176,19 @@ async fn only_questions_by_an_address_are_answered() {
 async fn an_address_that_others_reach_must_be_wanted() {
     let everywhere = "0.0.0.0:0".parse().unwrap();
     let mut config = server::Config::new(loopback(), token());
-    config.metrics = Some(everywhere);
+    let mut port = Config::new(everywhere);
+    config.admin = Some(port.clone());
     let error = Server::start(config.clone()).await.unwrap_err();
     assert!(
         matches!(error, StartError::Admin(AdminError::Public(_))),
         "{error}"
     );
-    assert!(error.to_string().contains("admin_public"), "{error}");
-    config.admin_public = true;
-    config.admin_hosts = vec!["tunnel.internal".to_owned()];
+    assert!(error.to_string().contains("admin-public"), "{error}");
+    port.public = true;
+    port.hosts = vec!["tunnel.internal".to_owned()];
+    config.admin = Some(port);
     let server = Server::start(config).await.unwrap();
-    let port = server.metrics().unwrap().port();
+    let port = server.admin().unwrap().port();
     let admin = SocketAddr::from(([127, 0, 0, 1], port));
     let answer = say(admin, "GET /readyz HTTP/1.1\r\nhost: tunnel.internal:1").await;
     assert_eq!(status(&answer), 200, "{answer}");

@@ -35,7 +35,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         "127.0.0.1:0",
         "--forward",
         &forward,
-        "--metrics",
+        "--admin",
         "127.0.0.1:0",
         "--compat-metrics",
         "remotedialer",
@@ -44,7 +44,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
     ]);
     let front = server.listening("front");
     let forward = server.listening("forward");
-    let metrics = server.listening("metrics");
+    let metrics = server.listening("admin");
     let url = format!("ws://{front}/connect");
     let mut agent = Process::start(&[
         "agent", "--server", &url, "--name", "web", "--allow", &address,
@@ -259,7 +259,7 @@ fn what_is_missing_or_wrong_is_named() {
         ),
         (
             run(command(&server).args(["--compat-metrics", "remotedialer"])),
-            "--metrics",
+            "--admin",
         ),
         (
             run(&mut command(&[

@@ -128,7 +128,7 @@ fn tunnel(binaries: &Path, target: SocketAddr) -> Result<Service> {
                 "server",
                 "--listen",
                 "127.0.0.1:0",
-                "--metrics",
+                "--admin",
                 "127.0.0.1:0",
                 "--compat-metrics",
                 "remotedialer",
@@ -139,7 +139,7 @@ fn tunnel(binaries: &Path, target: SocketAddr) -> Result<Service> {
     )?;
     let front = server.listening("front")?;
     let forward = server.listening("forward")?;
-    let metrics = server.listening("metrics")?;
+    let metrics = server.listening("admin")?;
     let agent = agent(binaries, front, target)?;
     wait_until_served(front, target)?;
     Ok(Service {

@@ -112,7 +112,7 @@ pub(crate) enum Command {
     /// The public side: takes agents and visitors.
     ///
     /// Each listener is told on standard output as one line `listening KIND=ADDRESS`, KIND being front, forward, socks5, http-connect
-    /// or metrics; port 0 takes a free port.
+    /// or admin; port 0 takes a free port.
     Server(ServerArgs),
     /// The private side: connects to the server and dials what --allow names.
     ///

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tunnel::admin::Admin;
 use tunnel::agent::Agent;
 use tunnel::metrics::Metrics;
 use tunnel::scope::Scope;
-use tunnel::server::admin;
-use tunnel::socket::Listener;
 
 use crate::announce;
 use crate::cli::AgentArgs;
@@ -26,17 +25,19 @@ pub(crate) async fn connect(args: AgentArgs, mut signals: Signals) -> anyhow::Re
     let plan = options.clone().plan()?;
     watch.set(plan.files.iter().cloned().chain(file.clone()).collect());
     let metrics = Metrics::new(plan.compat_metrics).context("cannot register the counters")?;
-    let admin = Scope::new();
-    if let Some(address) = plan.metrics {
-        let listener = Listener::listen(address, "metrics").await?;
-        announce("metrics", listener.address())?;
-        admin.spawn_interruptible(admin::serve(Arc::clone(&metrics), listener, admin.handle()));
-    }
     let agents: Vec<Agent> = plan
         .configs
         .into_iter()
         .map(|config| Agent::start(config, Some(Arc::clone(&metrics))))
         .collect();
+    let admin = Scope::new();
+    if let Some(config) = plan.admin {
+        let shown = Admin::new(Arc::clone(&metrics));
+        let shown = agents.iter().fold(shown, Admin::agent);
+        let port = shown.listen(config).await?;
+        announce("admin", port.address())?;
+        admin.spawn_interruptible(port.serve(admin.handle()));
+    }
     while signals.next_while(&metrics, &mut watch).await == Asked::Reload {
         let again = read().and_then(|new| Ok((new.clone(), new.plan()?)));
         match again {

@@ -8,9 +8,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
+use tunnel::target::Endpoint;
+
 use crate::file::nearest;
 
 mod agent;
+mod common;
 mod secret;
 mod server;
 mod state;
@@ -127,6 +130,21 @@ pub(crate) fn warn_of_strange_variables(known: &[String]) {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             let meant = nearest(&variable, &known).unwrap_or("none that is known");
             tracing::warn!(%variable, meant, "this variable sets nothing");
+        }
+    }
+}
+
+/// A host's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostName(pub(crate) String);
+
+impl FromStr for HostName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match Endpoint::parse(text, Some(1)) {
+            Ok(endpoint) if !text.contains(':') => Ok(Self(endpoint.host().to_owned())),
+            Ok(_) | Err(_) => Err(format!("{text:?} is not a host's name")),
         }
     }
 }

@@ -44,8 +44,8 @@ pub(crate) async fn serve(args: ServerArgs, mut signals: Signals) -> anyhow::Res
         };
         announce(kind, address)?;
     }
-    if let Some(metrics) = server.metrics() {
-        announce("metrics", metrics)?;
+    if let Some(admin) = server.admin() {
+        announce("admin", admin)?;
     }
     if let Some(join) = join {
         print_join(&server, &join, pin)?;

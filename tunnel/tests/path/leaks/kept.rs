@@ -55,25 +55,17 @@ impl Tunnel {
             &any,
             "--forward",
             &forward,
-            "--metrics",
+            "--admin",
             &any,
         ]);
         let front = server.listening("front");
         let forward = server.listening("forward");
-        let at_server = server.listening("metrics");
+        let at_server = server.listening("admin");
         let url = format!("ws://{front}/connect");
         let mut agent = Process::start(&[
-            "agent",
-            "--server",
-            &url,
-            "--name",
-            "web",
-            "--allow",
-            &address,
-            "--metrics",
-            &any,
+            "agent", "--server", &url, "--name", "web", "--allow", &address, "--admin", &any,
         ]);
-        let at_agent = agent.listening("metrics");
+        let at_agent = agent.listening("admin");
         let connected = async {
             while gauge(&counters(&at_server).await, "watertight_sessions ") == 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use hyper::header::HeaderName;
+use tunnel::admin;
 use tunnel::agent::policy::{Policy, Rule};
 use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, Invited, Join, ServerUrl};
@@ -16,7 +17,9 @@ use tunnel::server::handshake::LINKS_MAX;
 use tunnel::tls::{self, Pin};
 use tunnel::token::Token;
 
-use super::{Span, name, named, options, path, rebase, secret, state, text, texts};
+use super::{
+    HostName, Span, common, name, named, options, path, rebase, secret, state, text, texts,
+};
 use crate::cli::{CompatArg, DialectArg};
 
 options! {
@@ -87,9 +90,31 @@ options! {
         #[arg(long, value_name = "DURATION")]
         #[serde(deserialize_with = "text")]
         linger: Span,
-        /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
+        /// How long any stream may go without a byte in either direction before it is reset; 0s for ever [default: 0s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        idle: Span,
+        /// How long a connection may be silent before TCP asks whether the other end is still there; 0s never asks [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        tcp_keepalive: Span,
+        /// How long what was sent may go unacknowledged before TCP gives the connection up; 0s leaves it to the system
+        /// [default: 30s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        tcp_user_timeout: Span,
+        /// Serve the admin port: /metrics for Prometheus, /livez, /readyz, /admin/sessions, /admin/streams, and a page at /. Not served
+        /// without this.
         #[arg(long, value_name = "IP:PORT")]
-        metrics: SocketAddr,
+        admin: SocketAddr,
+        /// Let --admin listen on an address that other machines reach: it shows sessions and targets to whoever asks.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+        admin_public: bool,
+        /// A name by which the admin port may be asked, besides addresses and localhost; others are refused, so that no page of
+        /// another site can read it (DNS rebinding). Repeatable.
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        admin_host: Vec<HostName>,
         /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
         #[arg(long, value_enum, value_name = "PROGRAM")]
         compat_metrics: CompatArg,
@@ -111,7 +136,7 @@ options! {
 pub(crate) struct AgentPlan {
     /// One for each server.
     pub(crate) configs: Vec<agent::Config>,
-    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) admin: Option<admin::Config>,
     pub(crate) compat_metrics: Option<Compat>,
     pub(crate) drain: Duration,
     /// What decides about it besides the options themselves.
@@ -148,8 +173,9 @@ impl AgentOptions {
             ),
             Dialect::Native | Dialect::Remotedialer => {}
         }
-        if self.compat_metrics.is_some() && self.metrics.is_none() {
-            bail!("--compat-metrics adds to what --metrics IP:PORT serves: set that too");
+        let admin = common::admin(self.admin, self.admin_public, self.admin_host.clone())?;
+        if self.compat_metrics.is_some() && admin.is_none() {
+            bail!("--compat-metrics adds to what --admin IP:PORT serves: set that too");
         }
         for (option, span) in [
             ("--dial-timeout", self.dial_timeout),
@@ -238,6 +264,12 @@ impl AgentOptions {
             if let Some(Span(span)) = self.dial_timeout {
                 config.dial_timeout = span;
             }
+            common::timeouts(
+                (&mut config.splice, &mut config.link),
+                self.idle,
+                self.tcp_keepalive,
+                self.tcp_user_timeout,
+            );
             if let Some(Span(span)) = self.linger {
                 config.splice.linger = span;
             }
@@ -245,7 +277,7 @@ impl AgentOptions {
         }
         Ok(AgentPlan {
             configs,
-            metrics: self.metrics,
+            admin,
             compat_metrics: self.compat_metrics.map(Into::into),
             drain: self
                 .drain

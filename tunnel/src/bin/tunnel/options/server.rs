@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::env::VarError;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +17,13 @@ use tunnel::server::access::{Access, Grant, Rights};
 use tunnel::server::handshake::{self, Remotedialer};
 use tunnel::server::peer::{Peer, Peers};
 use tunnel::server::port::{self, Credentials, ProxyPort};
-use tunnel::server::{self, Forward, Listen, Port};
+use tunnel::server::{self, Forward, Limits, Listen, Port};
 use tunnel::tls::{self, Files};
 use tunnel::token::{Digest, Token, TokenError};
 
-use super::{Invitee, Span, name, named, options, path, rebase, secret, state, text, texts};
+use super::{
+    HostName, Invitee, Span, common, name, named, options, path, rebase, secret, state, text, texts,
+};
 use crate::cli::{ClientsArg, CompatArg};
 use crate::serve::{JoinPlan, TlsSource};
 
@@ -93,9 +96,18 @@ options! {
         #[arg(long, value_name = "FILE")]
         #[serde(deserialize_with = "path")]
         proxy_credentials_file: PathBuf,
-        /// Serve Prometheus counters at http://IP:PORT/metrics. Not served without this.
+        /// Serve the admin port: /metrics for Prometheus, /livez, /readyz, /admin/sessions, /admin/streams, and a page at /. Not served
+        /// without this.
         #[arg(long, value_name = "IP:PORT")]
-        metrics: SocketAddr,
+        admin: SocketAddr,
+        /// Let --admin listen on an address that other machines reach: it shows sessions and targets to whoever asks.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+        admin_public: bool,
+        /// A name by which the admin port may be asked, besides addresses and localhost; others are refused, so that no page of
+        /// another site can read it (DNS rebinding). Repeatable.
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        #[serde(deserialize_with = "texts")]
+        admin_host: Vec<HostName>,
         /// Serve another program's counters too, under its own names and labels, so that its dashboards go on working.
         #[arg(long, value_enum, value_name = "PROGRAM")]
         compat_metrics: CompatArg,
@@ -115,6 +127,19 @@ options! {
         #[arg(long, value_name = "DURATION")]
         #[serde(deserialize_with = "text")]
         linger: Span,
+        /// How long any stream may go without a byte in either direction before it is reset; 0s for ever [default: 0s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        idle: Span,
+        /// How long a connection may be silent before TCP asks whether the other end is still there; 0s never asks [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        tcp_keepalive: Span,
+        /// How long what was sent may go unacknowledged before TCP gives the connection up; 0s leaves it to the system
+        /// [default: 30s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        tcp_user_timeout: Span,
         /// How long a UDP flow may go without a datagram before it ends; it may take twice as long [default: 60s].
         #[arg(long, value_name = "DURATION")]
         #[serde(deserialize_with = "text")]
@@ -131,6 +156,16 @@ options! {
         /// Streams of one agent at once; more are refused with 503 [default: 8192].
         #[arg(long, value_name = "COUNT")]
         max_streams: usize,
+        /// Streams that visitors may open a second to one agent; more are refused. No bound without.
+        #[arg(long, value_name = "COUNT")]
+        opens_per_second: NonZeroU32,
+        /// Streams that may be opened at once after a pause, with --opens-per-second [default: 100].
+        #[arg(long, value_name = "COUNT")]
+        opens_burst: NonZeroU32,
+        /// Payload bytes a second that the streams of one agent may carry, both directions together; more wait where they come
+        /// from. No bound without.
+        #[arg(long, value_name = "BYTES")]
+        bytes_per_second: NonZeroU64,
         /// Take clients of rancher/remotedialer too: those that ask for no WebSocket subprotocol. They send the same token and their
         /// name in X-Tunnel-ID.
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
@@ -185,6 +220,12 @@ pub(crate) struct GrantOptions {
     /// What may be asked of it, written like the agent's --allow.
     #[serde(deserialize_with = "texts")]
     pub(crate) targets: Option<Vec<Rule>>,
+    /// Instead of the server's --opens-per-second.
+    pub(crate) opens_per_second: Option<NonZeroU32>,
+    /// Instead of the server's --opens-burst.
+    pub(crate) opens_burst: Option<NonZeroU32>,
+    /// Instead of the server's --bytes-per-second.
+    pub(crate) bytes_per_second: Option<NonZeroU64>,
     /// Which ports may lead to it, by where they listen; port 0 stands for every port of its address.
     #[serde(deserialize_with = "texts")]
     pub(crate) ports: Option<Vec<Listen>>,
@@ -272,8 +313,9 @@ impl ServerOptions {
             let zero = span.is_some_and(|Span(span)| span.is_zero());
             ensure!(!zero, "{option} must be longer than 0s: {why}");
         }
-        if self.compat_metrics.is_some() && self.metrics.is_none() {
-            bail!("--compat-metrics adds to what --metrics IP:PORT serves: set that too");
+        let admin = common::admin(self.admin, self.admin_public, self.admin_host.clone())?;
+        if self.compat_metrics.is_some() && admin.is_none() {
+            bail!("--compat-metrics adds to what --admin IP:PORT serves: set that too");
         }
         if self.remotedialer_token_header.is_some() && self.accept_remotedialer != Some(true) {
             bail!("--remotedialer-token-header is for --accept-remotedialer: set that too");
@@ -313,7 +355,19 @@ impl ServerOptions {
             );
         }
         config.peers = peers.map(Arc::new);
-        config.metrics = self.metrics;
+        config.admin = admin;
+        config.limits = limits(
+            self.opens_per_second,
+            self.opens_burst,
+            self.bytes_per_second,
+            Limits::default(),
+        );
+        common::timeouts(
+            (&mut config.splice, &mut config.link),
+            self.idle,
+            self.tcp_keepalive,
+            self.tcp_user_timeout,
+        );
         config.compat_metrics = self.compat_metrics.map(Into::into);
         set(&mut config.header_timeout, self.header_timeout);
         set(&mut config.response_timeout, self.response_timeout);
@@ -444,6 +498,12 @@ impl ServerOptions {
     /// Returns who is let in, and the secret that agents share, if they do.
     fn access(&self, invites: bool) -> anyhow::Result<(Access, Option<Token>)> {
         let mut access = Access::default();
+        let of_all = limits(
+            self.opens_per_second,
+            self.opens_burst,
+            self.bytes_per_second,
+            Limits::default(),
+        );
         for (name, grant) in self.agents.iter().flatten() {
             ensure!(
                 handshake::is_name(name),
@@ -458,7 +518,12 @@ impl ServerOptions {
                 targets: grant.targets.clone().map(Policy::new),
                 ports: grant.ports.clone(),
             };
-            let limits = None;
+            let own = (
+                grant.opens_per_second,
+                grant.opens_burst,
+                grant.bytes_per_second,
+            );
+            let limits = (own != (None, None, None)).then(|| limits(own.0, own.1, own.2, of_all));
             access.grant(
                 name.clone(),
                 Grant {
@@ -549,6 +614,19 @@ impl ServerOptions {
             ..tls::ClientFiles::default()
         })?;
         Ok(Some(peers))
+    }
+}
+
+fn limits(
+    opens_per_second: Option<NonZeroU32>,
+    burst: Option<NonZeroU32>,
+    bytes_per_second: Option<NonZeroU64>,
+    otherwise: Limits,
+) -> Limits {
+    Limits {
+        opens_per_second: opens_per_second.or(otherwise.opens_per_second),
+        burst: burst.map_or(otherwise.burst, NonZeroU32::get),
+        bytes_per_second: bytes_per_second.or(otherwise.bytes_per_second),
     }
 }
 
