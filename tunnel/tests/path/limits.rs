@@ -132,6 +132,11 @@ async fn bytes_beyond_the_rate_wait_in_both_directions_and_none_is_lost() {
         format!("GET /client/web/http/{at}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     visitor.write_all(request.as_bytes()).await.unwrap();
     let (mut target, _) = within(LONG, "the dial", rig.target.accept()).await.unwrap();
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        let read = within(LONG, "the request", target.read_buf(&mut asked)).await;
+        assert!(read.unwrap() > 0);
+    }
     let began = Instant::now();
     let answering = async {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", data.len());
