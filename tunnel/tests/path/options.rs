@@ -20,6 +20,13 @@ fn options(subcommand: &str) -> Vec<(String, bool)> {
             line.split_once(", --").map(|(_, rest)| rest)
         })?;
         let (name, value) = rest.split_at_checked(rest.find([' ', '['])?)?;
+        // An option that a sentence names may stand at the beginning of a line, too.
+        let is_option = value.trim_start().starts_with(['<', '[']);
+        let is_name =
+            |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        if !is_option || !name.chars().all(is_name) {
+            return None;
+        }
         let is_switch = value.starts_with('[');
         Some((name.to_owned(), is_switch))
     });
