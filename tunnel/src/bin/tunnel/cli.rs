@@ -113,13 +113,13 @@ pub(crate) enum Command {
     ///
     /// Each listener is told on standard output as one line `listening KIND=ADDRESS`, KIND being front, forward, socks5, http-connect
     /// or admin; port 0 takes a free port.
-    Server(ServerArgs),
+    Server(Box<ServerArgs>),
     /// The private side: connects to the server and dials what --allow names.
     ///
     /// The links to the server, and nothing else, go through the HTTP proxy that http_proxy or else all_proxy names as
     /// http://[USER:PASSWORD@]HOST[:PORT]. no_proxy lists what is reached without: names, which stand for all below them, addresses,
     /// networks as 10.0.0.0/8, or * for everything. All of them may be in capitals, too. Servers on this machine need no proxy.
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Checks a configuration file and everything that it names, and starts nothing.
     ///
     /// The exit status is 0 if `server` or `agent`, whichever the file has a table for, would start with it in this environment.

@@ -51,9 +51,9 @@ fn start_logging(format: LogFormat) {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Server(args) => block_on(async { serve::serve(args, Signals::listen()?).await }),
+        Command::Server(args) => block_on(async { serve::serve(*args, Signals::listen()?).await }),
         Command::Agent(args) => {
-            block_on(async { connect::connect(args, Signals::listen()?).await })
+            block_on(async { connect::connect(*args, Signals::listen()?).await })
         }
         Command::Check(args) => check::check(&args.file),
         Command::Token(args) => token::token(args.file.as_deref()),
