@@ -68,6 +68,7 @@ pub struct Metrics {
     datagrams_dropped: IntCounterVec,
     limit_rejections: IntCounterVec,
     tls_handshake_failures: IntCounterVec,
+    agents_refused: IntCounterVec,
     stream_timeouts: IntCounterVec,
     throttled: Counter,
     remotedialer: Option<remotedialer::Counters>,
@@ -122,6 +123,11 @@ impl Metrics {
                 "watertight_limit_rejections_total",
                 "What a configured limit refused, by limit.",
                 "limit",
+            )?,
+            agents_refused: counters(
+                "watertight_agents_refused_total",
+                "Requests for a link that were refused, by HTTP status: 401 is a token that is not good.",
+                "status",
             )?,
             tls_handshake_failures: counters(
                 "watertight_tls_handshake_failures_total",
@@ -227,6 +233,11 @@ impl Metrics {
     /// Counts what a limit refused.
     pub fn limit_rejected(&self, limit: &str) {
         self.limit_rejections.with_label_values(&[limit]).inc();
+    }
+
+    /// Counts a request for a link that was refused.
+    pub fn agent_refused(&self, status: &str) {
+        self.agents_refused.with_label_values(&[status]).inc();
     }
 
     /// Counts a TLS handshake that failed.

@@ -198,6 +198,7 @@ async fn connect(
     } = match handshake::check(&request, doors) {
         Ok(accepted) => accepted,
         Err(refused) => {
+            shared.metrics.agent_refused(refused.status.as_str());
             tracing::warn!(
                 status = refused.status.as_u16(),
                 why = refused.why,

@@ -32,6 +32,12 @@ async fn an_agent_with_the_wrong_token_does_not_get_in() {
     let agent = Agent::start(config, None);
     let connected = tokio::time::timeout(Duration::from_millis(300), agent.connected()).await;
     assert!(connected.is_err());
+    let counters = server.counters().text().unwrap();
+    assert!(!counters.contains("watertight_agents_refused_total{status=\"401\"} 0"));
+    assert!(
+        counters.contains("watertight_agents_refused_total{status=\"401\"}"),
+        "{counters}"
+    );
     agent.drain(Duration::ZERO).await;
 }
 

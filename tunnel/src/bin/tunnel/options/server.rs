@@ -115,6 +115,13 @@ options! {
         #[arg(long, value_name = "DURATION")]
         #[serde(deserialize_with = "text")]
         drain: Span,
+        /// How long a TLS handshake may take [default: 10s].
+        #[arg(long, value_name = "DURATION")]
+        #[serde(deserialize_with = "text")]
+        handshake_timeout: Span,
+        /// The longest message of a link that is taken, in bytes; a longer one ends its link [default: 262144].
+        #[arg(long, value_name = "BYTES")]
+        max_message: usize,
         /// How long the head of a request may take, and how long a kept-alive connection may be silent [default: 30s].
         #[arg(long, value_name = "DURATION")]
         #[serde(deserialize_with = "text")]
@@ -295,6 +302,11 @@ impl ServerOptions {
         for (option, span, why) in [
             ("--udp-idle", self.udp_idle, "every flow would end at once"),
             (
+                "--handshake-timeout",
+                self.handshake_timeout,
+                "nobody could come by TLS",
+            ),
+            (
                 "--header-timeout",
                 self.header_timeout,
                 "no request could be read",
@@ -369,6 +381,7 @@ impl ServerOptions {
             self.tcp_user_timeout,
         );
         config.compat_metrics = self.compat_metrics.map(Into::into);
+        set(&mut config.tls_handshake_timeout, self.handshake_timeout);
         set(&mut config.header_timeout, self.header_timeout);
         set(&mut config.response_timeout, self.response_timeout);
         set(&mut config.splice.linger, self.linger);
@@ -376,6 +389,14 @@ impl ServerOptions {
         config.flow.flows_max = self.max_flows.unwrap_or(config.flow.flows_max);
         config.connections_max = self.max_connections.unwrap_or(config.connections_max);
         config.sessions_max = self.max_sessions.unwrap_or(config.sessions_max);
+        if let Some(bytes) = self.max_message {
+            let least = 2 * config.link.batch;
+            ensure!(
+                bytes >= least,
+                "--max-message must be at least {least}: agents send messages of up to half of that"
+            );
+            config.link.message_max = bytes;
+        }
         if let Some(streams) = self.max_streams {
             config.mux.max_streams = streams;
             config.legacy.max_streams = streams;
