@@ -17,6 +17,7 @@ use crate::flow::Dropped;
 use crate::mux::{By, Ending, Reason};
 use crate::session::Party;
 use crate::target::Target;
+use crate::tls;
 use lifetimes::Lifetimes;
 use remotedialer::{Added, ClientBytes, PeerCounters};
 
@@ -43,6 +44,8 @@ pub enum Timeout {
 }
 
 impl Timeout {
+    const ALL: [Self; 5] = [Self::Idle, Self::Linger, Self::Dial, Self::Open, Self::Tcp];
+
     const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -166,6 +169,18 @@ impl Metrics {
         }
         for reason in CONNECT_FAILURES {
             self.connect_failures.with_label_values(&[reason]);
+        }
+        for limit in LIMITS {
+            self.limit_rejections.with_label_values(&[limit]);
+        }
+        for status in REFUSALS {
+            self.agents_refused.with_label_values(&[status]);
+        }
+        for timeout in Timeout::ALL {
+            self.stream_timeouts.with_label_values(&[timeout.name()]);
+        }
+        for reason in tls::Failure::REASONS {
+            self.tls_handshake_failures.with_label_values(&[reason]);
         }
         for dropped in Dropped::ALL {
             self.datagrams_dropped.with_label_values(&[dropped.name()]);
@@ -415,17 +430,35 @@ impl Drop for StreamMetrics {
 }
 
 /// What is counted for visitors besides [`Reason`]s.
-const NO_ROUTE: [&str; 2] = ["no agent", "no right"];
+const NO_ROUTE: [&str; 3] = ["no agent", "no right", "limit"];
 
 /// Why an agent does not reach its server, as [`Metrics::connect_failed`] is told.
-const CONNECT_FAILURES: [&str; 6] = [
+const CONNECT_FAILURES: [&str; 10] = [
     "unresolved",
     "unreachable",
     "proxy",
     "refused",
     "handshake",
     "timed out",
+    "certificate",
+    "client certificate",
+    "tls",
+    "tls files",
 ];
+
+/// The limits that refuse, as [`Metrics::limit_rejected`] is told.
+const LIMITS: [&str; 7] = [
+    "connections",
+    "frame_size",
+    "handshake",
+    "header",
+    "opens_per_second",
+    "sessions",
+    "streams",
+];
+
+/// Why a link is refused, as [`Metrics::agent_refused`] is told.
+const REFUSALS: [&str; 5] = ["400", "401", "403", "405", "426"];
 
 /// The counters of the way to one peer.
 #[derive(Debug)]

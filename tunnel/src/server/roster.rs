@@ -68,6 +68,15 @@ impl Roster {
     }
 }
 
+/// Checks that a server could take this file for its roster.
+///
+/// # Errors
+///
+/// What is wrong with the file, with its name.
+pub fn check(file: &Path) -> io::Result<()> {
+    Roster::load(Some(file)).map(drop)
+}
+
 fn read(file: &Path) -> io::Result<BTreeMap<String, Digest>> {
     let length = match std::fs::metadata(file) {
         Ok(metadata) => metadata.len(),

@@ -274,6 +274,18 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// All reasons that are counted.
+    pub(crate) const REASONS: [&str; 8] = [
+        "plain http",
+        "not tls",
+        "timed out",
+        "gone",
+        "client certificate",
+        "distrusted",
+        "incompatible",
+        "protocol",
+    ];
+
     /// Returns the reason that is counted.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

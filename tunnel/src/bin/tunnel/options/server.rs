@@ -17,6 +17,7 @@ use tunnel::server::access::{Access, Grant, Rights};
 use tunnel::server::handshake::{self, Remotedialer};
 use tunnel::server::peer::{Peer, Peers};
 use tunnel::server::port::{self, Credentials, ProxyPort};
+use tunnel::server::roster;
 use tunnel::server::{self, Forward, Limits, Listen, Port};
 use tunnel::tls::{self, Files};
 use tunnel::token::{Digest, Token, TokenError};
@@ -513,7 +514,9 @@ impl ServerOptions {
     fn roster(&self, joins: bool) -> anyhow::Result<Option<PathBuf>> {
         let wanted = joins || self.state_dir.is_some() || self.tls_self_signed == Some(true);
         let folder = wanted.then(|| state::folder(self.state_dir.as_deref()));
-        Ok(folder.transpose()?.map(|folder| folder.join("agents")))
+        let file = folder.transpose()?.map(|folder| folder.join("agents"));
+        file.as_deref().map(roster::check).transpose()?;
+        Ok(file)
     }
 
     /// Returns who is let in, and the secret that agents share, if they do.
