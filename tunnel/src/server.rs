@@ -85,7 +85,7 @@ pub struct Config {
     pub access: Access,
     /// The file with the agents that joined by invitation; without it they are forgotten when the server ends.
     pub roster: Option<PathBuf>,
-    /// Connections of visitors and agents at once; more wait in the kernel's backlog.
+    /// Connections at once, of visitors, and of agents until their handshake is done; more wait in the kernel's backlog.
     pub connections_max: usize,
     /// Links of agents at once.
     pub sessions_max: usize,
