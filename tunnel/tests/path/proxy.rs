@@ -14,7 +14,7 @@ use tunnel::agent::proxy::Proxy;
 use tunnel::agent::{self, Agent};
 use tunnel::metrics::Metrics;
 
-use crate::rig::{PROMPT, Rig, loopback, round_trip, token, until, within};
+use crate::rig::{PROMPT, Rig, connect_fails, loopback, round_trip, token, until, within};
 use crate::tls::Secured;
 use crate::world::{connect, of_the_world};
 
@@ -177,8 +177,7 @@ async fn a_proxy_that_gives_no_connection_is_counted_and_let_go() {
         config.backoff = (Duration::from_secs(60), Duration::from_secs(60));
         let metrics = Metrics::new(None).unwrap();
         let agent = Agent::start(config, Some(Arc::clone(&metrics)));
-        let counter = format!("watertight_connect_failures_total{{reason=\"{reason}\"}} ");
-        until(reason, || metrics.text().unwrap().contains(&counter)).await;
+        connect_fails(&metrics, reason).await;
         until("letting go", || Arc::strong_count(&proxy.heads) == 2).await;
         within(PROMPT, "the drain", agent.drain(Duration::ZERO)).await;
     }

@@ -51,6 +51,13 @@ pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     .await;
 }
 
+/// Waits until an agent has failed to reach its server for this reason.
+pub(crate) async fn connect_fails(metrics: &Metrics, reason: &str) {
+    let none = format!("watertight_connect_failures_total{{reason=\"{reason}\"}} 0\n");
+    assert!(Metrics::new(None).unwrap().text().unwrap().contains(&none));
+    until(reason, || !metrics.text().unwrap().contains(&none)).await;
+}
+
 pub(crate) fn server_config(target: SocketAddr) -> server::Config {
     let mut config = server::Config::new(loopback(), token());
     config.forwards = vec![Forward {

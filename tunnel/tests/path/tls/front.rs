@@ -14,7 +14,8 @@ use tunnel::tls::{Client, ClientFiles};
 
 use super::{Secured, by_tls, failures};
 use crate::rig::{
-    LONG, PROMPT, agent_config, drain, reset, round_trip, server_config, until, within,
+    LONG, PROMPT, agent_config, connect_fails, drain, reset, round_trip, server_config, until,
+    within,
 };
 use crate::world::connect;
 
@@ -163,8 +164,7 @@ async fn an_agent_with_the_wrong_scheme_is_told() {
         }
         let metrics = Metrics::new(None).unwrap();
         let agent = Agent::start(config, Some(Arc::clone(&metrics)));
-        let counter = format!("watertight_connect_failures_total{{reason=\"{reason}\"}} ");
-        until(reason, || metrics.text().unwrap().contains(&counter)).await;
+        connect_fails(&metrics, reason).await;
         within(PROMPT, "the drain", agent.drain(Duration::ZERO)).await;
     }
     fails(

@@ -18,7 +18,7 @@ use tunnel::token::Token;
 use super::front::https;
 use super::trust::shake;
 use super::{DAY, Folder, Signer, failures};
-use crate::rig::{LONG, PROMPT, loopback, token, until, within};
+use crate::rig::{LONG, PROMPT, connect_fails, loopback, token, until, within};
 
 /// A server that has an authority for clients.
 struct Mutual {
@@ -130,11 +130,6 @@ fn agent(server: &Server, name: &str, files: ClientFiles) -> (Agent, Arc<Metrics
     (Agent::start(config, Some(Arc::clone(&metrics))), metrics)
 }
 
-async fn fails(metrics: &Metrics, reason: &str) {
-    let counter = format!("watertight_connect_failures_total{{reason=\"{reason}\"}} ");
-    until(reason, || metrics.text().unwrap().contains(&counter)).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_is_who_its_certificate_says() {
     let mutual = Mutual::new();
@@ -152,7 +147,7 @@ async fn an_agent_is_who_its_certificate_says() {
         ("web", mutual.anonymous()),
     ] {
         let (refused, metrics) = agent(&server, name, files);
-        fails(&metrics, "refused").await;
+        connect_fails(&metrics, "refused").await;
         assert_eq!(refused.links(), 0);
     }
     assert!(server.has_agent("web") && !server.has_agent("other") && !server.has_agent("WEB"));
@@ -175,7 +170,7 @@ async fn an_agent_without_the_certificate_that_is_required_is_told() {
     config.tls = Some(mutual.server(ClientCertificates::Required));
     let server = Server::start(config).await.unwrap();
     let (_refused, metrics) = agent(&server, "web", mutual.anonymous());
-    fails(&metrics, "client certificate").await;
+    connect_fails(&metrics, "client certificate").await;
     assert!(failures(&server, "client certificate") > 0);
     // What it is given now counts from the next attempt on.
     let files = mutual.named(&["late"]);
@@ -184,7 +179,7 @@ async fn an_agent_without_the_certificate_that_is_required_is_told() {
         files.key.clone().unwrap(),
     );
     let (late, metrics) = agent(&server, "web", files);
-    fails(&metrics, "refused").await;
+    connect_fails(&metrics, "refused").await;
     let pair = mutual.signer.sign(&["web"]);
     std::fs::write(key, pair.key.serialize_pem()).unwrap();
     std::fs::write(certificate, pair.pem).unwrap();
