@@ -3,6 +3,7 @@
 //! Every option has one name: `--some-thing` on the command line is `TUNNEL_SOME_THING` in the environment and `some-thing` in the table
 //! of its command in the file.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -134,7 +135,7 @@ pub(crate) fn warn_of_strange_variables(known: &[String]) {
     }
 }
 
-/// A host's name.
+/// A host's name or address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HostName(pub(crate) String);
 
@@ -142,9 +143,12 @@ impl FromStr for HostName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.parse::<IpAddr>().is_ok() {
+            return Ok(Self(text.to_owned()));
+        }
         match Endpoint::parse(text, Some(1)) {
             Ok(endpoint) if !text.contains(':') => Ok(Self(endpoint.host().to_owned())),
-            Ok(_) | Err(_) => Err(format!("{text:?} is not a host's name")),
+            Ok(_) | Err(_) => Err(format!("{text:?} is neither a host's name nor an address")),
         }
     }
 }

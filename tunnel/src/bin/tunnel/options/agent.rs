@@ -44,7 +44,8 @@ options! {
         server_pin: Vec<Pin>,
         /// The name that the server's certificate must have instead of the host in its URL.
         #[arg(long, value_name = "NAME")]
-        server_name: String,
+        #[serde(deserialize_with = "text")]
+        server_name: HostName,
         /// The certificate that this agent shows to a server that asks for one, in PEM, with the agent's name among its DNS names.
         #[arg(long, value_name = "FILE")]
         #[serde(deserialize_with = "path")]
@@ -204,12 +205,16 @@ impl AgentOptions {
         if let Some(pin) = join.as_ref().and_then(|join| join.pin.as_deref()) {
             pins.push(pin.parse().context("the pin in the join line is damaged")?);
         }
+        common::both(
+            ("--tls-cert", "--tls-key"),
+            (self.tls_cert.as_ref(), self.tls_key.as_ref()),
+        )?;
         let tls = tls::Client::load(tls::ClientFiles {
             ca_file: self.ca_file,
             pins,
             certificate: self.tls_cert,
             key: self.tls_key,
-            server_name: self.server_name,
+            server_name: self.server_name.map(|HostName(name)| name),
         })?;
         let (servers, token, invited) = match join {
             Some(join) => {

@@ -1,6 +1,7 @@
 //! What server and agent have in common.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -56,4 +57,20 @@ pub(super) fn timeouts(
             tcp.user_timeout = some(timeout);
         }
     }
+}
+
+/// Requires that a certificate and its key are both set, or neither.
+pub(super) fn both(
+    (certificate, key): (&str, &str),
+    (one, other): (Option<&PathBuf>, Option<&PathBuf>),
+) -> anyhow::Result<()> {
+    ensure!(
+        one.is_none() || other.is_some(),
+        "{certificate} needs {key}, its private key"
+    );
+    ensure!(
+        other.is_none() || one.is_some(),
+        "{key} needs {certificate}, its certificate"
+    );
+    Ok(())
 }

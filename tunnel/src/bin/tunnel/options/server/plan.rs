@@ -185,6 +185,10 @@ impl ServerOptions {
             (_, clients) => clients.map(Into::into).unwrap_or_default(),
         };
         let self_signed = self.tls_self_signed;
+        common::both(
+            ("--tls-cert", "--tls-key"),
+            (self.tls_cert.as_ref(), self.tls_key.as_ref()),
+        )?;
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
                 ensure!(
@@ -198,15 +202,13 @@ impl ServerOptions {
                     clients,
                 })))
             }
-            (Some(_), None) => bail!("--tls-cert needs --tls-key, its private key"),
-            (None, Some(_)) => bail!("--tls-key needs --tls-cert, its certificate"),
             (None, None) if self_signed.unwrap_or(joins) => Ok(Some(TlsSource::SelfSigned {
                 folder: state::folder(self.state_dir.as_deref())?,
                 names: self.own_names(),
                 client_ca: self.tls_client_ca.clone(),
                 clients,
             })),
-            (None, None) => {
+            (None, _) | (_, None) => {
                 ensure!(
                     self.tls_client_ca.is_none(),
                     "--tls-client-ca is for a server with TLS: set --tls-cert and --tls-key, or --tls-self-signed"
@@ -381,6 +383,10 @@ impl ServerOptions {
             "the peers' token is the agents': an agent could pass for a peer and be sent the streams of others; use another one"
         );
         let mut peers = Peers::new(id, token, peers);
+        common::both(
+            ("--peer-tls-cert", "--peer-tls-key"),
+            (self.peer_tls_cert.as_ref(), self.peer_tls_key.as_ref()),
+        )?;
         peers.tls = tls::Client::load(tls::ClientFiles {
             ca_file: self.peer_ca_file.clone(),
             certificate: self.peer_tls_cert.clone(),
