@@ -204,3 +204,32 @@ async fn the_kernel_is_told_when_a_peer_is_gone() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_takes_nothing_any_more_is_given_up_by_tcp() {
+    for at_server in [true, false] {
+        let tcp = |here: bool| Options {
+            keepalive: None,
+            user_timeout: here.then_some(SHORT),
+        };
+        let rig = Rig::start_with(
+            |server| server.splice.tcp = tcp(at_server),
+            |agent| agent.splice.tcp = tcp(!at_server),
+        )
+        .await;
+        let (mut visitor, mut target) = rig.pair().await;
+        // With its window shut a peer acknowledges probes and takes no byte (tcp(7), TCP_USER_TIMEOUT).
+        let (source, silent) = if at_server {
+            (&mut target, &mut visitor)
+        } else {
+            (&mut visitor, &mut target)
+        };
+        let data = vec![1; 64 * 1024];
+        let pour = async { while source.write_all(&data).await.is_ok() {} };
+        within(LONG, "the end of the source", pour).await;
+        let _ = within(PROMPT, "the end", drain(silent)).await;
+        rig.at_rest().await;
+        let expected = if at_server { (1, 0) } else { (0, 1) };
+        assert_eq!(both(&rig, "tcp"), expected);
+    }
+}
