@@ -9,7 +9,14 @@ fn families(compat: Option<Compat>) -> Vec<MetricFamily> {
 }
 
 /// Every label, with how many values it may have.
-const LABELS: [(&str, usize); 3] = [("reason", 20), ("direction", 2), ("version", 1)];
+const LABELS: [(&str, usize); 6] = [
+    ("reason", 20),
+    ("direction", 2),
+    ("version", 1),
+    ("limit", 7),
+    ("status", 5),
+    ("timeout", 5),
+];
 
 #[test]
 fn names_and_units_follow_the_rules() {
