@@ -21,6 +21,7 @@ mod leaving;
 pub mod legacy;
 mod receive;
 pub mod schedule;
+pub(crate) mod sparse;
 pub mod stream;
 mod table;
 mod transmit;

@@ -23,6 +23,7 @@ pub use stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
 
 use crate::clock::Clock;
 use crate::metrics::{SessionMetrics, StreamMetrics};
+use crate::mux::sparse;
 use crate::mux::{By, Ending, Event, OpenError, Reason, SessionError, StreamId, Time};
 use crate::socket::{Mark, Owner};
 use crate::target::Target;
@@ -481,5 +482,6 @@ impl Shared {
         state.mux.release(stream);
         self.settle(&mut state);
         state.slots.remove(&stream);
+        sparse::give_back(&mut state.slots);
     }
 }

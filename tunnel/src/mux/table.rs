@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::error::{By, Ending, ReadError, Reason, WriteError};
 use super::frame::StreamId;
 use super::schedule::Schedule;
+use super::sparse;
 use super::stream::{Phase, ReceivePhase, SendPhase, Stream};
 use super::{Event, GONE, Time};
 
@@ -316,6 +317,7 @@ impl<R: Rules> Table<R> {
             stream.released && stream.ending().is_some() && stream.own.is_told()
         }) {
             self.streams.remove(&id);
+            sparse::give_back(&mut self.streams);
         }
     }
 }
