@@ -181,7 +181,7 @@ fn a_configuration_is_checked_without_starting_anything() {
         ("[server]\ntoken-file = \"nowhere\"\n", "nowhere"),
         ("[server.agents.home]\n", "lets nobody in"),
         (
-            "[server.agents.home]\ntokens = [\"secret\"]\n",
+            "[server.agents.home]\ntokens = [\"hunter2\"]\n",
             "digest of a token",
         ),
     ] {
@@ -191,10 +191,7 @@ fn a_configuration_is_checked_without_starting_anything() {
             !output.status.success() && said.contains(word),
             "{text}: {said}"
         );
-        assert!(
-            !said.contains("= [\"secret\"]") || text.contains("secret"),
-            "{said}"
-        );
+        assert!(!said.contains("hunter2"), "{said}");
     }
 }
 

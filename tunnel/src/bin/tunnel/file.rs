@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
+use tunnel::token::DigestError;
 
 use crate::options::{AgentOptions, GrantOptions, ServerOptions};
 
@@ -27,10 +28,11 @@ pub(crate) enum FileError {
         file: PathBuf,
         error: std::io::Error,
     },
-    #[error("{}: {error}", file.display())]
+    #[error("{}: TOML error at {place}: {why}", file.display())]
     Wrong {
         file: PathBuf,
-        error: toml::de::Error,
+        place: String,
+        why: String,
     },
     #[error("{}: there is no {key:?} in {place}{hint}", file.display())]
     Unknown {
@@ -60,9 +62,13 @@ impl Settings {
     }
 
     fn parse(text: &str, file: &Path) -> Result<Self, FileError> {
-        let wrong = |error| FileError::Wrong {
-            file: file.to_owned(),
-            error,
+        let wrong = |error| {
+            let (place, why) = explain(text, &error);
+            FileError::Wrong {
+                file: file.to_owned(),
+                place,
+                why,
+            }
         };
         // Before the rest, since serde's own message names every key there is.
         let table: Table = toml::from_str(text).map_err(wrong)?;
@@ -76,6 +82,25 @@ impl Settings {
         }
         toml::from_str(text).map_err(wrong)
     }
+}
+
+/// Returns where in the file the error is and what is wrong. The parser's own words quote the line, and where digests of tokens belong the
+/// line may hold a token.
+fn explain(text: &str, error: &toml::de::Error) -> (String, String) {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = text.get(..at).unwrap_or(text);
+    let number = before.matches('\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let place = match line.split_once('=') {
+        Some((key, _)) => format!("line {number}, {}", key.trim()),
+        None => format!("line {number}"),
+    };
+    let why = if line.contains("tokens") {
+        DigestError.to_string()
+    } else {
+        error.message().to_owned()
+    };
+    (place, why)
 }
 
 /// Returns the first key that is not known, where it stands, and what may be meant.
@@ -196,6 +221,22 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_in_the_place_of_its_digest_is_not_repeated() {
+        for value in [
+            "\"hunter2\"",
+            "[\"hunter2\"]",
+            "[\n\"hunter2\"\n]",
+            "[[\"hunter2\"]]",
+        ] {
+            let error = parse(&format!("[server.agents.home]\ntokens = {value}\n")).unwrap_err();
+            assert!(
+                error.contains("line ") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
     }
 
