@@ -381,7 +381,7 @@ impl Mux {
     /// Takes the next piece of news.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.table.events.pop_front()
+        sparse::pop(&mut self.table.events)
     }
 
     fn next_ping(&self) -> Time {

@@ -220,7 +220,7 @@ impl Session {
     pub async fn accept(&self) -> Option<Incoming> {
         std::future::poll_fn(|cx| {
             let mut state = self.shared.lock();
-            if let Some((id, target)) = state.incoming.pop_front() {
+            if let Some((id, target)) = sparse::pop(&mut state.incoming) {
                 drop(state);
                 let stream = Stream::new(Arc::clone(&self.shared), id);
                 return Poll::Ready(Some(Incoming::new(stream, target)));

@@ -35,6 +35,7 @@ use stream::{Connection, Stream};
 
 use super::error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
 use super::frame::{Side, StreamId};
+use super::sparse;
 use super::stream::{Phase, ReceivePhase, SendPhase};
 use super::table::Table;
 use super::{Event, GONE, Time};
@@ -334,7 +335,7 @@ impl Legacy {
     /// Takes the next piece of news.
     #[must_use]
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.table.events.pop_front()
+        sparse::pop(&mut self.table.events)
     }
 }
 

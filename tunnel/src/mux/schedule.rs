@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::frame::StreamId;
+use super::sparse;
 
 /// Queues of stream identifiers. A stream is in each at most once, and in one of the two for data (its own flags see to that), so each
 /// is bounded by the number of streams. All operations take constant time.
@@ -30,7 +31,7 @@ impl Schedule {
 
     /// Takes the next stream with control frames.
     pub fn pop_control(&mut self) -> Option<StreamId> {
-        self.control.pop_front()
+        sparse::pop(&mut self.control)
     }
 
     /// Queues a stream that has data to send and had none since a turn of it, in which [`Self::round_end`] was `round`.
@@ -56,14 +57,14 @@ impl Schedule {
     /// Takes the stream whose turn it is.
     pub fn pop_data(&mut self) -> Option<StreamId> {
         if (self.overtaken < OVERTAKE_MAX || self.busy.is_empty())
-            && let Some(stream) = self.fresh.pop_front()
+            && let Some(stream) = sparse::pop(&mut self.fresh)
         {
             self.overtaken += 1;
             return Some(stream);
         }
         self.overtaken = 0;
         self.turns = self.turns.saturating_add(1);
-        self.busy.pop_front()
+        sparse::pop(&mut self.busy)
     }
 
     /// Whether a stream waits for its turn to send data.
@@ -79,7 +80,7 @@ impl Schedule {
 
     /// Takes the stream that has waited longest for room.
     pub fn pop_starved(&mut self) -> Option<StreamId> {
-        self.starved.pop_front()
+        sparse::pop(&mut self.starved)
     }
 
     /// Whether nothing waits to be sent.

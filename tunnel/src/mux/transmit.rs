@@ -4,6 +4,7 @@ use super::Mux;
 use super::error::{By, Ending};
 use super::frame::Frame;
 use super::halves::Halves;
+use super::sparse;
 use super::table::Rules as _;
 
 impl Mux {
@@ -31,7 +32,7 @@ impl Mux {
         if let Some(reason) = self.go_away.take() {
             return Some(Frame::GoAway { reason });
         }
-        if let Some((stream, reason)) = self.refusals.pop_front() {
+        if let Some((stream, reason)) = sparse::pop(&mut self.refusals) {
             return Some(Frame::Reset { stream, reason });
         }
         while let Some(id) = self.table.schedule.pop_control() {

@@ -6,6 +6,7 @@ use super::stream::{Next, connection};
 use super::{Answer, Legacy, Probe};
 use crate::dialect::remotedialer::{Body, EOF, Message, TEXT_MAX};
 use crate::mux::error::{By, Ending};
+use crate::mux::sparse;
 
 use super::text;
 
@@ -32,7 +33,7 @@ impl Legacy {
                 body,
             });
         }
-        if let Some((connection, answer)) = self.answers.pop_front() {
+        if let Some((connection, answer)) = sparse::pop(&mut self.answers) {
             let body = Body::Error(match answer {
                 Answer::Because(reason) => text::of(reason),
                 Answer::NotFound => {
