@@ -80,10 +80,10 @@ impl Process {
             .count()
     }
 
-    /// Memory that the process holds, in KiB (VmRSS, `proc_pid_status(5)`).
-    pub(crate) fn resident(&self) -> u64 {
+    /// Memory that the process holds, in KiB: a field of `proc_pid_status(5)`.
+    pub(crate) fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         line.unwrap()
             .trim()
             .trim_end_matches(" kB")
