@@ -12,6 +12,7 @@ mod walk;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
@@ -446,7 +447,7 @@ impl Ledger {
     }
 
     /// Asks `name` for the names of holders that have none yet.
-    pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<String>) {
+    pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<Arc<str>>) {
         self.docket.name_holders(name);
     }
 

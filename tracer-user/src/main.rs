@@ -98,6 +98,8 @@ const USAGE: u8 = 2;
 const LEAK: u8 = 3;
 const INCONCLUSIVE: u8 = 4;
 const CANNOT_TRACE: u8 = 5;
+/// How many bytes of a report are written at once.
+const BUFFER: usize = 1 << 18;
 /// What a shell answers for a command that cannot be run.
 const CANNOT_RUN: u8 = 127;
 
@@ -252,13 +254,17 @@ async fn audited(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> 
         window: args.window,
         grace: args.grace,
     };
-    let proceedings = run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
+    let (proceedings, command) =
+        run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
     let report = Report::new(&proceedings, audit.ledger());
-    anstream::eprint!("{}", text::render(&report));
-    if let Some(path) = &args.json {
+    // Whoever reads it need not wait for a command that takes its time to end.
+    let written = args.json.as_ref().map_or(Ok(()), |path| {
         write_json(&report, path)
-            .with_context(|| format!("cannot write the report {}", path.display()))?;
-    }
+            .with_context(|| format!("cannot write the report {}", path.display()))
+    });
+    command.end(&audit, &mut signals).await;
+    anstream::eprint!("{}", text::render(&report));
+    written?;
     Ok(match report.verdict {
         Verdict::Clean => {
             let status = proceedings.target.exit_status.unwrap_or(0);
@@ -298,7 +304,7 @@ fn write(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+    let mut file = BufWriter::with_capacity(BUFFER, File::create(path)?);
     write(&mut file)?;
     file.flush()
 }

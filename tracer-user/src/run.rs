@@ -84,8 +84,25 @@ impl Signals {
     }
 }
 
-/// Runs the command under `audit` and returns what was seen. When this returns, the command and everything that it started
-/// in its cgroup has ended, unless the command ended by itself and left them behind.
+/// A command that was judged and may still run.
+#[must_use = "it goes on until it is ended"]
+pub struct Judged {
+    child: Child,
+    ended: Ended,
+    _lending: Lending,
+}
+
+impl Judged {
+    /// Ends the command and everything that it started in its cgroup, unless the command ended by itself and left that behind.
+    pub async fn end(mut self, audit: &Audit, signals: &mut Signals) {
+        match self.ended {
+            Ended::Command(_) => report_survivors(audit),
+            Ended::Window | Ended::Signal => end_command(audit, &mut self.child, signals).await,
+        }
+    }
+}
+
+/// Runs the command under `audit` until it is judged, and returns what was seen.
 ///
 /// # Errors
 ///
@@ -95,7 +112,7 @@ pub async fn run(
     settings: &Settings,
     endpoint: Option<&mut Endpoint>,
     signals: &mut Signals,
-) -> Result<Proceedings> {
+) -> Result<(Proceedings, Judged)> {
     let mut command: Command = enter::command(audit.cgroup().path(), &settings.command)?.into();
     // A group of its own: Ctrl-C ends the audit, which is judged while the command still runs.
     command.process_group(0);
@@ -125,11 +142,12 @@ pub async fn run(
     }
     drop(turns);
     let proceedings = audit.conclude(target(audit, settings, ended));
-    match ended {
-        Ended::Command(_) => report_survivors(audit),
-        Ended::Window | Ended::Signal => end_command(audit, &mut child, signals).await,
-    }
-    Ok(proceedings)
+    let judged = Judged {
+        child,
+        ended,
+        _lending: lending,
+    };
+    Ok((proceedings, judged))
 }
 
 /// The command's process group, which has its leader's number.

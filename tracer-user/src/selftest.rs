@@ -10,8 +10,9 @@ use tracer_abi::record::Counter;
 use crate::cgroup::Cgroup;
 use crate::counters::Counters;
 use crate::enter::{self, READY, REHEARSED};
-use crate::news::{self, News};
+use crate::news::{self, News, Sight};
 use crate::probes::{ProbeError, Probes};
+use crate::witness;
 
 /// How long the errand may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,19 +32,28 @@ pub enum SelfTestError {
     Blind(Vec<&'static str>),
 }
 
+/// What is known of the witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// It has just met sockets of the audit.
+    Proven,
+    /// It must meet the self-test's.
+    OnTrial,
+}
+
 /// Runs the self-test. Other processes may live in the cgroup meanwhile; records that wait in the rings are lost.
 ///
 /// # Errors
 ///
 /// When a hook is blind, or the test could not be made.
-pub fn run(probes: &mut Probes, cgroup: &Cgroup) -> Result<(), SelfTestError> {
+pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(), SelfTestError> {
     // An audit within this one may have told of the same owner's end.
     probes.forget(&[REHEARSED]);
     let before = probes.counters()?;
     let mut errand = start(cgroup)?;
     // Before the witness looks, only an accept that asks for the address can have told of it.
     let accept_seen = probes.counters()?.since(&before).of(Counter::Accepted) >= 1;
-    let witnessed = witnessed(probes)?;
+    let witnessed = witness == Witness::Proven || witnessed(probes)?;
     drop(errand.stdin.take());
     let status = wait(&mut errand)?;
     if !status {
@@ -119,19 +129,12 @@ fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
 }
 
 fn witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut probes.walk()?, &mut bytes).map_err(ProbeError::Witness)?;
-    let mut rest = bytes.as_slice();
-    while let Some((sight, after)) = news::next_sight(rest) {
-        rest = after;
-        if sight
-            .socket
-            .is_some_and(|socket| socket.facts.owner == REHEARSED)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let is_rehearsed = |sight: &Sight| {
+        let socket = sight.socket;
+        socket.is_some_and(|socket| socket.facts.owner == REHEARSED)
+    };
+    let met = witness::meets(probes.walk()?, is_rehearsed).map_err(ProbeError::Witness)?;
+    Ok(met)
 }
 
 fn wait(errand: &mut Child) -> Result<bool, SelfTestError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use thiserror::Error;
 use tracer_abi::annotation::{Owner, Role};
@@ -137,8 +138,8 @@ pub struct Holder {
     pub pid: u32,
     /// Its file descriptor.
     pub fd: u32,
-    /// Its name; `None` when it was gone before it could be asked.
-    pub comm: Option<String>,
+    /// Its name, shared by all that it holds; `None` when it was gone before it could be asked.
+    pub comm: Option<Arc<str>>,
 }
 
 /// Who a socket was for.

@@ -50,6 +50,21 @@ pub fn strangers(walk: impl Read, mut take: impl FnMut(Stranger)) -> io::Result<
     })
 }
 
+/// Whether a walk meets a descriptor that `is_wanted`.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn meets(walk: impl Read, is_wanted: impl Fn(&Sight) -> bool) -> io::Result<bool> {
+    let mut met = false;
+    each_chunk(walk, |sights| {
+        for sight in sights {
+            met |= is_wanted(&sight);
+        }
+    })?;
+    Ok(met)
+}
+
 fn stranger(sight: &Sight) -> Option<Stranger> {
     sight.socket.is_none().then_some(Stranger {
         holder: Holder {

@@ -31,12 +31,16 @@ enum Chore {
     Ebpf(ebpf::Args),
     /// Runs the checks that need no kernel: formatting, lints, and that the cores stand alone.
     Check,
-    /// Measures, as ratios to doing without, interleaved in one run.
+    /// Measures the tracer: its cost, as a ratio to doing without, and its verdict on many open sockets.
     Bench(bench::Args),
     #[command(hide = true, name = test::RUN_BINARY)]
     TestBinary(test::BinaryArgs),
     #[command(hide = true, name = "__connections")]
-    Connections(bench::LoadArgs),
+    Connections(bench::load::Args),
+    #[command(hide = true, name = bench::held::COMMAND)]
+    Held(bench::held::Args),
+    #[command(hide = true, name = bench::held::HOLDER)]
+    Holder(bench::held::HolderArgs),
     #[command(hide = true, name = "__upstream")]
     Upstream,
     #[command(hide = true, name = "__load")]
@@ -53,7 +57,9 @@ fn main() -> ExitCode {
         Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
         Chore::Check => check::run().map(|()| ExitCode::SUCCESS),
         Chore::Bench(args) => bench::run(&args),
-        Chore::Connections(args) => bench::load(&args).map(|()| ExitCode::SUCCESS),
+        Chore::Connections(args) => bench::load::run(&args).map(|()| ExitCode::SUCCESS),
+        Chore::Held(args) => bench::held::run(&args).map(|()| ExitCode::SUCCESS),
+        Chore::Holder(args) => bench::held::hold(&args).map(|()| ExitCode::SUCCESS),
         Chore::Upstream => demo::upstream::serve().map(|()| ExitCode::SUCCESS),
         Chore::Load(args) => demo::load::run(&args).map(|()| ExitCode::SUCCESS),
         Chore::Scenario(args) => demo::scenario::run(&args).map(|()| ExitCode::SUCCESS),

@@ -1,6 +1,7 @@
 //! The findings, each with its evidence.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use tracer_abi::annotation::Role;
 use tracer_abi::record::{Ends, fact};
@@ -18,7 +19,8 @@ pub(super) const HOLDERS_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Docket {
     levels: Levels,
-    findings: HashMap<u64, Finding>,
+    /// Each in its own place: a table of whole findings would be there twice while it grows.
+    findings: HashMap<u64, Box<Finding>>,
     /// Findings past [`FINDINGS_MAX`].
     unlisted_denied: u64,
     unlisted_warned: u64,
@@ -58,9 +60,9 @@ impl Docket {
                 finding.ended_ns = kept.ended_ns;
                 finding.owner = kept.owner.take();
             }
-            *kept = finding;
+            **kept = finding;
         } else if self.findings.len() < FINDINGS_MAX {
-            self.findings.insert(finding.id, finding);
+            self.findings.insert(finding.id, Box::new(finding));
         } else if level == Level::Deny {
             self.unlisted_denied += 1;
         } else {
@@ -99,7 +101,7 @@ impl Docket {
     }
 
     /// Asks `name` for the names of holders that have none yet.
-    pub(super) fn name_holders(&mut self, mut name: impl FnMut(u32) -> Option<String>) {
+    pub(super) fn name_holders(&mut self, mut name: impl FnMut(u32) -> Option<Arc<str>>) {
         let holders = self
             .findings
             .values_mut()
@@ -114,7 +116,7 @@ impl Docket {
     /// Returns the findings, those that deny first, then by rule and age.
     #[must_use]
     pub fn findings(&self) -> Vec<&Finding> {
-        let mut findings: Vec<&Finding> = self.findings.values().collect();
+        let mut findings: Vec<&Finding> = self.findings.values().map(AsRef::as_ref).collect();
         findings.sort_by_key(|finding| {
             let warns = self.levels.of(finding.kind) == Level::Warn;
             (warns, finding.kind, finding.since_ns, finding.id)

@@ -80,7 +80,8 @@ impl Ledger {
         };
         if let Some(offence) = evidence.offence(&self.limits) {
             let mut finding = finding(&evidence, offence, Some(label_text(socket)));
-            finding.holders.push(holder);
+            // Most sockets have one holder: no room is kept for more.
+            finding.holders = vec![holder];
             finding.tcp_state = is_tcp(facts).then(|| u16::try_from(sighting.state).unwrap_or(0));
             if let Some(payload) = payload_seen(facts, sighting) {
                 finding.bytes_in = Some(payload.received);

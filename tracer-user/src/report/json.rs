@@ -2,7 +2,9 @@
 //!
 //! Counts are exact and what could not be known is null. Numbers of 64 bits that are names (cookie, session, stream) are
 //! strings, since JSON readers lose bits of large numbers. The report is written as it is walked: 100,000 findings are
-//! never in memory twice.
+//! never in memory twice. Each finding is one line.
+
+mod layout;
 
 use std::io::{self, Write};
 
@@ -14,6 +16,7 @@ use tracer_abi::record::Counter;
 use super::{Call, PEERS_LISTED, Proceedings, Report};
 use crate::ledger::lifetime::tcp_state_name;
 use crate::verdict::{Finding, Level, Tuple};
+use layout::Layout;
 
 /// The schema's name.
 pub const SCHEMA: &str = "watertight.audit/1";
@@ -24,7 +27,9 @@ pub const SCHEMA: &str = "watertight.audit/1";
 ///
 /// When `to` cannot be written.
 pub fn write(report: &Report<'_>, to: impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(to, &Document::of(report)).map_err(io::Error::from)
+    let mut serializer = serde_json::Serializer::with_formatter(to, Layout::default());
+    let document = Document::of(report);
+    document.serialize(&mut serializer).map_err(io::Error::from)
 }
 
 #[derive(Serialize)]

@@ -24,7 +24,7 @@ const BEFORE_THE_STOP: Duration = Duration::from_millis(700);
 const STOPPED: Duration = Duration::from_secs(2);
 
 const CLEAN: i32 = 0;
-const LEAK: i32 = 3;
+pub(crate) const LEAK: i32 = 3;
 const INCONCLUSIVE: i32 = 4;
 
 /// A program and what must be found.
@@ -199,7 +199,7 @@ pub(crate) fn lacks(program: &str) -> bool {
     missing && !is_strict()
 }
 
-fn denied(report: &Value) -> BTreeMap<&str, usize> {
+pub(crate) fn denied(report: &Value) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     for found in findings(report) {
         if found["level"] == "deny" {
@@ -211,7 +211,7 @@ fn denied(report: &Value) -> BTreeMap<&str, usize> {
     counts
 }
 
-fn findings(report: &Value) -> &[Value] {
+pub(crate) fn findings(report: &Value) -> &[Value] {
     report["findings"].as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -222,7 +222,7 @@ fn only(report: &Value) -> Result<&Value, String> {
     }
 }
 
-fn holders(report: &Value) -> Vec<(u64, u64)> {
+pub(crate) fn holders(report: &Value) -> Vec<(u64, u64)> {
     let mut holders: Vec<(u64, u64)> = findings(report)
         .iter()
         .filter(|found| found["level"] == "deny")
@@ -239,7 +239,7 @@ fn holders(report: &Value) -> Vec<(u64, u64)> {
 }
 
 /// Reads the lines "guilty PID FD".
-fn confessions(printed: &str) -> Vec<(u64, u64)> {
+pub(crate) fn confessions(printed: &str) -> Vec<(u64, u64)> {
     let mut confessed: Vec<(u64, u64)> = printed
         .lines()
         .filter_map(|line| {
@@ -251,7 +251,11 @@ fn confessions(printed: &str) -> Vec<(u64, u64)> {
     confessed
 }
 
-fn expect<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T, what: &str) -> Result<(), String> {
+pub(crate) fn expect<T: PartialEq + std::fmt::Debug>(
+    found: &T,
+    wanted: &T,
+    what: &str,
+) -> Result<(), String> {
     if found == wanted {
         Ok(())
     } else {

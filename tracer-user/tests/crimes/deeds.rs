@@ -119,7 +119,7 @@ pub(super) fn connection() -> (TcpStream, TcpStream) {
     (dialed, accepted)
 }
 
-fn listener() -> TcpListener {
+pub(super) fn listener() -> TcpListener {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     annotation::bind(
         &listener,

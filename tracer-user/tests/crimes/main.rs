@@ -9,6 +9,7 @@
     reason = "a test without the harness that would say so itself"
 )]
 
+mod bounds;
 mod case;
 mod commands;
 mod deeds;
@@ -29,7 +30,10 @@ fn main() {
         let skipped = case.is_skipped();
         Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped)
     });
-    let trials = cases.chain(commands::trials(skipped)).collect();
+    let trials = cases
+        .chain(commands::trials(skipped))
+        .chain(bounds::trials(skipped))
+        .collect();
     if skipped {
         eprintln!("skipped: these cases load eBPF programs and need root (sudo -E)");
     }

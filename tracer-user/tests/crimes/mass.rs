@@ -1,18 +1,24 @@
 //! Many connections.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
 use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use tracer_abi::annotation::{self, Owner, Role};
 
-use super::{TOO_LONG, bind, confess, end, owner, socket};
+use super::{TOO_LONG, again, bind, confess, end, owner, socket};
 
 pub(super) fn commit(name: &str) {
     match name {
         "many_connections" => many_connections(false),
         "many_connections_one_leaked" => many_connections(true),
         "planted" => planted(),
+        "many_held" => many_held(),
+        "many_held_in_part" => many_held_in_part(),
         name => panic!("no deed is called {name:?}"),
     }
 }
@@ -78,5 +84,68 @@ fn connections(count: u64, leaks: u64) {
     if !kept.is_empty() {
         // The tracer has a backlog of news to read by now, on a machine that other cases keep busy.
         thread::sleep(3 * TOO_LONG);
+    }
+}
+
+/// Processes that share 100,000 sockets: the descriptors of each fit into common limits.
+const HOLDERS: usize = 8;
+const CONNECTIONS_HELD: u64 = 6_250;
+const READY: &str = "ready";
+/// How often a holder looks whether it may go, and how many looks it takes before it gives up.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 6_000;
+
+/// Leaves holders behind, all of whose sockets outlive their requests.
+fn many_held() {
+    let mut holders: Vec<Child> = (0..HOLDERS)
+        .map(|_| {
+            again("many_held_in_part")
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for holder in &mut holders {
+        let stdout = BufReader::new(holder.stdout.take().unwrap());
+        for line in stdout.lines().map(Result::unwrap) {
+            if line == READY {
+                break;
+            }
+            println!("{line}");
+        }
+    }
+}
+
+fn many_held_in_part() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let listener = super::listener();
+    let address = listener.local_addr().unwrap();
+    let first = u64::from(std::process::id()) << 32;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_HELD {
+        held.push(TcpStream::connect(address).unwrap());
+        held.push(listener.accept().unwrap().0);
+    }
+    for (socket, stream) in held.iter().zip(first..) {
+        bind(socket, stream);
+    }
+    for (socket, stream) in held.iter().zip(first..) {
+        end(socket, stream);
+        confess(socket);
+    }
+    println!("{READY}");
+    // The tracer moves whoever is left out of its cgroup when all is said.
+    let cgroup = || std::fs::read_to_string("/proc/self/cgroup").unwrap();
+    let audited = cgroup();
+    for _ in 0..LOOKS {
+        if cgroup() != audited {
+            break;
+        }
+        thread::sleep(LOOK);
     }
 }

@@ -1,0 +1,63 @@
+//! The load of short connections.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+
+use anyhow::Result;
+use rustix::time::{ClockId, clock_gettime};
+use tracer_abi::annotation::{Owner, Role, bind, end};
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(long)]
+    connections: u32,
+    #[arg(long)]
+    annotate: bool,
+}
+
+/// Makes short connections on loopback, a byte each way. Prints its own CPU time in nanoseconds.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    rustix::net::listen(&listener, 4096)?;
+    let address = listener.local_addr()?;
+    if args.annotate {
+        bind(&listener, Role::Listener, owner(0), "listener")?;
+    }
+    let connections = args.connections;
+    let server = thread::spawn(move || -> std::io::Result<()> {
+        for _ in 0..connections {
+            let (mut socket, _) = listener.accept()?;
+            socket.read_exact(&mut [0; 1])?;
+            socket.write_all(b"y")?;
+        }
+        Ok(())
+    });
+    for n in 0..connections {
+        let mut socket = TcpStream::connect(address)?;
+        if args.annotate {
+            bind(&socket, Role::Stream, owner(n + 1), "a short connection")?;
+        }
+        socket.write_all(b"x")?;
+        socket.read_exact(&mut [0; 1])?;
+        if args.annotate {
+            end(&socket, owner(n + 1), 0)?;
+        }
+    }
+    server
+        .join()
+        .map_err(|_| anyhow::anyhow!("the server's thread failed"))??;
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    println!(
+        "{}",
+        i128::from(cpu.tv_sec) * 1_000_000_000 + i128::from(cpu.tv_nsec)
+    );
+    Ok(())
+}
+
+fn owner(stream: u32) -> Owner {
+    Owner {
+        session: 1,
+        stream: u64::from(stream),
+    }
+}
