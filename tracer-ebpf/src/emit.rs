@@ -2,6 +2,7 @@
 //!
 //! Violations have a ring of their own, so that no flood of ordinary news can drown the evidence.
 
+use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -10,21 +11,25 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::record::{
-    self, BoundEvent, BriefEvent, CASES_BYTES, Counter, Ends, Event, Facts, Head, RING_BYTES,
-    ReleaseEvent, Socket, SocketEvent,
+    self, BoundEvent, BriefEvent, CASES_BYTES, Counter, EndedEvent, Ends, Facts, Head, LeftEvent,
+    OverstayEvent, RING_BYTES, ReleaseEvent,
 };
 
-use crate::storage::count;
+use crate::kernel;
+use crate::storage::{Kept, Label, count};
 
 #[btf_map]
-static EVENTS: RingBuf<BoundEvent, { RING_BYTES as usize }> = RingBuf::new();
+static EVENTS: RingBuf<OverstayEvent, { RING_BYTES as usize }> = RingBuf::new();
 
 #[btf_map]
-static CASES: RingBuf<BoundEvent, { CASES_BYTES as usize }> = RingBuf::new();
+static CASES: RingBuf<OverstayEvent, { CASES_BYTES as usize }> = RingBuf::new();
 
 /// Set before load: the bytes in `EVENTS` from which on its reader is woken.
 #[unsafe(no_mangle)]
 static WAKE_UP_BYTES: u64 = RING_BYTES as u64 / 2;
+
+/// For one in so many births, BINDs and ENDs, a power of two, it is looked whether the ring is half full.
+const LOOK_EVERY: u64 = 32;
 
 /// Where a record goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,21 +40,25 @@ pub(crate) enum To {
     Cases,
 }
 
-impl To {
-    /// Returns where a record of a socket goes that was released, or bound anew, too late or in time.
-    #[inline(always)]
-    pub(crate) fn of(late: bool) -> Self {
-        if late { Self::Cases } else { Self::Events }
-    }
-}
-
 /// Whether the reader is to be woken for a record.
 #[derive(Clone, Copy)]
 enum WakeUp {
     /// When the ring is half full.
     IfHalfFull,
-    /// Not for this one: the records of births come as often, and see to it.
+    /// Not for this one: others come as often, and see to it.
     Never,
+}
+
+impl WakeUp {
+    /// For the record of a socket or a stream of this number.
+    #[inline(always)]
+    fn now_and_then(number: u64) -> Self {
+        if number % LOOK_EVERY == 0 {
+            Self::IfHalfFull
+        } else {
+            Self::Never
+        }
+    }
 }
 
 /// A wake-up costs ten times the record, so user space drains on a timer and is woken only when the ring is half full.
@@ -90,27 +99,52 @@ fn put<T: 'static>(to: To, wake_up: WakeUp, fill: impl FnOnce(*mut T)) {
     }
 }
 
-/// An event about no socket.
-#[inline(always)]
-pub(crate) fn bare(to: To, event: Event) {
-    put::<Event>(to, WakeUp::IfHalfFull, |to| {
-        // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
-        unsafe { to.write(event) }
-    });
-}
-
 /// An event with the few facts of a socket.
 #[inline(always)]
 pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
     let wake_up = match kind {
-        record::CREATED | record::ARRIVED => WakeUp::IfHalfFull,
+        record::CREATED | record::ARRIVED => WakeUp::now_and_then(facts.id),
         _ => WakeUp::Never,
     };
     put::<BriefEvent>(To::Events, wake_up, |to| {
-        // SAFETY: as in `bare`.
+        // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
         unsafe {
             (&raw mut (*to).head).write(head(kind, at_ns));
             (&raw mut (*to).brief).write(facts.into());
+        }
+    });
+}
+
+/// A BIND.
+#[inline(always)]
+pub(crate) fn bound(tgid: u32, facts: &Facts) {
+    put::<BoundEvent>(To::Events, WakeUp::now_and_then(facts.owner.stream), |to| {
+        // SAFETY: as in `brief`.
+        unsafe {
+            to.write(BoundEvent {
+                head: head(record::BOUND, facts.bound_ns),
+                brief: facts.into(),
+                owner: facts.owner,
+                tgid,
+                role: facts.role,
+                reserved: 0,
+            });
+        }
+    });
+}
+
+/// The first END of an owner.
+#[inline(always)]
+pub(crate) fn ended(at_ns: u64, owner: Owner, reason: u16) {
+    put::<EndedEvent>(To::Events, WakeUp::now_and_then(owner.stream), |to| {
+        // SAFETY: as in `brief`.
+        unsafe {
+            to.write(EndedEvent {
+                head: head(record::ENDED, at_ns),
+                owner,
+                tgid: kernel::tgid(),
+                reason: reason.into(),
+            });
         }
     });
 }
@@ -119,7 +153,7 @@ pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
 #[inline(always)]
 pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
     put::<ReleaseEvent>(To::Events, WakeUp::Never, |to| {
-        // SAFETY: as in `bare`.
+        // SAFETY: as in `brief`.
         unsafe {
             to.write(ReleaseEvent {
                 head: head(record::RELEASED, at_ns),
@@ -133,52 +167,42 @@ pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
     });
 }
 
-/// An event about a socket.
+/// What the current process did to a socket that stayed too long, or until it exited.
 #[inline(always)]
-pub(crate) fn about(to: To, event: Event, facts: &Facts) {
-    put::<SocketEvent>(to, WakeUp::IfHalfFull, |to| {
-        // SAFETY: as in `bare`.
+pub(crate) fn overstay(to: To, head: Head, kept: &Kept, long_label: Option<&Label>, ends: Ends) {
+    put::<OverstayEvent>(to, WakeUp::IfHalfFull, |to| {
+        // SAFETY: as in `brief`.
         unsafe {
-            (&raw mut (*to).event).write(event);
-            (&raw mut (*to).facts).write(*facts);
+            (&raw mut (*to).head).write(head);
+            (&raw mut (*to).tgid).write(kernel::tgid());
+            (&raw mut (*to).reserved).write(0);
+            (&raw mut (*to).ends).write(ends);
+            kernel::comm(&raw mut (*to).comm);
+            (&raw mut (*to).socket.facts).write(kept.facts);
+            kept.write_label(long_label, &raw mut (*to).socket.label);
         }
     });
 }
 
-/// A BIND, with the label.
+/// A process of the audit that left its cgroup.
 #[inline(always)]
-pub(crate) fn bound(to: To, event: Event, former_bound_ns: u64, socket: &Socket) {
-    put::<BoundEvent>(to, WakeUp::IfHalfFull, |to| {
-        // SAFETY: as in `bare`.
+pub(crate) fn left(at_ns: u64, task: *const c_void) {
+    put::<LeftEvent>(To::Cases, WakeUp::IfHalfFull, |to| {
+        // SAFETY: as in `brief`.
         unsafe {
-            (&raw mut (*to).event).write(event);
-            (&raw mut (*to).former_bound_ns).write(former_bound_ns);
-            (&raw mut (*to).socket).write(*socket);
+            (&raw mut (*to).head).write(head(record::LEFT, at_ns));
+            (&raw mut (*to).tgid).write(kernel::tgid_of(task));
+            (&raw mut (*to).reserved).write(0);
+            kernel::comm_of(task, &raw mut (*to).comm);
         }
     });
 }
 
 #[inline(always)]
-fn head(kind: u32, at_ns: u64) -> Head {
+pub(crate) fn head(kind: u32, at_ns: u64) -> Head {
     Head {
         kind,
         flags: 0,
         at_ns,
-    }
-}
-
-/// An event that happened now, done by nobody yet.
-#[inline(always)]
-pub(crate) fn event(kind: u32, at_ns: u64) -> Event {
-    Event {
-        head: head(kind, at_ns),
-        tgid: 0,
-        detail: 0,
-        former: Owner::PRESENT,
-        ends: Ends {
-            own_ns: 0,
-            session_ns: 0,
-        },
-        comm: [0; 16],
     }
 }

@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_to;
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
 use tracer_abi::record::{CGROUP_LEVELS, Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
 
@@ -144,18 +145,30 @@ fn number_in(task: *const c_void, wanted: u32) -> Option<u32> {
     None
 }
 
-/// Returns `comm` of the current process.
+/// Writes `comm` of the current process.
+///
+/// # Safety
+///
+/// `to` must be memory of a map or a ring.
 #[inline(always)]
-pub(crate) fn comm() -> [u8; 16] {
-    comm_of(current())
+pub(crate) unsafe fn comm(to: *mut [u8; 16]) {
+    // SAFETY: the caller's promise.
+    unsafe { comm_of(current(), to) };
 }
 
-/// Returns `comm` of a task's process: that of its first thread, as threads have names of their own.
+/// Writes `comm` of a task's process: that of its first thread, as threads have names of their own.
+///
+/// # Safety
+///
+/// As of [`comm`].
 #[inline(always)]
-pub(crate) fn comm_of(task: *const c_void) -> [u8; 16] {
-    read::<*const c_void>(task, offset!(task_group_leader))
-        .and_then(|leader| read::<[u8; 16]>(leader, offset!(task_comm)))
-        .unwrap_or([0; 16])
+pub(crate) unsafe fn comm_of(task: *const c_void, to: *mut [u8; 16]) {
+    let leader = read::<*const c_void>(task, offset!(task_group_leader)).unwrap_or(ptr::null());
+    let from = leader.wrapping_byte_add(offset!(task_comm));
+    // SAFETY: the helper checks what it reads, and writes zeros where it cannot; `to` is the caller's promise.
+    unsafe {
+        bpf_probe_read_kernel_to(to.cast(), size_of::<[u8; 16]>() as u32, from);
+    }
 }
 
 /// Whether the current task is on its way out, so that the kernel and not the program drops its descriptors.

@@ -53,12 +53,11 @@ pub mod fact {
 }
 
 record! {
-    /// What the kernel keeps of one socket in its `sk_storage`, without the label.
+    /// What the kernel keeps of one socket in its `sk_storage`, without the label. What every connection needs comes first: the
+    /// kernel puts eight bytes of its own before it, and 56 more make a cache line, which the CPUs of both ends pull at.
     pub struct Facts {
         /// The socket's identity: a number given at first sight, never reused. The CPU is in the top 16 bits.
         pub id: u64,
-        /// The kernel's socket cookie; 0 while unknown. Sockets accepted by MPTCP share their listener's.
-        pub cookie: u64,
         /// When it was created, or when the handshake of a listener's child ended.
         pub born_ns: u64,
         /// When a file descriptor of it was first seen: its birth, or for a listener's child the first of an accept that asks
@@ -70,41 +69,44 @@ record! {
         pub peer_done_ns: u64,
         /// When TCP fell back to CLOSE after it had left it, or did not leave it though it was told to connect.
         pub dead_ns: u64,
-        /// The present owner; meaningful when `bound_ns` is not 0.
-        pub owner: Owner,
-        /// `tcp_sock.bytes_received` as TCP entered `state`; a FIN counts as a byte.
-        pub bytes_received: u64,
-        /// `tcp_sock.bytes_acked` as TCP entered `state`; a SYN and a FIN count as a byte each.
-        pub bytes_acked: u64,
-        /// The process (tgid) that created it; 0 for a listener's child until a process is seen with it.
-        pub opener: u32,
         /// See [`fact`].
         pub flags: u32,
         /// `AF_*`.
         pub family: u16,
         /// `IPPROTO_*`; 262 is MPTCP.
         pub protocol: u16,
-        /// [`Role`](crate::annotation::Role) of the present owner.
-        pub role: u16,
-        /// Local port in host order.
-        pub local_port: u16,
-        /// Remote port in host order.
-        pub remote_port: u16,
-        /// CLOSE_WAIT or CLOSE (net/tcp_states.h), whichever TCP entered last; 0 before.
-        pub state: u16,
-        /// Bytes of `label` in use.
-        pub label_len: u32,
-        /// Local address; IPv4 in the first four bytes.
-        pub local: [u8; 16],
         /// Remote address; IPv4 in the first four bytes.
         pub remote: [u8; 16],
+        /// `tcp_sock.bytes_received` as TCP entered `state`; a FIN counts as a byte.
+        pub bytes_received: u64,
+        /// `tcp_sock.bytes_acked` as TCP entered `state`; a SYN and a FIN count as a byte each.
+        pub bytes_acked: u64,
+        /// Remote port in host order.
+        pub remote_port: u16,
+        /// Local port in host order.
+        pub local_port: u16,
+        /// CLOSE_WAIT or CLOSE (net/tcp_states.h), whichever TCP entered last; 0 before.
+        pub state: u16,
+        /// [`Role`](crate::annotation::Role) of the present owner.
+        pub role: u16,
+        /// The process (tgid) that created it; 0 for a listener's child until a process is seen with it.
+        pub opener: u32,
+        /// How long the present owner's label is, in bytes.
+        pub label_len: u32,
+        /// The kernel's socket cookie; 0 until a walk meets the socket or it overstays. Sockets accepted by MPTCP share their
+        /// listener's.
+        pub cookie: u64,
         /// `task_struct.comm` of the opener's first thread.
         pub comm: [u8; 16],
+        /// Local address; IPv4 in the first four bytes.
+        pub local: [u8; 16],
+        /// The present owner; meaningful when `bound_ns` is not 0.
+        pub owner: Owner,
     } is 160 bytes
 }
 
 record! {
-    /// The whole `sk_storage` value.
+    /// A socket with its label.
     pub struct Socket {
         /// Everything but the label.
         pub facts: Facts,
@@ -123,25 +125,28 @@ record! {
     } is 16 bytes
 }
 
-/// [`Head::kind`]: `socket(2)` made a socket. Carries a [`Brief`].
+/// [`Head::kind`]: `socket(2)` made a socket. A [`BriefEvent`].
 pub const CREATED: u32 = 1;
-/// [`Head::kind`]: a handshake gave a listener a child; nobody has accepted it yet. Carries a [`Brief`].
+/// [`Head::kind`]: a handshake gave a listener a child; nobody has accepted it yet. A [`BriefEvent`].
 pub const ARRIVED: u32 = 2;
-/// [`Head::kind`]: a BIND. `former` and `ends` tell of the owner before it. Carries [`Socket`].
+/// [`Head::kind`]: a BIND. A [`BoundEvent`].
 pub const BOUND: u32 = 3;
-/// [`Head::kind`]: the first END of `former`. Carries nothing more.
+/// [`Head::kind`]: the first END of an owner. An [`EndedEvent`].
 pub const ENDED: u32 = 4;
-/// [`Head::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. Carries a [`Brief`].
+/// [`Head::kind`]: TCP entered CLOSE_WAIT while a file descriptor may be open. A [`BriefEvent`].
 pub const PEER_DONE: u32 = 5;
-/// [`Head::kind`]: TCP fell to CLOSE while a file descriptor may be open. Carries a [`Brief`].
+/// [`Head::kind`]: TCP fell to CLOSE while a file descriptor may be open. A [`BriefEvent`].
 pub const DIED: u32 = 6;
-/// [`Head::kind`]: the last file descriptor is gone, in time and not by exit. Carries a [`ReleaseEvent`].
+/// [`Head::kind`]: the last file descriptor is gone, in time and not by exit. A [`ReleaseEvent`].
 pub const RELEASED: u32 = 7;
 /// [`Head::kind`]: the last file descriptor is gone, longer than grace after it should have been, or because its process
-/// exited. `ends` tells of the present owner. Carries [`Facts`].
+/// exited. An [`OverstayEvent`].
 pub const OVERSTAYED: u32 = 8;
-/// [`Head::kind`]: a process of the audit left its cgroup. Carries nothing more.
+/// [`Head::kind`]: a process of the audit left its cgroup. A [`LeftEvent`].
 pub const LEFT: u32 = 9;
+/// [`Head::kind`]: a socket is about to be bound anew, longer than grace after its owner ended. An [`OverstayEvent`] of what it
+/// was until now; a BOUND follows.
+pub const REBOUND: u32 = 10;
 
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
@@ -159,24 +164,6 @@ record! {
         /// When it happened.
         pub at_ns: u64,
     } is 16 bytes
-}
-
-record! {
-    /// An event that somebody did.
-    pub struct Event {
-        /// Kind, flags and time.
-        pub head: Head,
-        /// The process in whose context it happened, by its number in the tracer's PID namespace.
-        pub tgid: u32,
-        /// ENDED: the reason given. BOUND: the role before.
-        pub detail: u32,
-        /// ENDED: the owner. BOUND: the owner before. Otherwise zero.
-        pub former: Owner,
-        /// BOUND: ends of the owner before. OVERSTAYED: ends of the present owner. Otherwise zero.
-        pub ends: Ends,
-        /// `task_struct.comm` of the process's first thread, where it was asked for.
-        pub comm: [u8; 16],
-    } is 72 bytes
 }
 
 record! {
@@ -237,25 +224,67 @@ record! {
 }
 
 record! {
-    /// An event with what the kernel knows of its socket.
-    pub struct SocketEvent {
-        /// The head.
-        pub event: Event,
+    /// A BOUND event. The label comes with the walk that meets the socket, or with its violation.
+    pub struct BoundEvent {
+        /// Kind and time.
+        pub head: Head,
         /// The socket.
-        pub facts: Facts,
-    } is 232 bytes
+        pub brief: Brief,
+        /// The owner.
+        pub owner: Owner,
+        /// The process that told it, by its number in the tracer's PID namespace.
+        pub tgid: u32,
+        /// [`Facts::role`].
+        pub role: u16,
+        /// Zero.
+        pub reserved: u16,
+    } is 64 bytes
 }
 
 record! {
-    /// A BOUND event.
-    pub struct BoundEvent {
-        /// The head.
-        pub event: Event,
-        /// When the socket was bound to its owner before; 0 if to none.
-        pub former_bound_ns: u64,
-        /// The socket with its label.
+    /// An ENDED event.
+    pub struct EndedEvent {
+        /// Kind and time.
+        pub head: Head,
+        /// The owner.
+        pub owner: Owner,
+        /// The process that told it, by its number in the tracer's PID namespace.
+        pub tgid: u32,
+        /// The reason given.
+        pub reason: u32,
+    } is 40 bytes
+}
+
+record! {
+    /// A LEFT event.
+    pub struct LeftEvent {
+        /// Kind and time.
+        pub head: Head,
+        /// The process, by its number in the tracer's PID namespace.
+        pub tgid: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// `task_struct.comm` of its first thread.
+        pub comm: [u8; 16],
+    } is 40 bytes
+}
+
+record! {
+    /// An OVERSTAYED or REBOUND event: all that is known of a socket that stayed too long, or until its process exited.
+    pub struct OverstayEvent {
+        /// Kind, flags and time.
+        pub head: Head,
+        /// The process in whose context it happened, by its number in the tracer's PID namespace.
+        pub tgid: u32,
+        /// Zero.
+        pub reserved: u32,
+        /// `task_struct.comm` of its first thread.
+        pub comm: [u8; 16],
+        /// Ends of the owner.
+        pub ends: Ends,
+        /// The socket.
         pub socket: Socket,
-    } is 304 bytes
+    } is 280 bytes
 }
 
 /// How much of a stack is taken at once: where a read runs into the stack's end, the parts before it stay.

@@ -10,17 +10,38 @@ use aya_ebpf::helpers::generated::{
     bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::btf_map;
-use tracer_abi::annotation::{Owner, Role};
+use tracer_abi::annotation::{LABEL_MAX, Owner, Role};
 use tracer_abi::record::{
-    self, ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, MEMBERS_MAX,
-    Socket, fact,
+    self, ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, MEMBERS_MAX, fact,
 };
 
 use crate::emit;
 use crate::kernel;
 
+/// The longest label that is kept beside the facts: with it the kernel's element (72 bytes and the value) is the 256 bytes that
+/// its allocator has a size for. The next one is 512, which every socket would pay for.
+const SHORT_LABEL_MAX: usize = 24;
+
+/// A label in whole words, as BPF copies them.
+pub(crate) type Label = [u64; LABEL_MAX / 8];
+
+/// What is kept of a socket.
+#[repr(C)]
+pub(crate) struct Kept {
+    /// Everything but the label.
+    pub(crate) facts: Facts,
+    /// The label, unless it is longer: then [`LABELS`] has it.
+    label: [u64; SHORT_LABEL_MAX / 8],
+}
+
+const _: () = assert!(72 + size_of::<Kept>() == 256);
+
 #[btf_map]
-static SOCKETS: SkStorage<Socket> = SkStorage::new();
+static SOCKETS: SkStorage<Kept> = SkStorage::new();
+
+/// The labels that do not fit beside the facts.
+#[btf_map]
+static LABELS: SkStorage<Label> = SkStorage::new();
 
 #[btf_map]
 static ENDS: HashMap<Owner, u64, { ENDS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
@@ -91,13 +112,13 @@ fn add(counter: Counter, value: u64) {
 ///
 /// `sk` must be what the verifier accepts for `bpf_sk_storage_get` in the calling program.
 #[inline(always)]
-pub(crate) fn lookup(sk: *mut c_void) -> Option<*mut Socket> {
+pub(crate) fn lookup(sk: *mut c_void) -> Option<*mut Kept> {
     get(sk, 0)
 }
 
 /// Looks up what is known of `sk`, or gives it an empty record, whose id is 0.
 #[inline(always)]
-pub(crate) fn lookup_or_create(sk: *mut c_void) -> Option<*mut Socket> {
+pub(crate) fn lookup_or_create(sk: *mut c_void) -> Option<*mut Kept> {
     let found = get(sk, BPF_SK_STORAGE_GET_F_CREATE.into());
     if found.is_none() {
         count(Counter::StorageFailures);
@@ -107,7 +128,7 @@ pub(crate) fn lookup_or_create(sk: *mut c_void) -> Option<*mut Socket> {
 
 /// Gives a socket its record that no hook saw as it was accepted, as MPTCP makes them, and tells of it.
 #[inline(always)]
-pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Option<*mut Socket> {
+pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Option<*mut Kept> {
     let socket = lookup_or_create(sk)?;
     // SAFETY: `socket` comes from the storage; whoever has the number 0 is known to nobody else.
     let facts = unsafe { &mut (*socket).facts };
@@ -124,11 +145,61 @@ pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Optio
 }
 
 #[inline(always)]
-fn get(sk: *mut c_void, flags: u64) -> Option<*mut Socket> {
-    let map = (&raw const SOCKETS).cast_mut().cast::<c_void>();
+fn get(sk: *mut c_void, flags: u64) -> Option<*mut Kept> {
+    get_in(&raw const SOCKETS, sk, flags)
+}
+
+#[inline(always)]
+fn get_in<T>(map: *const SkStorage<T>, sk: *mut c_void, flags: u64) -> Option<*mut T> {
     // SAFETY: the map is ours; the verifier checks `sk`.
-    let found = unsafe { bpf_sk_storage_get(map, sk, ptr::null_mut(), flags) }.cast::<Socket>();
+    let found = unsafe { bpf_sk_storage_get(map.cast_mut().cast(), sk, ptr::null_mut(), flags) }
+        .cast::<T>();
     if found.is_null() { None } else { Some(found) }
+}
+
+/// Returns the label of a socket that is too long to be kept beside its facts.
+#[inline(always)]
+pub(crate) fn long_label<'a>(kept: &Kept, sk: *mut c_void) -> Option<&'a Label> {
+    if kept.facts.label_len <= SHORT_LABEL_MAX as u32 {
+        return None;
+    }
+    // SAFETY: the storage lives as long as the socket, which outlives the program.
+    get_in(&raw const LABELS, sk, 0).map(|label| unsafe { &*label })
+}
+
+impl Kept {
+    /// Keeps a label of `length` bytes.
+    #[inline(always)]
+    pub(crate) fn set_label(&mut self, sk: *mut c_void, label: &Label, length: u32) {
+        self.facts.label_len = length;
+        if length <= SHORT_LABEL_MAX as u32 {
+            let [a, b, c, ..] = *label;
+            self.label = [a, b, c];
+            return;
+        }
+        match get_in(&raw const LABELS, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) {
+            // SAFETY: the storage is this socket's own, and the caller holds its lock.
+            Some(kept) => unsafe { kept.write(*label) },
+            // The owner is known without it.
+            None => self.facts.label_len = 0,
+        }
+    }
+
+    /// Writes the label out, which is `long` unless it is kept here.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be writable, and aligned to eight bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn write_label(&self, long: Option<&Label>, to: *mut [u8; LABEL_MAX]) {
+        let [a, b, c] = self.label;
+        let label = match long {
+            Some(label) => *label,
+            None => [a, b, c, 0, 0, 0, 0, 0],
+        };
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<Label>().write(label) };
+    }
 }
 
 /// Returns a number that no other socket has: the CPU in the top 16 bits, a count below.
@@ -146,7 +217,7 @@ pub(crate) fn new_id() -> u64 {
 
 /// Sets bits of a socket's flags and returns those it had before.
 #[inline(always)]
-pub(crate) fn mark(socket: *mut Socket, bits: u32) -> u32 {
+pub(crate) fn mark(socket: *mut Kept, bits: u32) -> u32 {
     // SAFETY: `socket` comes from `get`; the field is four bytes and aligned. Not relaxed: see `new_id`.
     unsafe {
         atomic_or::<u32, u32, { AtomicOrdering::AcqRel }>(&raw mut (*socket).facts.flags, bits)
@@ -156,7 +227,7 @@ pub(crate) fn mark(socket: *mut Socket, bits: u32) -> u32 {
 /// Notes that a file descriptor for the socket exists, and sets `bits` of its flags. The first time, which it returns, a
 /// listener's child counts as accepted.
 #[inline(always)]
-pub(crate) fn held(socket: *mut Socket, bits: u32, now_ns: impl FnOnce() -> u64) -> bool {
+pub(crate) fn held(socket: *mut Kept, bits: u32, now_ns: impl FnOnce() -> u64) -> bool {
     let before = mark(socket, fact::HELD | bits);
     if before & fact::HELD != 0 {
         return false;

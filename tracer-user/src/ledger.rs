@@ -17,8 +17,8 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::{
-    AF_INET, AF_INET6, ANNOTATORS_MAX, BoundEvent, Brief, BriefEvent, Event, Facts, IPPROTO_TCP,
-    ReleaseEvent, Socket, SocketEvent, fact,
+    AF_INET, AF_INET6, ANNOTATORS_MAX, BoundEvent, Brief, BriefEvent, EndedEvent, IPPROTO_TCP,
+    LeftEvent, OverstayEvent, ReleaseEvent, fact,
 };
 
 use crate::news::{News, comm_text, label_text};
@@ -43,7 +43,6 @@ struct Lifetime {
     born_ns: u64,
     /// Owner, role and time of the present BIND.
     bound: Option<(Owner, u16, u64)>,
-    label: Option<Box<str>>,
     held: bool,
     /// TCP fell to CLOSE.
     dead: bool,
@@ -64,7 +63,6 @@ impl Lifetime {
         Self {
             born_ns: brief.born_ns,
             bound: None,
-            label: None,
             held: brief.flags & fact::HELD != 0,
             dead: false,
             unhooked: brief.family != AF_INET && brief.family != AF_INET6,
@@ -170,6 +168,7 @@ impl Ledger {
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
             News::Overstayed(of) => self.recv_overstayed(of),
+            News::Rebound(of) => self.recv_rebound(of),
             News::Left(event) => self.recv_left(event),
         }
     }
@@ -194,58 +193,47 @@ impl Ledger {
     }
 
     fn recv_bound(&mut self, of: &BoundEvent) {
-        let facts = &of.socket.facts;
-        if self.annotators.len() < ANNOTATORS_MAX as usize && self.annotators.insert(of.event.tgid)
-        {
-            self.due(of.event.head.at_ns, Due::Annotator);
+        let at_ns = of.head.at_ns;
+        if self.annotators.len() < ANNOTATORS_MAX as usize && self.annotators.insert(of.tgid) {
+            self.due(at_ns, Due::Annotator);
         }
-        self.judge_former(of);
-        self.count_bind(facts);
-        self.set_bound(&of.socket);
-        if let Some(known) = self.lifetimes.get_mut(&facts.id) {
-            known.unannounced = false;
-        }
-        if self.owners.has_ended(facts.owner) {
-            self.due(of.event.head.at_ns, Due::Owner(facts.owner));
+        self.count_bind(of.brief.id, of.role);
+        let known = self.set_bound(&of.brief, (of.owner, of.role, at_ns));
+        known.unannounced = false;
+        if self.owners.has_ended(of.owner) {
+            self.due(at_ns, Due::Owner(of.owner));
         }
     }
 
     /// A socket that was bound anew longer than grace after its former owner ended has outlived that request.
-    fn judge_former(&mut self, of: &BoundEvent) {
-        let event = &of.event;
-        if of.former_bound_ns == 0 {
-            return;
-        }
+    fn recv_rebound(&mut self, of: &OverstayEvent) {
         let mut former = of.socket.facts;
-        former.owner = event.former;
-        former.role = u16::try_from(event.detail).unwrap_or(u16::MAX);
-        former.bound_ns = of.former_bound_ns;
         former.peer_done_ns = 0;
         former.dead_ns = 0;
         let evidence = Evidence {
             facts: &former,
-            ends: &event.ends,
+            ends: &of.ends,
             flags: 0,
             moved_ns: None,
-            at_ns: event.head.at_ns,
+            at_ns: of.head.at_ns,
         };
         if let Some(offence) = evidence.offence(&self.limits) {
             self.counts.late += 1;
-            let label = self.label_of(former.id);
+            let label = label_text(&of.socket);
             self.docket.convict(finding(&evidence, offence, label));
         }
     }
 
-    fn count_bind(&mut self, facts: &Facts) {
+    fn count_bind(&mut self, id: u64, role: u16) {
         let before = self
             .lifetimes
-            .get(&facts.id)
+            .get(&id)
             .and_then(|known| known.bound)
             .map(|(_, role, _)| role);
-        if before == Some(facts.role) {
+        if before == Some(role) {
             return;
         }
-        match Role::from_u16(facts.role) {
+        match Role::from_u16(role) {
             Some(Role::Listener) => self.counts.listeners += 1,
             Some(Role::Link) => self.counts.links += 1,
             Some(Role::Control | Role::Stream | Role::Pool) | None => {}
@@ -253,29 +241,28 @@ impl Ledger {
     }
 
     /// Brings a lifetime's owner up to what the kernel keeps.
-    fn set_bound(&mut self, socket: &Socket) {
-        let facts = &socket.facts;
+    fn set_bound(&mut self, brief: &Brief, present: (Owner, u16, u64)) -> &mut Lifetime {
         let known = self
             .lifetimes
-            .entry(facts.id)
-            .or_insert_with(|| Lifetime::new(&facts.into()));
+            .entry(brief.id)
+            .or_insert_with(|| Lifetime::new(brief));
         known.held = true;
-        let present = (facts.owner, facts.role, facts.bound_ns);
         if known.bound == Some(present) {
-            return;
+            return known;
         }
-        known.label = Some(label_text(socket).into());
         if let Some((former, _, _)) = known.bound.replace(present) {
             self.owners.unbind(former);
         }
-        let as_stream = Role::from_u16(facts.role) == Some(Role::Stream);
-        if self.owners.bind(facts.owner, as_stream) {
+        let (owner, role, _) = present;
+        let as_stream = Role::from_u16(role) == Some(Role::Stream);
+        if self.owners.bind(owner, as_stream) {
             self.counts.streams_bound += 1;
         }
+        known
     }
 
-    fn recv_ended(&mut self, event: &Event) {
-        let owner = event.former;
+    fn recv_ended(&mut self, event: &EndedEvent) {
+        let owner = event.owner;
         self.owners.end(owner);
         if owner.stream != 0 {
             self.counts.streams_ended += 1;
@@ -298,43 +285,37 @@ impl Ledger {
         self.outlive.saturating_record(outlive_ns.max(1));
     }
 
-    fn recv_overstayed(&mut self, of: &SocketEvent) {
-        let (event, facts) = (&of.event, &of.facts);
-        let label = self.label_of(facts.id);
+    fn recv_overstayed(&mut self, of: &OverstayEvent) {
+        let (at_ns, facts) = (of.head.at_ns, &of.socket.facts);
         self.drop_lifetime(facts.id);
         self.peers.released(Remote::of(facts));
         let evidence = Evidence {
             facts,
-            ends: &event.ends,
-            flags: event.head.flags,
+            ends: &of.ends,
+            flags: of.head.flags,
             moved_ns: None,
-            at_ns: event.head.at_ns,
+            at_ns,
         };
         if let Some(over_ns) = evidence.request_over_ns() {
-            self.note_outlive(over_ns, event.head.at_ns);
+            self.note_outlive(over_ns, at_ns);
         }
         if let Some(offence) = evidence.offence(&self.limits) {
             if offence.kind != Kind::OpenAtExit {
                 self.counts.late += 1;
             }
-            let mut finding = finding(&evidence, offence, label);
-            finding.released_ns = Some(event.head.at_ns);
-            finding.releaser = Some((event.tgid, comm_text(&event.comm)));
+            let mut finding = finding(&evidence, offence, label_text(&of.socket));
+            finding.released_ns = Some(at_ns);
+            finding.releaser = Some((of.tgid, comm_text(&of.comm)));
             self.docket.convict(finding);
         } else {
-            self.docket.released(facts.id, event.head.at_ns);
+            self.docket.released(facts.id, at_ns);
         }
     }
 
-    fn recv_left(&mut self, event: &Event) {
+    fn recv_left(&mut self, event: &LeftEvent) {
         if self.left.len() < LEFT_MAX {
             self.left.push((event.tgid, comm_text(&event.comm)));
         }
-    }
-
-    fn label_of(&self, id: u64) -> Option<String> {
-        let label = self.lifetimes.get(&id)?.label.as_ref()?;
-        Some(label.to_string())
     }
 
     fn drop_lifetime(&mut self, id: u64) {

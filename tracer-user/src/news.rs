@@ -3,7 +3,8 @@
 
 use thiserror::Error;
 use tracer_abi::record::{
-    self, BoundEvent, BriefEvent, Event, Head, KNOWN, ReleaseEvent, Sighting, Socket, SocketEvent,
+    self, BoundEvent, BriefEvent, EndedEvent, Head, KNOWN, LeftEvent, OverstayEvent, ReleaseEvent,
+    Sighting, Socket,
 };
 use zerocopy::FromBytes;
 
@@ -17,7 +18,7 @@ pub enum News {
     /// A socket was bound to an owner.
     Bound(BoundEvent),
     /// An owner ended, for the first time.
-    Ended(Event),
+    Ended(EndedEvent),
     /// TCP entered CLOSE_WAIT.
     PeerDone(BriefEvent),
     /// TCP fell to CLOSE.
@@ -25,9 +26,11 @@ pub enum News {
     /// The last file descriptor is gone, in time.
     Released(ReleaseEvent),
     /// The last file descriptor is gone, too late or by exit.
-    Overstayed(SocketEvent),
+    Overstayed(OverstayEvent),
+    /// A socket whose request was over too long is bound anew.
+    Rebound(OverstayEvent),
     /// A process of the audit left its cgroup.
-    Left(Event),
+    Left(LeftEvent),
 }
 
 /// A record that is not of the ABI: kernel side and user side are of different builds.
@@ -62,6 +65,7 @@ pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
         record::DIED => News::Died(prefix(bytes)?),
         record::RELEASED => News::Released(prefix(bytes)?),
         record::OVERSTAYED => News::Overstayed(prefix(bytes)?),
+        record::REBOUND => News::Rebound(prefix(bytes)?),
         record::LEFT => News::Left(prefix(bytes)?),
         kind => return Err(DecodeError::Kind(kind)),
     })
@@ -163,7 +167,7 @@ mod tests {
             decode(&bytes),
             Err(DecodeError::Length {
                 length: 72,
-                wanted: 232
+                wanted: 280
             })
         );
     }

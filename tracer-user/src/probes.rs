@@ -17,7 +17,7 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{BriefEvent, CASES_BYTES, Counter, Head, STACKS_BYTES, SocketEvent};
+use tracer_abi::record::{BriefEvent, CASES_BYTES, Counter, Head, LeftEvent, STACKS_BYTES};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};
@@ -358,7 +358,7 @@ fn pid_namespace() -> io::Result<u32> {
 /// The smallest records that a ring holds have a header of eight bytes each.
 fn capacity(ring_bytes: u32) -> usize {
     let records = |bytes: u32, smallest: usize| bytes as usize / (8 + smallest);
-    records(ring_bytes, size_of::<BriefEvent>()) + records(CASES_BYTES, size_of::<SocketEvent>())
+    records(ring_bytes, size_of::<BriefEvent>()) + records(CASES_BYTES, size_of::<LeftEvent>())
 }
 
 fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {

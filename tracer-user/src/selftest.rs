@@ -62,8 +62,8 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
     let counters = settled(probes, &before)?;
     let (mut bound, mut peer_done) = (None, false);
     probes.drain(usize::MAX, |record| match news::decode(record) {
-        Ok(News::Bound(of)) if of.socket.facts.owner == REHEARSED => {
-            bound = Some(of.socket.facts.id);
+        Ok(News::Bound(of)) if of.owner == REHEARSED => {
+            bound = Some(of.brief.id);
         }
         Ok(News::PeerDone(of)) => peer_done |= Some(of.brief.id) == bound,
         Ok(
@@ -74,6 +74,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
             | News::Died(_)
             | News::Released(_)
             | News::Left(_)
+            | News::Rebound(_)
             | News::Overstayed(_),
         )
         | Err(_) => {}

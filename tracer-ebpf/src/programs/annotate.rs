@@ -7,12 +7,12 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockoptContext;
 use aya_log_ebpf::warn;
 use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
-use tracer_abi::record::{self, AF_INET, AF_INET6, Counter, Socket, fact};
+use tracer_abi::record::{self, AF_INET, AF_INET6, Counter, fact};
 
 use super::{ALLOW, REFUSE};
 use crate::emit::{self, To};
 use crate::kernel;
-use crate::storage::{self, annotates, count, held, mark, new_id, now_ns};
+use crate::storage::{self, Kept, Label, annotates, count, held, mark, new_id, now_ns};
 
 /// In `bpf_sockopt.optlen`: the call is done, the kernel's own handler is not to see it.
 const HANDLED: i32 = -1;
@@ -89,7 +89,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     if label_len > LABEL_MAX as u32 {
         return None;
     }
-    let mut label = [0; LABEL_MAX];
+    let mut label = [0; LABEL_MAX / 8];
     copy_label(&value, label_len, &mut label)?;
     let Some(socket) = socket(ctx) else {
         warn!(
@@ -102,40 +102,39 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     if mark(socket, fact::BOUND) & fact::BOUND == 0 {
         count(Counter::Tagged);
     }
-    let mut event = emit::event(record::BOUND, now_ns);
-    event.tgid = kernel::tgid();
-    annotates(event.tgid);
+    let tgid = kernel::tgid();
+    annotates(tgid);
     // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
     let known = unsafe { &mut *socket };
-    let facts = &mut known.facts;
-    let former_bound_ns = facts.bound_ns;
-    let mut late = false;
-    if facts.bound_ns != 0 {
-        event.former = facts.owner;
-        event.detail = u32::from(facts.role);
-        event.ends = storage::ends(facts);
-        late = storage::outlived(facts, &event.ends, now_ns);
-        if late {
+    let sk = sk(ctx).cast::<c_void>();
+    if known.facts.bound_ns != 0 {
+        let ends = storage::ends(&known.facts);
+        if storage::outlived(&known.facts, &ends, now_ns) {
             count(Counter::Late);
+            let head = emit::head(record::REBOUND, now_ns);
+            emit::overstay(To::Cases, head, known, storage::long_label(known, sk), ends);
         }
     }
-    storage::leave_pool(facts, now_ns);
-    if facts.opener == 0 {
-        facts.opener = event.tgid;
-        facts.comm = kernel::comm();
+    storage::leave_pool(&mut known.facts, now_ns);
+    if known.facts.opener == 0 {
+        known.facts.opener = tgid;
+        // SAFETY: the storage is a map's.
+        unsafe { kernel::comm(&raw mut known.facts.comm) };
     }
-    facts.owner = header.owner;
-    facts.role = role as u16;
-    facts.label_len = label_len;
-    facts.bound_ns = now_ns;
-    known.label = label;
-    emit::bound(To::of(late), event, former_bound_ns, known);
+    known.facts.owner = header.owner;
+    known.facts.role = role as u16;
+    known.facts.bound_ns = now_ns;
+    known.set_label(sk, &label, label_len);
+    emit::bound(tgid, &known.facts);
     Some(())
 }
 
 /// Copies the label and checks that it is UTF-8.
 #[inline(always)]
-fn copy_label(value: &Value, length: u32, label: &mut [u8; LABEL_MAX]) -> Option<()> {
+fn copy_label(value: &Value, length: u32, label: &mut Label) -> Option<()> {
+    let to = (&raw mut *label).cast::<[u8; LABEL_MAX]>();
+    // SAFETY: the same memory, byte by byte.
+    let label = unsafe { &mut *to };
     let mut text = Utf8::start();
     for (n, to) in label.iter_mut().enumerate() {
         if n as u32 >= length {
@@ -168,11 +167,7 @@ fn end(ctx: &SockoptContext) -> Option<()> {
     };
     let now_ns = now_ns();
     if storage::end(owner, now_ns) {
-        let mut event = emit::event(record::ENDED, now_ns);
-        event.tgid = kernel::tgid();
-        event.detail = u32::from(header.detail);
-        event.former = owner;
-        emit::bare(To::Events, event);
+        emit::ended(now_ns, owner, header.detail);
     }
     Some(())
 }
@@ -195,7 +190,7 @@ fn present_owner(ctx: &SockoptContext) -> Option<Owner> {
 /// What is known of the call's socket. One that no other hook saw is a child accepted on a listener from before, or
 /// belongs to a family without create and release hooks.
 #[inline(always)]
-fn socket(ctx: &SockoptContext) -> Option<*mut Socket> {
+fn socket(ctx: &SockoptContext) -> Option<*mut Kept> {
     let sk = sk(ctx);
     let socket = storage::lookup_or_create(sk.cast::<c_void>())?;
     // SAFETY: `socket` comes from the storage, `sk` is the context's.

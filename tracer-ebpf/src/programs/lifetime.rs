@@ -6,13 +6,13 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
-use tracer_abi::record::{self, Counter, Socket, fact};
+use tracer_abi::record::{self, Counter, fact};
 
 use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};
 use crate::kernel;
 use crate::stack;
-use crate::storage::{self, count, held, is_late, new_id, now_ns};
+use crate::storage::{self, Kept, count, held, is_late, new_id, now_ns};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
@@ -28,7 +28,8 @@ pub(super) fn created(ctx: &SockContext) {
     let facts = unsafe { &mut (*socket).facts };
     facts.held_ns = facts.born_ns;
     facts.opener = kernel::tgid();
-    facts.comm = kernel::comm();
+    // SAFETY: the storage is a map's.
+    unsafe { kernel::comm(&raw mut facts.comm) };
     emit::brief(record::CREATED, facts.born_ns, facts);
     stack::record(facts.id);
 }
@@ -61,11 +62,8 @@ pub(super) fn released(ctx: &SockContext) {
     let Some(socket) = met else { return };
     held(socket, fact::RELEASED, || now_ns);
     // SAFETY: `socket` comes from the storage, which outlives this program.
-    let facts = unsafe { &mut (*socket).facts };
-    if facts.cookie == 0 {
-        // SAFETY: the context is valid for the helper.
-        facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    }
+    let known = unsafe { &mut *socket };
+    let facts = &mut known.facts;
     // SAFETY: the context is the kernel's `bpf_sock`.
     if facts.dead_ns != 0 && unsafe { (*ctx.sock).state } != TCP_CLOSE {
         // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
@@ -79,29 +77,38 @@ pub(super) fn released(ctx: &SockContext) {
         emit::release(now_ns, facts, storage::over_ns(facts, &ends));
         return;
     }
-    let mut event = emit::event(record::OVERSTAYED, now_ns);
-    event.tgid = kernel::tgid();
-    event.comm = kernel::comm();
-    event.ends = ends;
-    event.head.flags = flags;
+    if facts.cookie == 0 {
+        // SAFETY: the context is valid for the helper.
+        facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    }
+    let mut head = emit::head(record::OVERSTAYED, now_ns);
+    head.flags = flags;
     if exiting {
-        event.head.flags |= record::BY_EXIT;
+        head.flags |= record::BY_EXIT;
     }
-    if late {
+    let to = if late {
         count(Counter::Late);
-    }
-    emit::about(To::of(late), event, facts);
+        To::Cases
+    } else {
+        To::Events
+    };
+    emit::overstay(
+        to,
+        head,
+        known,
+        storage::long_label(known, ctx.as_ptr()),
+        ends,
+    );
 }
 
 /// Gives a socket that nobody else knows its record: it comes, or it goes.
 #[inline(always)]
-fn first_sight(ctx: &SockContext, now_ns: u64, flags: u32) -> Option<*mut Socket> {
+fn first_sight(ctx: &SockContext, now_ns: u64, flags: u32) -> Option<*mut Kept> {
     let socket = storage::lookup_or_create(ctx.as_ptr())?;
     // SAFETY: `socket` comes from the storage, the context is the kernel's `bpf_sock`.
     unsafe {
         let facts = &mut (*socket).facts;
         facts.id = new_id();
-        facts.cookie = bpf_get_socket_cookie(ctx.as_ptr());
         facts.born_ns = now_ns;
         facts.flags = flags;
         facts.family = (*ctx.sock).family as u16;

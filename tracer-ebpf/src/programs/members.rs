@@ -4,9 +4,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::programs::BtfTracePointContext;
-use tracer_abi::record::{self, Counter};
+use tracer_abi::record::Counter;
 
-use crate::emit::{self, To};
+use crate::emit;
 use crate::kernel;
 use crate::storage::{self, count, now_ns};
 
@@ -59,8 +59,5 @@ fn follow(task: *const c_void, process: u32) {
     }
     storage::part(process);
     count(Counter::Left);
-    let mut event = emit::event(record::LEFT, now_ns());
-    event.tgid = kernel::tgid_of(task);
-    event.comm = kernel::comm_of(task);
-    emit::bare(To::Cases, event);
+    emit::left(now_ns(), task);
 }

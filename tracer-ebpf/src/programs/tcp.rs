@@ -3,20 +3,18 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock,
-    bpf_sock_ops,
 };
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
-use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, Socket, fact};
+use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, fact};
 
 use crate::emit;
 use crate::kernel::{self, offset};
-use crate::storage::{self, count, mark, new_id, now_ns};
+use crate::storage::{self, Kept, count, mark, new_id, now_ns};
 
 /// `TCP_*` (net/tcp_states.h).
 const TCP_FIN_WAIT1: u32 = 4;
@@ -47,7 +45,7 @@ fn sk(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
 }
 
 #[inline(always)]
-fn known(ctx: &SockOpsContext) -> Option<*mut Socket> {
+fn known(ctx: &SockOpsContext) -> Option<*mut Kept> {
     storage::lookup(sk(ctx)?.cast())
 }
 
@@ -122,8 +120,6 @@ fn arrived(ctx: &SockOpsContext) {
     }
     facts.id = new_id();
     facts.flags = fact::CHILD;
-    // SAFETY: the context is valid for the helper.
-    facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     facts.born_ns = now_ns();
     facts.family = ctx.family() as u16;
     facts.protocol = IPPROTO_TCP;
@@ -195,7 +191,7 @@ fn note(ctx: &SockOpsContext, facts: &mut Facts, state: u32, kind: u32) -> u64 {
 
 /// Marks the FINs that a connection has seen which falls from the state `before` to CLOSE.
 #[inline(always)]
-fn fins(ctx: &SockOpsContext, socket: *mut Socket, before: u32) {
+fn fins(ctx: &SockOpsContext, socket: *mut Kept, before: u32) {
     // SAFETY: the context is valid; the verifier rewrites the accesses.
     let acknowledged = unsafe { (*ctx.ops).snd_una == (*ctx.ops).snd_nxt };
     let bits = match before {
@@ -224,44 +220,27 @@ fn tuple(ctx: &SockOpsContext, facts: &mut Facts) {
     // The context holds it in network order, in the upper half.
     facts.remote_port = u32::from_be(ctx.remote_port()) as u16;
     if facts.family == AF_INET {
-        facts.local = ipv4(ctx.local_ip4());
-        facts.remote = ipv4(ctx.remote_ip4());
-    } else {
-        facts.local = ipv6(ctx.ops, true);
-        facts.remote = ipv6(ctx.ops, false);
+        set_word(&mut facts.local, 0, ctx.local_ip4());
+        set_word(&mut facts.remote, 0, ctx.remote_ip4());
+        return;
     }
-}
-
-#[inline(always)]
-fn ipv4(address: u32) -> [u8; 16] {
-    let [a, b, c, d] = address.to_ne_bytes();
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-}
-
-/// Reads an IPv6 address of the context, four bytes at a time: the verifier refuses wider loads there.
-#[inline(always)]
-fn ipv6(ops: *mut bpf_sock_ops, local: bool) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    macro_rules! word {
-        ($n:literal) => {
-            // SAFETY: the context is valid.
-            let word = unsafe {
-                if local {
-                    ptr::read_volatile(&raw const (*ops).local_ip6[$n])
-                } else {
-                    ptr::read_volatile(&raw const (*ops).remote_ip6[$n])
-                }
-            }
-            .to_ne_bytes();
-            bytes[$n * 4] = word[0];
-            bytes[$n * 4 + 1] = word[1];
-            bytes[$n * 4 + 2] = word[2];
-            bytes[$n * 4 + 3] = word[3];
+    macro_rules! set_words {
+        ($($n:literal)*) => {
+            // SAFETY: the context is valid; the verifier refuses loads wider than a word there.
+            $(unsafe {
+                let local = ptr::read_volatile(&raw const (*ctx.ops).local_ip6[$n]);
+                let remote = ptr::read_volatile(&raw const (*ctx.ops).remote_ip6[$n]);
+                set_word(&mut facts.local, $n, local);
+                set_word(&mut facts.remote, $n, remote);
+            })*
         };
     }
-    word!(0);
-    word!(1);
-    word!(2);
-    word!(3);
-    bytes
+    set_words!(0 1 2 3);
+}
+
+/// Sets the `n`th word of an address, which is in network order like it.
+#[inline(always)]
+fn set_word(address: &mut [u8; 16], n: usize, word: u32) {
+    // SAFETY: the addresses lie in the facts aligned to eight bytes, and `n` is below four.
+    unsafe { (&raw mut *address).cast::<u32>().add(n).write(word) };
 }

@@ -3,13 +3,14 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_sock_from_file};
+use tracer_abi::annotation::LABEL_MAX;
 use tracer_abi::record::{
     AF_INET, AF_INET6, Ends, Facts, IPPROTO_MPTCP, IPPROTO_TCP, KNOWN, Sighting, Socket, TCP_READ,
 };
 
 use crate::kernel::{self, offset, read};
-use crate::storage::{self, held, now_ns};
+use crate::storage::{self, Kept, held, now_ns};
 
 /// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c).
 #[repr(C)]
@@ -84,7 +85,11 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     if let Some(socket) = known {
         held(socket, 0, now_ns);
         // SAFETY: `socket` comes from the storage.
-        let facts: &Facts = unsafe { &(*socket).facts };
+        let facts = unsafe { &mut (*socket).facts };
+        if facts.cookie == 0 {
+            // SAFETY: `sk` is a socket, as the verifier knows.
+            facts.cookie = unsafe { bpf_get_socket_cookie(sk) };
+        }
         sighting.flags |= KNOWN | storage::annotates_bit(facts, || tgid);
         sighting.ends = storage::ends(facts);
         tcp_counters(&mut sighting, sk);
@@ -93,13 +98,14 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     }
     write(seq, &raw const sighting);
     if let Some(socket) = known {
-        write(seq, socket.cast_const());
+        // SAFETY: `socket` comes from the storage.
+        write_socket(seq, unsafe { &*socket }, sk);
     }
 }
 
 /// Meets a socket of the audit that no hook saw as it was accepted: MPTCP makes them so.
 #[inline(always)]
-fn met(sk: *mut c_void) -> Option<*mut Socket> {
+fn met(sk: *mut c_void) -> Option<*mut Kept> {
     let protocol = read::<u16>(sk, offset!(sock_protocol))?;
     if protocol != IPPROTO_MPTCP || !kernel::is_made_inside(sk) {
         return None;
@@ -133,10 +139,20 @@ fn tcp_counters(sighting: &mut Sighting, sk: *mut c_void) {
     }
 }
 
+/// Writes what follows a sighting of a socket of the audit, a [`Socket`].
+#[inline(always)]
+fn write_socket(seq: *mut c_void, kept: &Kept, sk: *mut c_void) {
+    write(seq, &raw const kept.facts);
+    let mut label = [0_u64; LABEL_MAX / 8];
+    // SAFETY: it is as long as a label, and of whole words.
+    unsafe { kept.write_label(storage::long_label(kept, sk), (&raw mut label).cast()) };
+    write(seq, &raw const label);
+}
+
 #[inline(always)]
 fn write<T>(seq: *mut c_void, record: *const T) {
     // SAFETY: `record` is readable for its size. An overflow makes the kernel call this program again with room.
     unsafe { bpf_seq_write(seq.cast(), record.cast::<c_void>(), size_of::<T>() as u32) };
 }
 
-const _: () = assert!(size_of::<Socket>() == 224);
+const _: () = assert!(size_of::<Facts>() + LABEL_MAX == size_of::<Socket>());

@@ -150,7 +150,7 @@ impl Docket {
 }
 
 /// Writes a finding down; who holds the socket is added by whoever knows.
-pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: Option<String>) -> Finding {
+pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: String) -> Finding {
     let facts = evidence.facts;
     // Counted at the last state change: no more comes in after CLOSE_WAIT, nothing moves at all after CLOSE.
     let payload = payload(facts, facts.bytes_received, facts.bytes_acked);
@@ -165,7 +165,7 @@ pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: Option<S
         owner: (facts.bound_ns != 0).then(|| OwnerNote {
             owner: facts.owner,
             role: Role::from_u16(facts.role),
-            label,
+            label: Some(label),
         }),
         holders: Vec::new(),
         holders_unlisted: 0,

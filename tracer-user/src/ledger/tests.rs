@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tracer_abi::record::{self, Ends, Head, KNOWN, Sighting};
+use tracer_abi::record::{self, Ends, Facts, Head, KNOWN, Sighting, Socket};
 
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;
@@ -28,14 +28,17 @@ fn head(kind: u32, at_ns: u64) -> Head {
     }
 }
 
-fn event(kind: u32, at_ns: u64) -> Event {
-    Event {
+fn overstay(kind: u32, at_ns: u64, facts: &Facts, ends: Ends) -> OverstayEvent {
+    OverstayEvent {
         head: head(kind, at_ns),
         tgid: 42,
-        detail: 0,
-        former: Owner::PRESENT,
-        ends: NO_ENDS,
+        reserved: 0,
         comm: [0; 16],
+        ends,
+        socket: Socket {
+            facts: *facts,
+            label: [0; 64],
+        },
     }
 }
 
@@ -92,27 +95,26 @@ impl Kernel {
         })
     }
 
-    fn bind(&mut self, id: u64, owner: Owner) -> Option<News> {
+    /// Returns the record of the bind, and before it that of its being too late if it is.
+    fn bind(&mut self, id: u64, owner: Owner) -> Option<(Option<News>, News)> {
         let former = *self.open.get(&id)?;
-        let mut event = event(record::BOUND, self.now_ns);
-        event.former = former.owner;
-        event.detail = u32::from(former.role);
-        event.ends = self.ends_of(&former);
-        self.late += u64::from(self.is_late(&former));
+        let is_late = self.is_late(&former);
+        self.late += u64::from(is_late);
+        let rebound = overstay(record::REBOUND, self.now_ns, &former, self.ends_of(&former));
         let facts = self.open.get_mut(&id)?;
         facts.owner = owner;
         facts.role = Role::Stream as u16;
         facts.bound_ns = self.now_ns;
         facts.flags |= fact::BOUND;
-        let socket = Socket {
-            facts: *facts,
-            label: [0; 64],
-        };
-        Some(News::Bound(BoundEvent {
-            event,
-            former_bound_ns: former.bound_ns,
-            socket,
-        }))
+        let bound = News::Bound(BoundEvent {
+            head: head(record::BOUND, self.now_ns),
+            brief: (&*facts).into(),
+            owner,
+            tgid: 42,
+            role: facts.role,
+            reserved: 0,
+        });
+        Some((is_late.then_some(News::Rebound(rebound)), bound))
     }
 
     fn end(&mut self, owner: Owner) -> Option<News> {
@@ -120,9 +122,12 @@ impl Kernel {
             return None;
         }
         self.ends.insert(owner, self.now_ns);
-        let mut event = event(record::ENDED, self.now_ns);
-        event.former = owner;
-        Some(News::Ended(event))
+        Some(News::Ended(EndedEvent {
+            head: head(record::ENDED, self.now_ns),
+            owner,
+            tgid: 42,
+            reason: 0,
+        }))
     }
 
     fn release(&mut self, id: u64) -> Option<News> {
@@ -130,9 +135,8 @@ impl Kernel {
         let ends = self.ends_of(&facts);
         if self.is_late(&facts) {
             self.late += 1;
-            let mut event = event(record::OVERSTAYED, self.now_ns);
-            event.ends = ends;
-            return Some(News::Overstayed(SocketEvent { event, facts }));
+            let overstayed = overstay(record::OVERSTAYED, self.now_ns, &facts, ends);
+            return Some(News::Overstayed(overstayed));
         }
         let over_ns = [ends.own_ns, ends.session_ns]
             .into_iter()
@@ -208,23 +212,28 @@ fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kin
     kernel.now_ns = 1;
     let mut lossy = false;
     for step in steps {
-        let news = match step {
-            Step::Create => Some(kernel.create()),
-            Step::Bind(id, owner) => kernel.bind(*id, stream(*owner)),
-            Step::End(owner) => kernel.end(stream(*owner)),
-            Step::Release(id) => kernel.release(*id),
+        let news: Vec<News> = match step {
+            Step::Create => vec![kernel.create()],
+            Step::Bind(id, owner) => {
+                let told = kernel.bind(*id, stream(*owner));
+                told.map_or_else(Vec::new, |(late, bound)| {
+                    late.into_iter().chain([bound]).collect()
+                })
+            }
+            Step::End(owner) => kernel.end(stream(*owner)).into_iter().collect(),
+            Step::Release(id) => kernel.release(*id).into_iter().collect(),
             Step::Wait(ns) => {
                 kernel.now_ns += ns;
-                None
+                Vec::new()
             }
             Step::Walk => {
                 kernel.walk(&mut ledger, std::mem::take(&mut lossy));
-                None
+                Vec::new()
             }
         };
         // The clock never stands still between two calls.
         kernel.now_ns += 1;
-        if let Some(news) = news {
+        for news in news {
             if is_lost() {
                 lossy = true;
             } else {
@@ -287,7 +296,7 @@ fn the_witness_names_every_holder_and_the_release_keeps_them() {
     let (mut kernel, mut ledger) = (Kernel::default(), ledger());
     kernel.now_ns = 1000;
     ledger.apply(&kernel.create());
-    ledger.apply(&kernel.bind(1, stream(1)).unwrap());
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap().1);
     ledger.apply(&kernel.end(stream(1)).unwrap());
     kernel.now_ns += GRACE_NS;
     assert!(!ledger.take_overdue(kernel.now_ns), "grace is not over");
@@ -315,7 +324,7 @@ fn a_socket_released_in_time_asks_for_no_walk() {
     let (mut kernel, mut ledger) = (Kernel::default(), ledger());
     kernel.now_ns = 1000;
     ledger.apply(&kernel.create());
-    ledger.apply(&kernel.bind(1, stream(1)).unwrap());
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap().1);
     ledger.apply(&kernel.end(stream(1)).unwrap());
     ledger.apply(&kernel.release(1).unwrap());
     assert!(!ledger.take_overdue(u64::MAX));
@@ -371,7 +380,7 @@ fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
         ..Kernel::default()
     };
     ledger.apply(&kernel.create());
-    ledger.apply(&kernel.bind(1, stream(1)).unwrap());
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap().1);
     for n in 0..DEADLINES_MAX as u64 + 10 {
         ledger.apply(&kernel.end(stream(n + 1)).unwrap());
     }
@@ -388,7 +397,7 @@ fn a_walk_looks_again_when_a_rule_is_broken_whose_record_was_lost() {
     kernel.now_ns = 1000;
     let lost = [
         kernel.create(),
-        kernel.bind(1, stream(1)).unwrap(),
+        kernel.bind(1, stream(1)).unwrap().1,
         kernel.end(stream(1)).unwrap(),
     ];
     assert_eq!(lost.len(), 3);

@@ -1,6 +1,6 @@
 //! The witness's walks: every open descriptor is met, and the ledger is set right by them.
 
-use tracer_abi::record::{ANNOTATES, Facts, Sighting, Socket, fact};
+use tracer_abi::record::{ANNOTATES, Facts, Sighting, fact};
 
 use super::docket::{HOLDERS_MAX, finding};
 use super::lifetime::{Evidence, Payload, TCP_CLOSE, is_tcp, payload_seen};
@@ -66,7 +66,7 @@ impl Ledger {
             fd: sighting.fd,
             comm: None,
         };
-        if self.meet(socket) {
+        if self.meet(facts) {
             self.docket.held_by(facts.id, self.walk_began_ns, holder);
             return;
         }
@@ -79,7 +79,7 @@ impl Ledger {
             at_ns: now_ns,
         };
         if let Some(offence) = evidence.offence(&self.limits) {
-            let mut finding = finding(&evidence, offence, Some(label_text(socket)));
+            let mut finding = finding(&evidence, offence, label_text(socket));
             // Most sockets have one holder: no room is kept for more.
             finding.holders = vec![holder];
             finding.tcp_state = is_tcp(facts).then(|| u16::try_from(sighting.state).unwrap_or(0));
@@ -117,11 +117,10 @@ impl Ledger {
     }
 
     /// Marks a socket as met in this walk; `true` when it was met in it before.
-    fn meet(&mut self, socket: &Socket) -> bool {
-        let facts = &socket.facts;
+    fn meet(&mut self, facts: &Facts) -> bool {
         let unknown = !self.lifetimes.contains_key(&facts.id);
         if facts.bound_ns != 0 {
-            self.set_bound(socket);
+            self.set_bound(&facts.into(), (facts.owner, facts.role, facts.bound_ns));
         }
         let known = self
             .lifetimes

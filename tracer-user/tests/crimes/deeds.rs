@@ -17,6 +17,8 @@ use tracer_abi::annotation::{self, Heard, Owner, Role};
 mod corners;
 #[path = "foreign.rs"]
 mod foreign;
+#[path = "labels.rs"]
+pub(crate) mod labels;
 #[path = "mass.rs"]
 mod mass;
 #[path = "namespaces.rs"]
@@ -68,7 +70,6 @@ pub(crate) fn commit(name: &str) {
         "open_and_wait" => open_and_wait(),
         "idle" => idle(),
         "busy" => busy(),
-        "hostile_label" => hostile_label(),
         "accepted_late" => accepted_late(),
         "never_accepted" => never_accepted(),
         "udp" => udp(),
@@ -82,6 +83,7 @@ pub(crate) fn commit(name: &str) {
         name if name.starts_with("process_") => processes::commit(name),
         name if name.starts_with("namespace_") => namespaces::commit(name),
         name if name.starts_with("foreign_") => foreign::commit(name),
+        name if name.starts_with("label_") => labels::commit(name),
         name if name.starts_with("many_") || name == "planted" => mass::commit(name),
         name => corners::commit(name),
     }
@@ -456,14 +458,6 @@ fn busy() {
         dialed.read_exact(&mut [0; 1]).unwrap();
         thread::sleep(TOO_LONG / 9);
     }
-}
-
-fn hostile_label() {
-    let (dialed, _accepted) = connection();
-    annotation::bind(&dialed, Role::Stream, owner(1), "\u{1b}]52;c;evil\u{7}").unwrap();
-    end(&dialed, 1);
-    confess(&dialed);
-    thread::sleep(TOO_LONG);
 }
 
 fn accepted_late() {

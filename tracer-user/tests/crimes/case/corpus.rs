@@ -2,10 +2,13 @@
 
 use serde_json::Value;
 
+use crate::deeds::labels;
+
 use super::{BASE, Case, Holders, INCONCLUSIVE, LEAK, expect, guilty, innocent, only};
 
 pub(crate) fn all() -> Vec<Case> {
     const OUTLIVED: &[(&str, usize)] = &[("outlived-request", 1)];
+    const LABELLED: &[(&str, usize)] = &[("outlived-request", labels::LENGTHS.len())];
     vec![
         innocent("closes_in_time"),
         guilty("fd_kept_after_end", OUTLIVED),
@@ -107,7 +110,19 @@ pub(crate) fn all() -> Vec<Case> {
                 let label = only(report)?["owner"]["label"].as_str();
                 expect(&label, &Some("\u{fffd}]52;c;evil\u{fffd}"), "label")
             },
-            ..guilty("hostile_label", OUTLIVED)
+            ..guilty("label_hostile", OUTLIVED)
+        },
+        Case {
+            more: labelled,
+            ..guilty("label_kept", LABELLED)
+        },
+        Case {
+            more: labelled,
+            ..guilty("label_released_late", LABELLED)
+        },
+        Case {
+            more: labelled,
+            ..guilty("label_bound_anew_too_late", LABELLED)
         },
         Case {
             needs: &["curl"],
@@ -332,6 +347,20 @@ fn closed_with_exact_bytes(report: &Value) -> Result<(), String> {
 }
 
 const WITH_STACKS: &[&str] = &["--grace", "300ms", "--stacks"];
+
+/// Each finding has the label that its socket was bound with, whole.
+fn labelled(report: &Value) -> Result<(), String> {
+    let findings = report["findings"].as_array().ok_or("no findings")?;
+    let label = |found: &Value| {
+        found["owner"]["label"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut found: Vec<String> = findings.iter().map(label).collect();
+    found.sort_by_key(String::len);
+    expect(&found, &labels::LENGTHS.map(labels::of).to_vec(), "labels")
+}
 
 /// The stack that opened the socket leads through this function of the test.
 fn stack_names(found: &Value, function: &str) -> Result<(), String> {
