@@ -67,7 +67,7 @@ impl Formatter for Layout {
     }
 
     fn begin_object_value<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
-        pass_on!(self.begin_object_value(to))
+        self.spread.begin_object_value(to)
     }
 
     fn end_object_value<W: ?Sized + Write>(&mut self, to: &mut W) -> io::Result<()> {
@@ -100,7 +100,7 @@ mod tests {
     "c": [2,3]
   },
   "d": [
-    {"e":{"f":null},"g":[4]},
+    {"e": {"f": null},"g": [4]},
     {},
     []
   ],
