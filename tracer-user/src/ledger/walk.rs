@@ -1,9 +1,11 @@
 //! The witness's walks: every open descriptor is met, and the ledger is set right by them.
 
-use tracer_abi::record::{ANNOTATES, Facts, Sighting, fact};
+use tracer_abi::record::{ANNOTATES, Facts, Sighting};
 
 use super::docket::{HOLDERS_MAX, finding};
-use super::lifetime::{Evidence, Payload, TCP_CLOSE, is_tcp, payload_seen};
+use super::lifetime::{
+    Evidence, Payload, TCP_CLOSE, is_set_back, is_tcp, payload_seen, unread, unsent,
+};
 use super::{Due, Ledger, Lifetime};
 use crate::news::{Sight, label_text};
 use crate::verdict::{Holder, Kind};
@@ -83,13 +85,13 @@ impl Ledger {
             // Most sockets have one holder: no room is kept for more.
             finding.holders = vec![holder];
             finding.tcp_state = is_tcp(facts).then(|| u16::try_from(sighting.state).unwrap_or(0));
-            if let Some(payload) = payload_seen(facts, sighting) {
+            if let Some(payload) = payload_seen(facts, sighting)
+                && !is_set_back(facts, sighting)
+            {
                 finding.bytes_in = Some(payload.received);
                 finding.bytes_out = Some(payload.acknowledged);
-                // A FIN waits to be read like a byte.
-                let fin = u32::from(facts.flags & fact::PEER_FIN != 0);
-                finding.unread = Some(sighting.unread.saturating_sub(fin));
-                finding.unsent = Some(sighting.unsent);
+                finding.unread = Some(unread(facts, sighting));
+                finding.unsent = Some(unsent(sighting));
             }
             self.docket.convict(finding);
         }

@@ -25,6 +25,7 @@ pub(super) fn commit(name: &str) {
         "mptcp_kept" => mptcp_kept(),
         "mptcp_listener_with_plain_clients" => mptcp_listener_with_plain_clients(),
         "connected_again" => connected_again(),
+        "corner_disconnected" => disconnected(),
         "passed_and_kept" => passed_and_kept(),
         "receive_and_hold" => receive_and_hold(),
         "passed_in_flight" => passed_in_flight(),
@@ -119,6 +120,19 @@ fn mptcp_listener_with_plain_clients() {
 }
 
 /// One socket, three connections: each is dead for the tracer's eyes until the next begins.
+fn disconnected() {
+    let listener = super::listener();
+    let socket = super::socket();
+    rustix::net::connect(&socket, &listener.local_addr().unwrap()).unwrap();
+    rustix::net::send(&socket, b"four", rustix::net::SendFlags::empty()).unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    accepted.read_exact(&mut [0; 4]).unwrap();
+    rustix::net::connect_unspec(&socket).unwrap();
+    drop(accepted);
+    confess(&socket);
+    thread::sleep(TOO_LONG);
+}
+
 fn connected_again() {
     let listener = super::listener();
     let address = listener.local_addr().unwrap();

@@ -39,8 +39,20 @@ pub(crate) fn all() -> Vec<Case> {
             ..guilty("close_wait_left_open", &[("peer-closed", 1)])
         },
         Case {
-            more: |report| expect(&only(report)?["tcp_state"], &"CLOSE".into(), "state"),
+            more: |report| {
+                let found = only(report)?;
+                expect(&found["tcp_state"], &"CLOSE".into(), "state")?;
+                expect(&found["unsent_bytes"], &Value::Null, "unsent")
+            },
             ..guilty("refused_connect_left_open", &[("dead-socket", 1)])
+        },
+        Case {
+            more: |report| {
+                let found = only(report)?;
+                expect(&found["bytes_out"], &4.into(), "bytes out")?;
+                expect(&found["unsent_bytes"], &Value::Null, "unsent")
+            },
+            ..guilty("corner_disconnected", &[("dead-socket", 1)])
         },
         guilty("reset_left_open", &[("dead-socket", 1)]),
         innocent("bound_again"),
