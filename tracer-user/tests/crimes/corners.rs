@@ -124,7 +124,7 @@ fn disconnected() {
     let listener = super::listener();
     let socket = super::socket();
     rustix::net::connect(&socket, &listener.local_addr().unwrap()).unwrap();
-    rustix::net::send(&socket, b"four", rustix::net::SendFlags::empty()).unwrap();
+    rustix::net::send(&socket, b"four", SendFlags::empty()).unwrap();
     let (mut accepted, _) = listener.accept().unwrap();
     accepted.read_exact(&mut [0; 4]).unwrap();
     rustix::net::connect_unspec(&socket).unwrap();
