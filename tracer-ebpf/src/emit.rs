@@ -169,12 +169,19 @@ pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
 
 /// What the current process did to a socket that stayed too long, or until it exited.
 #[inline(always)]
-pub(crate) fn overstay(to: To, head: Head, kept: &Kept, long_label: Option<&Label>, ends: Ends) {
+pub(crate) fn overstay(
+    to: To,
+    head: Head,
+    tgid: u32,
+    kept: &Kept,
+    long_label: Option<&Label>,
+    ends: Ends,
+) {
     put::<OverstayEvent>(to, WakeUp::IfHalfFull, |to| {
         // SAFETY: as in `brief`.
         unsafe {
             (&raw mut (*to).head).write(head);
-            (&raw mut (*to).tgid).write(kernel::tgid());
+            (&raw mut (*to).tgid).write(tgid);
             (&raw mut (*to).reserved).write(0);
             (&raw mut (*to).ends).write(ends);
             kernel::comm(&raw mut (*to).comm);

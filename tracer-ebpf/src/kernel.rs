@@ -3,8 +3,8 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel as bpf_probe_read_kernel_to;
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 use tracer_abi::record::{CGROUP_LEVELS, Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
 
 /// `PF_EXITING` (linux/sched.h).
@@ -102,11 +102,22 @@ pub(crate) fn read<T>(base: *const c_void, offset: usize) -> Option<T> {
     unsafe { bpf_probe_read_kernel(base.byte_add(offset).cast::<T>()).ok() }
 }
 
-/// Returns the current task's struct.
+/// Loads a `T` at `base + offset` without the call that [`read`] is; where the address is bad the kernel gives zeros.
+///
+/// # Safety
+///
+/// `base` must be a pointer whose type the verifier knows, and `offset` that of a field or an array of at least this size.
+#[inline(always)]
+unsafe fn load<T: Copy>(base: *const c_void, offset: usize) -> T {
+    // SAFETY: the verifier refuses what the caller did not promise. Volatile: LLVM must not make other loads of it.
+    unsafe { ptr::read_volatile(base.byte_add(offset).cast::<T>()) }
+}
+
+/// Returns the current task's struct, with its type.
 #[inline(always)]
 fn current() -> *const c_void {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_current_task() as *const c_void }
+    unsafe { bpf_get_current_task_btf() as *const c_void }
 }
 
 /// Returns the current process. `bpf_get_current_pid_tgid` is not offered to every program type that needs it, and knows
@@ -122,7 +133,7 @@ pub(crate) fn tgid_of(task: *const c_void) -> u32 {
     // SAFETY: a static of our own; volatile because user space writes it before the load.
     let wanted = unsafe { ptr::read_volatile(&raw const PID_NS_INUM) };
     if wanted == PID_NS_INIT_INUM {
-        return read::<u32>(task, offset!(task_tgid)).unwrap_or(0);
+        return initial_tgid_of(task);
     }
     number_in(task, wanted).unwrap_or(0)
 }
@@ -163,32 +174,46 @@ pub(crate) unsafe fn comm(to: *mut [u8; 16]) {
 /// As of [`comm`].
 #[inline(always)]
 pub(crate) unsafe fn comm_of(task: *const c_void, to: *mut [u8; 16]) {
-    let leader = read::<*const c_void>(task, offset!(task_group_leader)).unwrap_or(ptr::null());
-    let from = leader.wrapping_byte_add(offset!(task_comm));
-    // SAFETY: the helper checks what it reads, and writes zeros where it cannot; `to` is the caller's promise.
+    let at = offset!(task_comm);
+    // SAFETY: a leader is a task, `comm` is an array of 16 bytes; `to` is the caller's promise.
     unsafe {
-        bpf_probe_read_kernel_to(to.cast(), size_of::<[u8; 16]>() as u32, from);
+        let leader = leader_of(task);
+        let words = [load::<u64>(leader, at), load::<u64>(leader, at + 8)];
+        to.cast::<[u64; 2]>().write(words);
     }
+}
+
+/// Returns a task's process, that is its first thread.
+#[inline(always)]
+fn leader_of(task: *const c_void) -> *const c_void {
+    let at = offset!(task_group_leader);
+    // SAFETY: every caller's task has its type from the kernel.
+    unsafe { load(task, at) }
 }
 
 /// Whether the current task is on its way out, so that the kernel and not the program drops its descriptors.
 #[inline(always)]
 pub(crate) fn exiting() -> bool {
-    read::<u32>(current(), offset!(task_flags)).is_some_and(|flags| flags & PF_EXITING != 0)
+    let at = offset!(task_flags);
+    // SAFETY: the current task has its type from the helper.
+    let flags = unsafe { load::<u32>(current(), at) };
+    flags & PF_EXITING != 0
 }
 
 /// Returns when the current process was started.
 #[inline(always)]
 pub(crate) fn started_ns() -> u64 {
-    read::<*const c_void>(current(), offset!(task_group_leader))
-        .and_then(|leader| read::<u64>(leader, offset!(task_start_time)))
-        .unwrap_or(0)
+    let at = offset!(task_start_time);
+    // SAFETY: a leader is a task.
+    unsafe { load(leader_of(current()), at) }
 }
 
 /// Returns a task's process by its number in the initial PID namespace, which is never 0.
 #[inline(always)]
 pub(crate) fn initial_tgid_of(task: *const c_void) -> u32 {
-    read::<u32>(task, offset!(task_tgid)).unwrap_or(0)
+    let at = offset!(task_tgid);
+    // SAFETY: every caller's task has its type from the kernel.
+    unsafe { load(task, at) }
 }
 
 /// Whether a task that exits is the last thread of its process (`do_exit` has counted it off).

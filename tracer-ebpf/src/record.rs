@@ -151,7 +151,8 @@ pub const REBOUND: u32 = 10;
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
 /// Bit of [`Head::flags`] in OVERSTAYED and of [`Sighting::flags`]: the process that opened the socket, or has it if that
-/// is not known, has told the kernel of an owner at least once.
+/// is not known, has told the kernel of an owner at least once. In OVERSTAYED only where that matters: the socket was bound to
+/// nobody for longer than grace.
 pub const ANNOTATES: u32 = 1 << 8;
 
 record! {
@@ -420,8 +421,9 @@ pub const ANNOTATORS_MAX: u32 = 1 << 16;
 pub const MEMBERS_MAX: u32 = 1 << 16;
 /// How deep in the hierarchy the audited cgroup is looked for, from a process's own up.
 pub const CGROUP_LEVELS: u32 = 64;
-/// How many ENDs the kernel remembers at once. User space forgets the oldest before it is full.
-pub const ENDS_MAX: u32 = 1 << 19;
+/// How many ENDs the kernel remembers at once: their places are allocated at start, about 23 MB. User space forgets the oldest
+/// before it is full.
+pub const ENDS_MAX: u32 = 1 << 18;
 /// The size in bytes of the ring for everything that happens, unless user space sets another.
 pub const RING_BYTES: u32 = 4 << 20;
 /// The size in bytes of the ring for violations, which a flood of the other must not drown: about 4,000 of them.

@@ -43,9 +43,9 @@ static SOCKETS: SkStorage<Kept> = SkStorage::new();
 #[btf_map]
 static LABELS: SkStorage<Label> = SkStorage::new();
 
+/// Its entries are allocated at start: an END would pay for its own, and three times as much.
 #[btf_map]
-static ENDS: HashMap<Owner, u64, { ENDS_MAX as usize }, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
+static ENDS: HashMap<Owner, u64, { ENDS_MAX as usize }> = HashMap::new();
 
 #[btf_map]
 static ANNOTATORS: HashMap<
@@ -416,20 +416,21 @@ fn pooled(facts: &Facts) -> bool {
     facts.bound_ns != 0 && facts.role == Role::Pool as u16
 }
 
-/// Whether a socket that goes away now should have done so longer than grace ago: by its owner, by TCP, or because a
-/// process that annotates (`flags`) bound it to nobody.
+/// Whether a socket that goes away now should have done so longer than grace ago, by its owner or by TCP.
 #[inline(always)]
-pub(crate) fn is_late(facts: &Facts, ends: &Ends, flags: u32, now_ns: u64) -> bool {
+pub(crate) fn is_late(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
     if pooled(facts) {
         return false;
     }
     // What happened in a listener's backlog is nobody's fault until there is a descriptor.
     let stuck = |since_ns: u64| since_ns != 0 && overstayed(since_ns.max(facts.held_ns), now_ns);
-    let unowned = facts.protocol == IPPROTO_TCP
-        && facts.bound_ns == 0
-        && flags & ANNOTATES != 0
-        && overstayed(facts.held_ns, now_ns);
-    outlived(facts, ends, now_ns) || stuck(facts.peer_done_ns) || stuck(facts.dead_ns) || unowned
+    outlived(facts, ends, now_ns) || stuck(facts.peer_done_ns) || stuck(facts.dead_ns)
+}
+
+/// Whether a process that annotates should have bound the socket to an owner by now.
+#[inline(always)]
+pub(crate) fn lacks_owner(facts: &Facts, now_ns: u64) -> bool {
+    facts.protocol == IPPROTO_TCP && facts.bound_ns == 0 && overstayed(facts.held_ns, now_ns)
 }
 
 #[inline(always)]

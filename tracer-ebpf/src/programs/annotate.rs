@@ -89,6 +89,8 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     if label_len > LABEL_MAX as u32 {
         return None;
     }
+    // Here and not where it is needed: the verifier would follow it anew for every length of the label.
+    let tgid = kernel::tgid();
     let mut label = [0; LABEL_MAX / 8];
     copy_label(&value, label_len, &mut label)?;
     let Some(socket) = socket(ctx) else {
@@ -102,7 +104,6 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     if mark(socket, fact::BOUND) & fact::BOUND == 0 {
         count(Counter::Tagged);
     }
-    let tgid = kernel::tgid();
     annotates(tgid);
     // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
     let known = unsafe { &mut *socket };
@@ -112,7 +113,14 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
         if storage::outlived(&known.facts, &ends, now_ns) {
             count(Counter::Late);
             let head = emit::head(record::REBOUND, now_ns);
-            emit::overstay(To::Cases, head, known, storage::long_label(known, sk), ends);
+            emit::overstay(
+                To::Cases,
+                head,
+                tgid,
+                known,
+                storage::long_label(known, sk),
+                ends,
+            );
         }
     }
     storage::leave_pool(&mut known.facts, now_ns);

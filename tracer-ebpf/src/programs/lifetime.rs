@@ -12,7 +12,7 @@ use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};
 use crate::kernel;
 use crate::stack;
-use crate::storage::{self, Kept, count, held, is_late, new_id, now_ns};
+use crate::storage::{self, Kept, count, held, is_late, lacks_owner, new_id, now_ns};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
@@ -70,8 +70,12 @@ pub(super) fn released(ctx: &SockContext) {
         facts.dead_ns = 0;
     }
     let ends = storage::ends(facts);
-    let flags = storage::annotates_bit(facts, kernel::tgid);
-    let late = is_late(facts, &ends, flags, now_ns);
+    let unowned = if lacks_owner(facts, now_ns) {
+        storage::annotates_bit(facts, kernel::tgid)
+    } else {
+        0
+    };
+    let late = unowned != 0 || is_late(facts, &ends, now_ns);
     let exiting = kernel::exiting();
     if !late && !exiting {
         emit::release(now_ns, facts, storage::over_ns(facts, &ends));
@@ -82,7 +86,7 @@ pub(super) fn released(ctx: &SockContext) {
         facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     }
     let mut head = emit::head(record::OVERSTAYED, now_ns);
-    head.flags = flags;
+    head.flags = unowned;
     if exiting {
         head.flags |= record::BY_EXIT;
     }
@@ -95,6 +99,7 @@ pub(super) fn released(ctx: &SockContext) {
     emit::overstay(
         to,
         head,
+        kernel::tgid(),
         known,
         storage::long_label(known, ctx.as_ptr()),
         ends,

@@ -6,7 +6,7 @@ use tracer_abi::annotation::Owner;
 
 /// How many owners without open sockets are remembered. An END is remembered for that many further owners, so that a
 /// dial that completes late is still held to it. Half of what the kernel's own table holds.
-pub(super) const REMEMBERED_OWNERS: usize = 1 << 18;
+pub(super) const REMEMBERED_OWNERS: usize = 1 << 17;
 
 #[derive(Debug, Default)]
 struct Entry {
