@@ -100,12 +100,11 @@ pub fn render(checks: &[Check]) -> String {
     text
 }
 
-/// The first kernel with `bpf_sock_from_file` and socket storage for tracing programs (5.11), and with atomics that
-/// return the value before (5.12).
-const FLOOR: (u32, u32) = (5, 12);
+/// The first kernel with `bpf_sock_from_file` and socket storage for tracing programs (5.11), with atomics that return the
+/// value before (5.12), and with `bpf_get_current_task_btf` for programs of a cgroup (5.15).
+const FLOOR: (u32, u32) = (5, 15);
 
-const TOO_OLD: &str =
-    "run Linux 5.12 or later: older ones cannot join a file descriptor to its socket's storage";
+const TOO_OLD: &str = "run Linux 5.15 or later: older ones do not tell the programs of a cgroup what task they run for";
 
 fn kernel() -> Check {
     let release = kernel_release();

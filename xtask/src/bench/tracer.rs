@@ -15,127 +15,142 @@ const PEER_START: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Rounds; each runs every contestant once.
-    #[arg(long, default_value_t = 7)]
+    /// Rounds; in each every contestant runs once, between two runs without it.
+    #[arg(long, default_value_t = 21)]
     rounds: usize,
     /// Connections a run.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 5_000)]
     connections: u32,
     /// Another tracer to run beside, such as libbpf-tools' tcplife; it must trace until SIGTERM.
     #[arg(long, value_name = "PROGRAM")]
     peer: Option<String>,
 }
 
-/// The contestants of one round, in an order that rotates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who watches the load, and what the load does.
+#[derive(Clone, Copy, Debug)]
 enum Contestant {
-    Untraced,
-    Traced,
-    UntracedAnnotated,
-    TracedAnnotated,
+    Tracer,
+    TracerAnnotating,
     Peer,
 }
 
 impl Contestant {
     fn name(self) -> &'static str {
         match self {
-            Self::Untraced => "untraced",
-            Self::Traced => "tracer run",
-            Self::UntracedAnnotated => "untraced, annotating",
-            Self::TracedAnnotated => "tracer run, annotating",
+            Self::Tracer => "tracer run",
+            Self::TracerAnnotating => "tracer run, annotating",
             Self::Peer => "peer",
         }
     }
+}
 
-    /// What it is compared with.
-    fn base(self) -> Self {
-        match self {
-            Self::Untraced | Self::Traced | Self::Peer => Self::Untraced,
-            Self::UntracedAnnotated | Self::TracedAnnotated => Self::UntracedAnnotated,
+/// One contestant's runs: microseconds of CPU a connection.
+struct Row {
+    contestant: Contestant,
+    /// The mean of the runs before and after.
+    untraced: Vec<f64>,
+    traced: Vec<f64>,
+}
+
+impl Row {
+    fn new(contestant: Contestant) -> Self {
+        Self {
+            contestant,
+            untraced: Vec::new(),
+            traced: Vec::new(),
         }
+    }
+
+    /// Runs the load traced, between two runs that are not: the machine's speed drifts within seconds.
+    fn run(&mut self, args: &Args) -> Result<()> {
+        let before = untraced(self.contestant, args)?;
+        let traced = traced(self.contestant, args)?;
+        let after = untraced(self.contestant, args)?;
+        self.untraced.push(f64::midpoint(before, after));
+        self.traced.push(traced);
+        Ok(())
+    }
+
+    fn print(&self) {
+        let mut ratios: Vec<f64> = self
+            .traced
+            .iter()
+            .zip(&self.untraced)
+            .map(|(traced, untraced)| traced / untraced)
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        let quarter = |n: usize| {
+            ratios
+                .get(ratios.len() * n / 4)
+                .copied()
+                .unwrap_or(f64::NAN)
+        };
+        println!(
+            "{:<24}{:>12.1}{:>12.1}{:>10.3}   {:.3} to {:.3}",
+            self.contestant.name(),
+            median(self.untraced.clone()),
+            median(self.traced.clone()),
+            quarter(2),
+            quarter(1),
+            quarter(3),
+        );
     }
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     super::build()?;
-    let mut contestants = vec![
-        Contestant::Untraced,
-        Contestant::Traced,
-        Contestant::UntracedAnnotated,
-        Contestant::TracedAnnotated,
+    let mut rows = vec![
+        Row::new(Contestant::Tracer),
+        Row::new(Contestant::TracerAnnotating),
     ];
     if args.peer.is_some() {
-        contestants.push(Contestant::Peer);
+        rows.push(Row::new(Contestant::Peer));
     }
     println!("{}", super::machine()?);
-    let mut rows: Vec<(Contestant, Vec<f64>)> = contestants
-        .iter()
-        .map(|contestant| (*contestant, Vec::new()))
-        .collect();
-    for round in 0..args.rounds {
-        contestants.rotate_left(usize::from(round > 0));
-        for contestant in &contestants {
-            let cpu = measure(*contestant, args)?;
-            if let Some((_, figures)) = rows.iter_mut().find(|(row, _)| row == contestant) {
-                figures.push(cpu);
-            }
+    for round in 1..=args.rounds {
+        for row in &mut rows {
+            row.run(args)?;
         }
-        println!("round {} of {}", round + 1, args.rounds);
+        println!("round {round} of {}", args.rounds);
     }
-    report(&rows);
+    println!(
+        "{:<24}{:>12}{:>12}{:>10}   its middle half",
+        "µs a connection", "untraced", "traced", "ratio"
+    );
+    for row in &rows {
+        row.print();
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(rows: &[(Contestant, Vec<f64>)]) {
-    println!(
-        "{:<26}{:>16}{:>16}",
-        "", "µs a connection", "ratio (median)"
-    );
-    for (contestant, figures) in rows {
-        let base = rows
-            .iter()
-            .find(|(row, _)| *row == contestant.base())
-            .map_or(&[][..], |(_, figures)| figures);
-        // Round by round: the machine's speed drifts.
-        let ratios = figures
-            .iter()
-            .zip(base)
-            .map(|(cpu, base)| cpu / base)
-            .collect();
-        println!(
-            "{:<26}{:>16.1}{:>16.3}",
-            contestant.name(),
-            median(figures.clone()),
-            median(ratios)
-        );
-    }
+/// Returns the CPU time a connection, in microseconds, of the contestant's load when nobody watches it.
+fn untraced(contestant: Contestant, args: &Args) -> Result<f64> {
+    measure(Command::new(std::env::current_exe()?), contestant, args)
 }
 
-/// Returns the load's CPU time in microseconds a connection.
-fn measure(contestant: Contestant, args: &Args) -> Result<f64> {
-    let connections = args.connections.to_string();
-    let mut load = vec!["__connections", "--connections", &connections];
-    let annotating = matches!(
-        contestant,
-        Contestant::UntracedAnnotated | Contestant::TracedAnnotated
-    );
-    if annotating {
-        load.push("--annotate");
-    }
-    let own = std::env::current_exe()?;
-    let printed = match contestant {
-        Contestant::Untraced | Contestant::UntracedAnnotated => {
-            shell::read(Command::new(own).args(load))?
-        }
-        Contestant::Traced | Contestant::TracedAnnotated => {
-            shell::read(super::tracer().args(["run", "--"]).arg(own).args(load))?
+/// The same when the contestant does.
+fn traced(contestant: Contestant, args: &Args) -> Result<f64> {
+    match contestant {
+        Contestant::Tracer | Contestant::TracerAnnotating => {
+            let mut command = super::tracer();
+            command.args(["run", "--"]).arg(std::env::current_exe()?);
+            measure(command, contestant, args)
         }
         Contestant::Peer => {
             let _peer = Peer::start(args.peer.as_deref().unwrap_or_default())?;
-            shell::read(Command::new(own).args(load))?
+            untraced(contestant, args)
         }
-    };
-    let cpu_ns: f64 = printed.trim().parse()?;
+    }
+}
+
+/// Lets `command` run the load, which prints its own CPU time.
+fn measure(mut command: Command, contestant: Contestant, args: &Args) -> Result<f64> {
+    command.args(["__connections", "--connections"]);
+    command.arg(args.connections.to_string());
+    if matches!(contestant, Contestant::TracerAnnotating) {
+        command.arg("--annotate");
+    }
+    let cpu_ns: f64 = shell::read(&mut command)?.trim().parse()?;
     Ok(cpu_ns / 1000.0 / f64::from(args.connections))
 }
 
