@@ -341,7 +341,8 @@ pub(crate) fn end(owner: Owner, now_ns: u64) -> bool {
 
 #[inline(always)]
 fn ended(owner: Owner) -> u64 {
-    // SAFETY: the value is an integer that is written once; user space removes entries only when nobody needs them.
+    // SAFETY: an integer, written before it can be found; user space removes entries, whose places are used again, only when nobody
+    // needs them.
     unsafe { ENDS.get(owner) }.copied().unwrap_or(0)
 }
 
