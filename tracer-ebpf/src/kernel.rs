@@ -160,7 +160,7 @@ fn number_in(task: *const c_void, wanted: u32) -> Option<u32> {
 ///
 /// # Safety
 ///
-/// `to` must be memory of a map or a ring.
+/// `to` must be memory of a map or a ring, aligned to eight bytes.
 #[inline(always)]
 pub(crate) unsafe fn comm(to: *mut [u8; 16]) {
     // SAFETY: the caller's promise.

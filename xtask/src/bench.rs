@@ -62,9 +62,18 @@ fn now_ns() -> u64 {
     part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+fn median(figures: Vec<f64>) -> f64 {
+    let [_, median, _] = quartiles(figures);
+    median
+}
+
+/// Returns the figures below which a quarter, half and three quarters of them lie.
+fn quartiles(mut figures: Vec<f64>) -> [f64; 3] {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    [1, 2, 3].map(|n| {
+        let at = figures.len() * n / 4;
+        figures.get(at).copied().unwrap_or(f64::NAN)
+    })
 }
 
 /// Names the machine: a figure without it says nothing.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::median;
+use super::{median, quartiles};
 use crate::shell;
 
 /// A tracer that starts late would look cheap.
@@ -72,27 +72,18 @@ impl Row {
     }
 
     fn print(&self) {
-        let mut ratios: Vec<f64> = self
+        let ratios = self
             .traced
             .iter()
             .zip(&self.untraced)
             .map(|(traced, untraced)| traced / untraced)
             .collect();
-        ratios.sort_by(f64::total_cmp);
-        let quarter = |n: usize| {
-            ratios
-                .get(ratios.len() * n / 4)
-                .copied()
-                .unwrap_or(f64::NAN)
-        };
+        let [low, ratio, high] = quartiles(ratios);
         println!(
-            "{:<24}{:>12.1}{:>12.1}{:>10.3}   {:.3} to {:.3}",
+            "{:<24}{:>12.1}{:>12.1}{ratio:>10.3}   {low:.3} to {high:.3}",
             self.contestant.name(),
             median(self.untraced.clone()),
             median(self.traced.clone()),
-            quarter(2),
-            quarter(1),
-            quarter(3),
         );
     }
 }
