@@ -403,10 +403,12 @@ pub(crate) fn leave_pool(facts: &mut Facts, now_ns: u64) {
     }
 }
 
-/// TCP leaves CLOSE_WAIT by an own FIN. Within grace that was in time; later the rule was broken already.
+/// TCP leaves CLOSE_WAIT by an own FIN or a reset. Within grace, or where the rule did not run, that was in time; otherwise it was
+/// broken already.
 #[inline(always)]
 pub(crate) fn leave_close_wait(facts: &mut Facts, now_ns: u64) {
-    if !overstayed(facts.peer_done_ns.max(facts.held_ns), now_ns) {
+    let ran = facts.held_ns != 0 && !pooled(facts);
+    if !ran || !overstayed(facts.peer_done_ns.max(facts.held_ns), now_ns) {
         facts.peer_done_ns = 0;
     }
 }

@@ -164,6 +164,9 @@ fn moved(ctx: &SockOpsContext) {
             facts.peer_done_ns = note(ctx, facts, state, record::PEER_DONE);
         }
         TCP_CLOSE => {
+            if before == TCP_CLOSE_WAIT {
+                storage::leave_close_wait(facts, now_ns());
+            }
             fins(ctx, socket, before);
             facts.dead_ns = note(ctx, facts, state, record::DIED);
         }

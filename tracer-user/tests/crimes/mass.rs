@@ -16,6 +16,8 @@ pub(super) fn commit(name: &str) {
     match name {
         "many_connections" => many_connections(false),
         "many_connections_one_leaked" => many_connections(true),
+        "many_connections_looked_at" => many_connections_looked_at(),
+        "many_look_at_parent" => many_look_at_parent(),
         "planted" => planted(),
         "many_held" => many_held(),
         "many_held_in_part" => many_held_in_part(),
@@ -33,6 +35,24 @@ fn dial(address: SocketAddr, stream: u64) -> TcpStream {
 
 fn many_connections(leak: bool) {
     connections(20_000, u64::from(leak));
+}
+
+/// Whoever reads `/proc/PID/fd` has each file for a moment. Where that is when it is closed, he releases it.
+fn many_connections_looked_at() {
+    let mut onlooker = again("many_look_at_parent").spawn().unwrap();
+    many_connections(false);
+    onlooker.kill().unwrap();
+    onlooker.wait().unwrap();
+}
+
+fn many_look_at_parent() {
+    let descriptors = format!("/proc/{}/fd", std::os::unix::process::parent_id());
+    while let Ok(entries) = std::fs::read_dir(&descriptors) {
+        for entry in entries.flatten() {
+            // It may be gone by now.
+            let _ = std::fs::metadata(entry.path());
+        }
+    }
 }
 
 /// The oracle: many clean requests with a few leaks planted among them. The number can be set, for a long run.

@@ -16,21 +16,21 @@ const COUNT: usize = 200;
 /// After this many seconds no further ending begins; what was left out is printed.
 const TIME: u64 = 20;
 
-/// Random numbers that a seed repeats (splitmix64).
+/// Random numbers that a seed repeats.
 #[derive(Clone, Debug)]
-pub(crate) struct Chance(u64);
+pub(crate) struct Chance(fastrand::Rng);
 
 impl Chance {
+    fn new(seed: u64) -> Self {
+        Self(fastrand::Rng::with_seed(seed))
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = self.0;
-        number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        number ^ (number >> 31)
+        self.0.u64(..)
     }
 
     fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.0.u64(..limit)
     }
 
     /// Small numbers as often as large ones; few enough bytes that a half-closed stream is done within the tracer's grace.
@@ -80,7 +80,7 @@ impl Iterator for Endings {
         }
         self.next += 1;
         // So that neighbours have nothing in common.
-        let own = Chance(self.next as u64).next();
-        Some(Chance(self.seed ^ own))
+        let own = Chance::new(self.next as u64).next();
+        Some(Chance::new(self.seed ^ own))
     }
 }

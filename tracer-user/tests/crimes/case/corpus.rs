@@ -310,6 +310,10 @@ pub(crate) fn all() -> Vec<Case> {
         },
         Case {
             options: PATIENT,
+            ..innocent("many_connections_looked_at")
+        },
+        Case {
+            options: PATIENT,
             ..guilty("planted", &[("outlived-request", 25)])
         },
         Case {

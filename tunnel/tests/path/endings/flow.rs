@@ -19,7 +19,7 @@ const PERIOD: usize = 65_521;
 impl Flow {
     /// Returns enough of its bytes to cut a piece at any place.
     fn bytes(self) -> Vec<u8> {
-        let mut chance = Chance(self.0);
+        let mut chance = Chance::new(self.0);
         let mut bytes = vec![0; PERIOD];
         for word in bytes.chunks_mut(8) {
             word.copy_from_slice(&chance.next().to_le_bytes()[..word.len()]);

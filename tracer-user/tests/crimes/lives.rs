@@ -1,0 +1,397 @@
+//! Lives at random: many sockets at once, each with a plan of its own, and a model of the rules that says what must be found of it.
+//!
+//! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use libtest_mimic::{Failed, Trial};
+use rustix::net::sockopt::set_socket_linger;
+use serde_json::Value;
+use tracer_abi::annotation::{self, Owner, Role};
+
+use crate::case::{self, COMMIT, expect};
+
+/// The deed of the program under audit.
+pub(crate) const DEED: &str = "lives";
+/// Lives lived at once.
+const COUNT: u64 = 240;
+/// How many steps a life has at most, and how often a socket is copied.
+const STEPS: u8 = 8;
+const COPIES: u8 = 3;
+/// The grace, as the tracer is told it.
+const GRACE: &str = "1s";
+/// What happens without a [`Step::Wait`] between is together within this time, or nothing is said of that life: a busy machine may
+/// take longer than the grace.
+const AT_ONCE: Duration = Duration::from_millis(500);
+/// Longer than the grace, and long enough for the witness to look.
+const A_WAIT: Duration = Duration::from_millis(2500);
+/// How many lives must be lived in time.
+const TIMELY: u64 = COUNT * 3 / 4;
+
+/// What may happen to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It is bound to a new owner, for one of these.
+    Bind(Role),
+    /// Its present owner's END is told.
+    End,
+    /// Its session's is.
+    EndSession,
+    /// It sends a byte, which is read if anybody is there.
+    Send,
+    /// It finishes its own side.
+    Finish,
+    /// The peer finishes its side and goes on reading.
+    PeerFinishes,
+    /// The peer closes.
+    PeerCloses,
+    /// The peer resets the connection.
+    PeerResets,
+    /// Longer than grace, nothing.
+    Wait,
+}
+
+const CHOICES: [Step; 15] = [
+    Step::Bind(Role::Stream),
+    Step::Bind(Role::Stream),
+    Step::Bind(Role::Pool),
+    Step::Bind(Role::Link),
+    Step::End,
+    Step::End,
+    Step::EndSession,
+    Step::Send,
+    Step::Finish,
+    Step::PeerFinishes,
+    Step::PeerCloses,
+    Step::PeerResets,
+    Step::Wait,
+    Step::Wait,
+    Step::Wait,
+];
+
+/// What the rules say of one socket, with a clock that only waits move on: each is longer than grace.
+#[derive(Debug, Default)]
+struct Model {
+    now: u64,
+    /// Role and time of the present BIND.
+    bound: Option<(Role, u64)>,
+    ended: Option<u64>,
+    session_ended: Option<u64>,
+    finished: bool,
+    peer_finished: bool,
+    peer_gone: bool,
+    /// In CLOSE_WAIT since.
+    peer_done: Option<u64>,
+    /// In CLOSE since.
+    dead: Option<u64>,
+    guilt: Option<&'static str>,
+}
+
+/// The kinds in the order in which they count.
+const KINDS: [&str; 5] = [
+    "outlived-request",
+    "session-remnant",
+    "peer-closed",
+    "dead-socket",
+    "unowned",
+];
+
+impl Model {
+    fn live(&mut self, step: Step) {
+        match step {
+            Step::Bind(role) => {
+                if self.is_pooled() {
+                    // Only idleness counted before.
+                    self.peer_done = self.peer_done.map(|_| self.now);
+                    self.dead = self.dead.map(|_| self.now);
+                }
+                self.bound = Some((role, self.now));
+                self.ended = None;
+            }
+            Step::End => self.ended = self.ended.or(self.bound.map(|_| self.now)),
+            Step::EndSession => self.session_ended = self.session_ended.or(Some(self.now)),
+            // Whoever is gone answers with a reset.
+            Step::Send if self.peer_gone && !self.finished => self.die(),
+            Step::Send => {}
+            Step::Finish if self.finished => {}
+            Step::Finish => {
+                self.finished = true;
+                if self.peer_finished {
+                    self.die();
+                }
+            }
+            Step::PeerFinishes => self.peer_finishes(),
+            Step::PeerCloses => {
+                self.peer_finishes();
+                self.peer_gone = true;
+            }
+            Step::PeerResets => {
+                if !self.peer_gone {
+                    self.die();
+                }
+                self.peer_gone = true;
+            }
+            Step::Wait => {
+                self.now += 1;
+                self.judge();
+            }
+        }
+    }
+
+    fn peer_finishes(&mut self) {
+        if self.peer_finished || self.peer_gone || self.dead.is_some() {
+            return;
+        }
+        self.peer_finished = true;
+        if self.finished {
+            self.die();
+        } else {
+            self.peer_done = Some(self.now);
+        }
+    }
+
+    /// It leaves CLOSE_WAIT, if it was there: in time, or it is judged already.
+    fn die(&mut self) {
+        self.peer_done = None;
+        self.dead = self.dead.or(Some(self.now));
+    }
+
+    fn is_pooled(&self) -> bool {
+        matches!(self.bound, Some((Role::Pool, _)))
+    }
+
+    fn judge(&mut self) {
+        if self.is_pooled() {
+            return;
+        }
+        let late = |since: Option<u64>| since.is_some_and(|since| since < self.now);
+        let over = |end: Option<u64>| {
+            let (end, (_, bound)) = (end?, self.bound?);
+            Some(end.max(bound))
+        };
+        let broken = [
+            late(over(self.ended)),
+            late(over(self.session_ended)),
+            late(self.peer_done),
+            late(self.dead),
+            self.bound.is_none(),
+        ];
+        let first = broken.iter().position(|broken| *broken);
+        let before = KINDS.iter().position(|kind| Some(*kind) == self.guilt);
+        // Of several that it earns in its life, the earliest counts.
+        self.guilt = match (first, before) {
+            (Some(first), Some(before)) => Some(KINDS[first.min(before)]),
+            (first, before) => first.or(before).map(|kind| KINDS[kind]),
+        };
+    }
+}
+
+/// Lives all lives, and says of each how it was lived and what the rules say.
+pub(crate) fn commit() {
+    let seed: u64 = std::env::var("WATERTIGHT_TEST_SEED")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let lives: Vec<_> = (1..=COUNT)
+        .map(|number| thread::spawn(move || live(seed, number)))
+        .collect();
+    for life in lives {
+        println!("{}", life.join().unwrap());
+    }
+}
+
+fn live(seed: u64, number: u64) -> String {
+    // So that neighbours have nothing in common.
+    let own = Rng::with_seed(number).u64(..);
+    let mut chance = Rng::with_seed(seed ^ own);
+    let (socket, mut peer) = connection(&mut chance);
+    let copies: Vec<TcpStream> = (0..chance.u8(..COPIES))
+        .map(|_| socket.try_clone().unwrap())
+        .collect();
+    let mut name = format!(
+        "{} {}",
+        socket.local_addr().unwrap(),
+        socket.peer_addr().unwrap()
+    );
+    for held in copies.iter().chain([&socket]) {
+        name = format!("{name} {}", held.as_raw_fd());
+    }
+    let session = number << 8;
+    let mut owner = Owner { session, stream: 0 };
+    let (mut model, mut plan, mut timely) = (Model::default(), Vec::new(), true);
+    let mut began = Instant::now();
+    for n in 0..=chance.u8(..STEPS) {
+        let step = match n {
+            0 if chance.u8(..4) > 0 => Step::Bind(Role::Stream),
+            _ => CHOICES[chance.usize(..CHOICES.len())],
+        };
+        plan.push(step);
+        match step {
+            Step::Bind(role) => {
+                owner.stream += 1;
+                annotation::bind(&socket, role, owner, "").unwrap();
+            }
+            Step::End if model.bound.is_some() => {
+                annotation::end(&socket, owner, 1).unwrap();
+            }
+            Step::End => {}
+            Step::EndSession => {
+                annotation::end(&socket, owner.whole_session(), 1).unwrap();
+            }
+            Step::Send => send(&mut &socket, peer.as_mut()),
+            Step::Finish => drop(socket.shutdown(Shutdown::Write)),
+            Step::PeerFinishes => {
+                if let Some(peer) = &peer {
+                    let _ = peer.shutdown(Shutdown::Write);
+                }
+            }
+            Step::PeerCloses => peer = None,
+            Step::PeerResets => {
+                if let Some(peer) = peer.take() {
+                    set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+                }
+            }
+            Step::Wait => {
+                timely &= began.elapsed() < AT_ONCE;
+                thread::sleep(A_WAIT);
+                began = Instant::now();
+            }
+        }
+        model.live(step);
+    }
+    drop((socket, copies, peer));
+    timely &= began.elapsed() < AT_ONCE;
+    let what = if timely {
+        model.guilt.unwrap_or("innocent")
+    } else {
+        "unsure"
+    };
+    format!("life {what} {name} = {plan:?}")
+}
+
+/// Makes a connection and says which end is looked at; the other one serves no request.
+fn connection(chance: &mut Rng) -> (TcpStream, Option<TcpStream>) {
+    let nobody = |stream| Owner { session: 0, stream };
+    let host: IpAddr = if chance.bool() {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        Ipv6Addr::LOCALHOST.into()
+    };
+    let listener = TcpListener::bind((host, 0)).unwrap();
+    annotation::bind(&listener, Role::Listener, nobody(1), "").unwrap();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let (socket, peer) = if chance.bool() {
+        (dialed, accepted)
+    } else {
+        (accepted, dialed)
+    };
+    annotation::bind(&peer, Role::Pool, nobody(2), "").unwrap();
+    (socket, Some(peer))
+}
+
+/// Sends a byte, and reads it where somebody is: a peer that closes with bytes unread resets the connection.
+fn send(socket: &mut &TcpStream, peer: Option<&mut TcpStream>) {
+    if socket.write_all(b"x").is_err() {
+        return;
+    }
+    if let Some(peer) = peer {
+        let _ = peer.read(&mut [0; 1]).unwrap();
+    }
+}
+
+pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
+    vec![
+        Trial::test("lives_at_random_are_judged_by_the_rules", || {
+            lives_at_random_are_judged_by_the_rules()
+        })
+        .with_ignored_flag(skipped),
+    ]
+}
+
+/// What is known of a life: kind, and holders.
+type Guilt = (String, Vec<u64>);
+
+fn lives_at_random_are_judged_by_the_rules() -> Result<(), Failed> {
+    let seed = std::env::var("WATERTIGHT_TEST_SEED")
+        .unwrap_or_else(|_| RandomState::new().hash_one(DEED).to_string());
+    eprintln!("lives: WATERTIGHT_TEST_SEED={seed}");
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("report.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_tracer"))
+        .args(["run", "--grace", GRACE, "--json"])
+        .arg(&json)
+        .arg("--")
+        .arg(std::env::current_exe()?)
+        .args([COMMIT, DEED])
+        .env("WATERTIGHT_TEST_SEED", &seed)
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&std::fs::read(json)?)?;
+    let failed = |what: String| format!("seed {seed}: {what}\n{said}");
+    expect(&report["verdict"], &"leak".into(), "verdict").map_err(failed)?;
+    expect(&report["witness"]["agrees"], &true.into(), "agrees").map_err(failed)?;
+    let mut found = found(&report);
+    let (mut timely, mut wrong) = (0, Vec::new());
+    for life in printed
+        .lines()
+        .filter_map(|line| line.strip_prefix("life "))
+    {
+        let (words, plan) = life.split_once(" = ").ok_or("no plan")?;
+        let words: Vec<&str> = words.split(' ').collect();
+        let [what, local, remote, descriptors @ ..] = words.as_slice() else {
+            return Err(format!("no life: {life}").into());
+        };
+        let guilt = found.remove(&format!("{local} {remote}"));
+        if *what == "unsure" {
+            continue;
+        }
+        timely += 1;
+        let mut descriptors = descriptors
+            .iter()
+            .map(|number| number.parse())
+            .collect::<Result<Vec<u64>, _>>()?;
+        descriptors.sort_unstable();
+        let wanted = (*what != "innocent").then(|| ((*what).to_owned(), descriptors));
+        wrong.extend(expect(&guilt, &wanted, plan).err());
+    }
+    wrong.extend(expect(&found, &BTreeMap::new(), "findings of nobody").err());
+    if !wrong.is_empty() {
+        return Err(failed(wrong.join("\n")).into());
+    }
+    if timely < TIMELY {
+        return Err(failed(format!("{timely} of {COUNT} lives were lived in time")).into());
+    }
+    Ok(())
+}
+
+/// Returns kind and holding descriptors of each finding that denies, by its connection.
+fn found(report: &Value) -> BTreeMap<String, Guilt> {
+    let denied = case::findings(report)
+        .iter()
+        .filter(|found| found["level"] == "deny");
+    denied
+        .map(|found| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let ends = &found["tuple"];
+            let holders = found["holders"].as_array();
+            let mut descriptors: Vec<u64> = holders
+                .into_iter()
+                .flatten()
+                .filter_map(|holder| holder["fd"].as_u64())
+                .collect();
+            descriptors.sort_unstable();
+            let name = format!("{} {}", text(&ends["local"]), text(&ends["remote"]));
+            (name, (text(&found["kind"]), descriptors))
+        })
+        .collect()
+}
