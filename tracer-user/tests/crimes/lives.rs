@@ -23,6 +23,8 @@ use crate::case::{self, COMMIT, expect};
 const DEEDS: [&str; 2] = ["lives", "lives_unannotated"];
 /// Lives lived at once.
 const COUNT: u64 = 240;
+/// How many owners a socket may have.
+const OWNERS: usize = 3;
 /// How many steps a life has at most, and how often a socket is copied.
 const STEPS: u8 = 8;
 const COPIES: u8 = 3;
@@ -39,10 +41,10 @@ const TIMELY: u64 = 2 * COUNT * 3 / 4;
 /// What may happen to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// It is bound to a new owner, for one of these.
-    Bind(Role),
-    /// Its present owner's END is told.
-    End,
+    /// It is bound to the owner of this number, which may have ended before.
+    Bind(Role, usize),
+    /// The END of the owner of this number is told, on this socket, whoever it is bound to.
+    End(usize),
     /// Its session's is.
     EndSession,
     /// It sends a byte, which is read if anybody is there.
@@ -60,12 +62,12 @@ enum Step {
 }
 
 const CHOICES: [Step; 15] = [
-    Step::Bind(Role::Stream),
-    Step::Bind(Role::Stream),
-    Step::Bind(Role::Pool),
-    Step::Bind(Role::Link),
-    Step::End,
-    Step::End,
+    Step::Bind(Role::Stream, 0),
+    Step::Bind(Role::Stream, 1),
+    Step::Bind(Role::Pool, 2),
+    Step::Bind(Role::Link, 1),
+    Step::End(0),
+    Step::End(1),
     Step::EndSession,
     Step::Send,
     Step::Finish,
@@ -77,15 +79,22 @@ const CHOICES: [Step; 15] = [
     Step::Wait,
 ];
 
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    role: Role,
+    owner: usize,
+    since: u64,
+}
+
 /// What the rules say of one socket, with a clock that only waits move on: each is longer than grace.
 #[derive(Debug, Default)]
 struct Model {
     now: u64,
     /// Its process annotates.
     owes_owner: bool,
-    /// Role and time of the present BIND.
-    bound: Option<(Role, u64)>,
-    ended: Option<u64>,
+    /// The present BIND.
+    bound: Option<Bound>,
+    ended: [Option<u64>; OWNERS],
     session_ended: Option<u64>,
     finished: bool,
     peer_finished: bool,
@@ -96,6 +105,13 @@ struct Model {
     dead: Option<u64>,
     guilt: Option<&'static str>,
 }
+
+/// How the peer of a socket that annotates is bound: it serves no request.
+const POOLED: Bound = Bound {
+    role: Role::Pool,
+    owner: 0,
+    since: 0,
+};
 
 /// The kinds in the order in which they count.
 const KINDS: [&str; 5] = [
@@ -109,16 +125,22 @@ const KINDS: [&str; 5] = [
 impl Model {
     fn live(&mut self, step: Step) {
         match step {
-            Step::Bind(role) => {
+            Step::Bind(role, owner) => {
                 if self.is_pooled() {
                     // Only idleness counted before.
                     self.peer_done = self.peer_done.map(|_| self.now);
                     self.dead = self.dead.map(|_| self.now);
                 }
-                self.bound = Some((role, self.now));
-                self.ended = None;
+                self.bound = Some(Bound {
+                    role,
+                    owner,
+                    since: self.now,
+                });
             }
-            Step::End => self.ended = self.ended.or(self.bound.map(|_| self.now)),
+            Step::End(owner) => {
+                let ended = &mut self.ended[owner];
+                *ended = ended.or(Some(self.now));
+            }
             Step::EndSession => self.session_ended = self.session_ended.or(Some(self.now)),
             // Whoever is gone answers with a reset.
             Step::Send if self.peer_gone && !self.finished => self.die(),
@@ -167,7 +189,7 @@ impl Model {
     }
 
     fn is_pooled(&self) -> bool {
-        matches!(self.bound, Some((Role::Pool, _)))
+        matches!(self.bound, Some(bound) if bound.role == Role::Pool)
     }
 
     fn judge(&mut self) {
@@ -175,12 +197,10 @@ impl Model {
             return;
         }
         let late = |since: Option<u64>| since.is_some_and(|since| since < self.now);
-        let over = |end: Option<u64>| {
-            let (end, (_, bound)) = (end?, self.bound?);
-            Some(end.max(bound))
-        };
+        let over = |end: Option<u64>| Some(end?.max(self.bound?.since));
+        let own_end = self.bound.and_then(|bound| self.ended[bound.owner]);
         let broken = [
-            late(over(self.ended)),
+            late(over(own_end)),
             late(over(self.session_ended)),
             late(self.peer_done),
             late(self.dead),
@@ -199,7 +219,7 @@ impl Model {
 impl Step {
     /// Whether it is the kernel that is told of it.
     fn is_annotation(self) -> bool {
-        matches!(self, Self::Bind(_) | Self::End | Self::EndSession)
+        matches!(self, Self::Bind(..) | Self::End(_) | Self::EndSession)
     }
 
     /// What the peer lives through meanwhile, if it is there.
@@ -208,8 +228,8 @@ impl Step {
             Self::Finish => Some(Self::PeerFinishes),
             Self::PeerFinishes => Some(Self::Finish),
             Self::Wait => Some(Self::Wait),
-            Self::Bind(_)
-            | Self::End
+            Self::Bind(..)
+            | Self::End(_)
             | Self::EndSession
             | Self::Send
             | Self::PeerCloses
@@ -247,21 +267,23 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
         .map(|_| socket.try_clone().unwrap())
         .collect();
     let names = [name(&socket, &copies), name(peer.as_ref().unwrap(), &[])];
-    let session = number << 8;
-    let mut owner = Owner { session, stream: 0 };
+    let owner = |owner: usize| Owner {
+        session: number,
+        stream: owner as u64 + 1,
+    };
     let mut model = Model {
         owes_owner: annotates,
         ..Model::default()
     };
     let mut peers_model = Model {
-        bound: annotates.then_some((Role::Pool, 0)),
+        bound: annotates.then_some(POOLED),
         ..Model::default()
     };
     let (mut plan, mut timely) = (Vec::new(), true);
     let mut began = Instant::now();
     for n in 0..=chance.u8(..STEPS) {
         let step = match n {
-            0 if chance.u8(..4) > 0 => Step::Bind(Role::Stream),
+            0 if chance.u8(..4) > 0 => Step::Bind(Role::Stream, 0),
             _ => CHOICES[chance.usize(..CHOICES.len())],
         };
         if step.is_annotation() && !annotates {
@@ -269,16 +291,14 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
         }
         plan.push(step);
         match step {
-            Step::Bind(role) => {
-                owner.stream += 1;
-                annotation::bind(&socket, role, owner, "").unwrap();
+            Step::Bind(role, number) => {
+                annotation::bind(&socket, role, owner(number), "").unwrap();
             }
-            Step::End if model.bound.is_some() => {
-                annotation::end(&socket, owner, 1).unwrap();
+            Step::End(number) => {
+                annotation::end(&socket, owner(number), 1).unwrap();
             }
-            Step::End => {}
             Step::EndSession => {
-                annotation::end(&socket, owner.whole_session(), 1).unwrap();
+                annotation::end(&socket, owner(0).whole_session(), 1).unwrap();
             }
             Step::Send => send(&mut &socket, peer.as_mut()),
             Step::Finish => drop(socket.shutdown(Shutdown::Write)),
