@@ -2,17 +2,18 @@
 //!
 //! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::process::Command;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use libtest_mimic::{Failed, Trial};
+use rustix::net::SocketFlags;
 use rustix::net::sockopt::set_socket_linger;
 use serde_json::Value;
 use tracer_abi::annotation::{self, Owner, Role};
@@ -28,13 +29,15 @@ const OWNERS: usize = 3;
 /// How many steps a life has at most, and how often a socket is copied.
 const STEPS: u8 = 8;
 const COPIES: u8 = 3;
+/// One socket in so many is held by another process too.
+const KEEPERS: u8 = 8;
 /// The grace, as the tracer is told it.
 const GRACE: &str = "1s";
 /// What happens without a [`Step::Wait`] between is together within this time, or nothing is said of that life: a busy machine may
 /// take longer than the grace.
 const AT_ONCE: Duration = Duration::from_millis(500);
-/// Longer than the grace, and long enough for the witness to look.
-const A_WAIT: Duration = Duration::from_millis(2500);
+/// Longer than the grace, and long enough for the witness to look, whose second look convicts where the first one met the socket.
+const A_WAIT: Duration = Duration::from_millis(3200);
 /// How many, of both ends of the connections, must be lived in time.
 const TIMELY: u64 = 2 * COUNT * 3 / 4;
 
@@ -266,7 +269,11 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
     let copies: Vec<TcpStream> = (0..chance.u8(..COPIES))
         .map(|_| socket.try_clone().unwrap())
         .collect();
-    let names = [name(&socket, &copies), name(peer.as_ref().unwrap(), &[])];
+    let keeper = (chance.u8(..KEEPERS) == 0).then(|| Keeper::start(&socket));
+    let names = [
+        name(&socket, &copies, keeper.as_ref()),
+        name(peer.as_ref().unwrap(), &[], None),
+    ];
     let owner = |owner: usize| Owner {
         session: number,
         stream: owner as u64 + 1,
@@ -324,7 +331,13 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
             peers_model.live(step);
         }
     }
-    drop((socket, copies, peer));
+    if chance.bool() {
+        drop((socket, copies, peer));
+        drop(keeper);
+    } else {
+        drop(keeper);
+        drop((socket, copies, peer));
+    }
     timely &= began.elapsed() < AT_ONCE;
     let said = |model: &Model, name: &str| {
         let guilt = model.guilt.unwrap_or("innocent");
@@ -335,13 +348,33 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
     [said(&model, name), said(&peers_model, peers_name)]
 }
 
-/// The connection of a socket, as it sees it, and the descriptors of all who hold it.
-fn name(socket: &TcpStream, copies: &[TcpStream]) -> String {
+/// The connection of a socket, as it sees it, and all who hold it, as "PID:FD".
+fn name(socket: &TcpStream, copies: &[TcpStream], keeper: Option<&Keeper>) -> String {
     let ends = [socket.local_addr(), socket.peer_addr()].map(|end| end.unwrap().to_string());
-    let descriptors = copies.iter().chain([socket]);
-    let descriptors = descriptors.map(|held| held.as_raw_fd().to_string());
-    let words: Vec<String> = ends.into_iter().chain(descriptors).collect();
+    let own = std::process::id();
+    let holders = copies.iter().chain([socket]);
+    let holders = holders.map(|held| format!("{own}:{}", held.as_raw_fd()));
+    let keeper = keeper.map(|keeper| format!("{}:1", keeper.0.id()));
+    let words: Vec<String> = ends.into_iter().chain(holders).chain(keeper).collect();
     words.join(" ")
+}
+
+/// Another process that has a socket open, as its standard output, until this is dropped.
+struct Keeper(Child);
+
+impl Keeper {
+    fn start(socket: &TcpStream) -> Self {
+        let copy = OwnedFd::from(socket.try_clone().unwrap());
+        let mut cat = Command::new("cat");
+        Self(cat.stdin(Stdio::piped()).stdout(copy).spawn().unwrap())
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 /// Makes a connection and says which end is looked at; the other one serves no request.
@@ -357,7 +390,14 @@ fn connection(chance: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream
         annotation::bind(&listener, Role::Listener, nobody(1), "").unwrap();
     }
     let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (accepted, _) = listener.accept().unwrap();
+    let accepted = if chance.bool() {
+        listener.accept().unwrap().0
+    } else {
+        // With no address asked for, nobody sees it before something happens to it, or the witness looks.
+        rustix::net::accept_with(&listener, SocketFlags::CLOEXEC)
+            .unwrap()
+            .into()
+    };
     let (socket, peer) = if chance.bool() {
         (dialed, accepted)
     } else {
@@ -390,7 +430,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
 }
 
 /// What is known of a life: kind, and holders.
-type Guilt = (String, Vec<u64>);
+type Guilt = (String, BTreeSet<String>);
 
 fn lives_are_judged_by_the_rules(deed: &str) -> Result<(), Failed> {
     let seed = std::env::var("WATERTIGHT_TEST_SEED")
@@ -420,7 +460,7 @@ fn lives_are_judged_by_the_rules(deed: &str) -> Result<(), Failed> {
     {
         let (words, plan) = life.split_once(" = ").ok_or("no plan")?;
         let words: Vec<&str> = words.split(' ').collect();
-        let [what, local, remote, descriptors @ ..] = words.as_slice() else {
+        let [what, local, remote, holders @ ..] = words.as_slice() else {
             return Err(format!("no life: {life}").into());
         };
         let guilt = found.remove(&format!("{local} {remote}"));
@@ -428,12 +468,8 @@ fn lives_are_judged_by_the_rules(deed: &str) -> Result<(), Failed> {
             continue;
         }
         timely += 1;
-        let mut descriptors = descriptors
-            .iter()
-            .map(|number| number.parse())
-            .collect::<Result<Vec<u64>, _>>()?;
-        descriptors.sort_unstable();
-        let wanted = (*what != "innocent").then(|| ((*what).to_owned(), descriptors));
+        let holders = holders.iter().copied().map(String::from).collect();
+        let wanted = (*what != "innocent").then(|| ((*what).to_owned(), holders));
         wrong.extend(expect(&guilt, &wanted, plan).err());
     }
     wrong.extend(expect(&found, &BTreeMap::new(), "findings of nobody").err());
@@ -446,7 +482,7 @@ fn lives_are_judged_by_the_rules(deed: &str) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Returns kind and holding descriptors of each finding that denies, by its connection.
+/// Returns kind and holders of each finding that denies, by its connection.
 fn found(report: &Value) -> BTreeMap<String, Guilt> {
     let denied = case::findings(report)
         .iter()
@@ -456,14 +492,13 @@ fn found(report: &Value) -> BTreeMap<String, Guilt> {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let ends = &found["tuple"];
             let holders = found["holders"].as_array();
-            let mut descriptors: Vec<u64> = holders
+            let holders = holders
                 .into_iter()
                 .flatten()
-                .filter_map(|holder| holder["fd"].as_u64())
+                .map(|holder| format!("{}:{}", holder["pid"], holder["fd"]))
                 .collect();
-            descriptors.sort_unstable();
             let name = format!("{} {}", text(&ends["local"]), text(&ends["remote"]));
-            (name, (text(&found["kind"]), descriptors))
+            (name, (text(&found["kind"]), holders))
         })
         .collect()
 }
