@@ -154,8 +154,8 @@ fn moved(ctx: &SockOpsContext) {
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &mut (*socket).facts };
     if facts.flags & fact::RELEASED != 0 {
-        // What TCP does after the release concerns nobody.
-        let _ = ctx.set_cb_flags(0);
+        // What TCP does after the release is not looked at. Other programs keep what they asked for besides.
+        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
         return;
     }
     match state {
