@@ -10,9 +10,11 @@ use aya_ebpf::btf_maps::RingBuf;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
+use tracer_abi::counter::Counter;
+use tracer_abi::facts::{Ends, Facts};
+use tracer_abi::limits::{CASES_BYTES, RING_BYTES};
 use tracer_abi::record::{
-    self, BoundEvent, BriefEvent, CASES_BYTES, Counter, EndedEvent, Ends, Facts, Head, LeftEvent,
-    OverstayEvent, RING_BYTES, ReleaseEvent,
+    self, BoundEvent, BriefEvent, EndedEvent, Head, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
 use crate::kernel;

@@ -5,7 +5,8 @@ use core::ptr;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
-use tracer_abi::record::{CGROUP_LEVELS, Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
+use tracer_abi::limits::CGROUP_LEVELS;
+use tracer_abi::offsets::{Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
 
 /// `PF_EXITING` (linux/sched.h).
 const PF_EXITING: u32 = 0x4;

@@ -10,4 +10,10 @@
 extern crate std;
 
 pub mod annotation;
+pub mod counter;
+pub mod facts;
+mod layout;
+pub mod limits;
+pub mod offsets;
 pub mod record;
+pub mod sighting;

@@ -11,9 +11,10 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::{LABEL_MAX, Owner, Role};
-use tracer_abi::record::{
-    self, ANNOTATES, ANNOTATORS_MAX, Counter, ENDS_MAX, Ends, Facts, IPPROTO_TCP, MEMBERS_MAX, fact,
-};
+use tracer_abi::counter::Counter;
+use tracer_abi::facts::{Ends, Facts, IPPROTO_TCP, fact};
+use tracer_abi::limits::{ANNOTATORS_MAX, ENDS_MAX, MEMBERS_MAX};
+use tracer_abi::record::{self, ANNOTATES};
 
 use crate::emit;
 use crate::kernel;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;

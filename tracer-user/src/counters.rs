@@ -1,6 +1,6 @@
 //! The kernel's counters and the one equation that the verdict rests on.
 
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 /// The kernel's counters, summed over the CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

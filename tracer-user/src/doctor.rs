@@ -7,7 +7,7 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use caps::{CapSet, Capability};
 
-use tracer_abi::record::RING_BYTES;
+use tracer_abi::limits::RING_BYTES;
 
 use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};

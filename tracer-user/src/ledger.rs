@@ -16,9 +16,10 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
+use tracer_abi::facts::{AF_INET, AF_INET6, IPPROTO_TCP, fact};
+use tracer_abi::limits::ANNOTATORS_MAX;
 use tracer_abi::record::{
-    AF_INET, AF_INET6, ANNOTATORS_MAX, BoundEvent, Brief, BriefEvent, EndedEvent, IPPROTO_TCP,
-    LeftEvent, OverstayEvent, ReleaseEvent, fact,
+    BoundEvent, Brief, BriefEvent, EndedEvent, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
 use crate::news::{News, comm_text, label_text};

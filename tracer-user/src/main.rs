@@ -12,7 +12,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracer_abi::record::RING_BYTES;
+use tracer_abi::limits::RING_BYTES;
 use tracer_user::audit::{self, Audit};
 use tracer_user::ledger::lifetime::Limits;
 use tracer_user::metrics::Endpoint;

@@ -13,7 +13,7 @@ use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use crate::audit::Audit;
 use crate::verdict::Level;

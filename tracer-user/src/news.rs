@@ -2,10 +2,11 @@
 //! error of that record alone.
 
 use thiserror::Error;
+use tracer_abi::facts::Socket;
 use tracer_abi::record::{
-    self, BoundEvent, BriefEvent, EndedEvent, Head, KNOWN, LeftEvent, OverstayEvent, ReleaseEvent,
-    Sighting, Socket,
+    self, BoundEvent, BriefEvent, EndedEvent, Head, LeftEvent, OverstayEvent, ReleaseEvent,
 };
+use tracer_abi::sighting::{KNOWN, Sighting};
 use zerocopy::FromBytes;
 
 /// One record of the ring.

@@ -17,7 +17,9 @@ use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
-use tracer_abi::record::{BriefEvent, CASES_BYTES, Counter, Head, LeftEvent, STACKS_BYTES};
+use tracer_abi::counter::Counter;
+use tracer_abi::limits::CASES_BYTES;
+use tracer_abi::record::{BriefEvent, Head, LeftEvent, STACKS_BYTES};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};

@@ -8,7 +8,7 @@ pub mod text;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use crate::counters::Counters;
 use crate::ledger::{Ledger, Stranger, Walk};

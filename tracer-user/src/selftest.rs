@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use thiserror::Error;
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use crate::cgroup::Cgroup;
 use crate::counters::Counters;

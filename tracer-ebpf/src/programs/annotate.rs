@@ -7,7 +7,9 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockoptContext;
 use aya_log_ebpf::warn;
 use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
-use tracer_abi::record::{self, AF_INET, AF_INET6, Counter, fact};
+use tracer_abi::counter::Counter;
+use tracer_abi::facts::{AF_INET, AF_INET6, fact};
+use tracer_abi::record::{self};
 
 use super::{ALLOW, REFUSE};
 use crate::emit::{self, To};

@@ -6,7 +6,9 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
-use tracer_abi::record::{self, Counter, fact};
+use tracer_abi::counter::Counter;
+use tracer_abi::facts::fact;
+use tracer_abi::record::{self};
 
 use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};

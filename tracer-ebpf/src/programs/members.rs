@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::programs::BtfTracePointContext;
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use crate::emit;
 use crate::kernel;

@@ -10,7 +10,9 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
-use tracer_abi::record::{self, AF_INET, Counter, Facts, IPPROTO_TCP, fact};
+use tracer_abi::counter::Counter;
+use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP, fact};
+use tracer_abi::record::{self};
 
 use crate::emit;
 use crate::kernel::{self, offset};

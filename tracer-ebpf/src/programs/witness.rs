@@ -5,9 +5,8 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_sock_from_file};
 use tracer_abi::annotation::LABEL_MAX;
-use tracer_abi::record::{
-    AF_INET, AF_INET6, Ends, Facts, IPPROTO_MPTCP, IPPROTO_TCP, KNOWN, Sighting, Socket, TCP_READ,
-};
+use tracer_abi::facts::{AF_INET, AF_INET6, Ends, Facts, IPPROTO_MPTCP, IPPROTO_TCP, Socket};
+use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
 use crate::kernel::{self, offset, read};
 use crate::storage::{self, Kept, held, now_ns};

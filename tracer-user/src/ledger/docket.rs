@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tracer_abi::annotation::Role;
-use tracer_abi::record::{Ends, fact};
+use tracer_abi::facts::{Ends, fact};
 
 use super::lifetime::{Evidence, Offence, is_tcp, payload, tuple};
 use crate::news::comm_text;

@@ -14,9 +14,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracer_abi::annotation::Role;
-use tracer_abi::record::{
-    AF_INET, ANNOTATES, BY_EXIT, Ends, Facts, IPPROTO_TCP, Sighting, TCP_READ, fact,
-};
+use tracer_abi::facts::{AF_INET, Ends, Facts, IPPROTO_TCP, fact};
+use tracer_abi::record::{ANNOTATES, BY_EXIT};
+use tracer_abi::sighting::{Sighting, TCP_READ};
 
 use crate::verdict::{Kind, Tuple};
 

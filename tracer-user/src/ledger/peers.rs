@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use tracer_abi::record::{Facts, ReleaseEvent, fact};
+use tracer_abi::facts::{Facts, fact};
+use tracer_abi::record::ReleaseEvent;
 
 use super::lifetime::address;
 

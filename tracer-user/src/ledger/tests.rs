@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tracer_abi::record::{self, Ends, Facts, Head, KNOWN, Sighting, Socket};
+use tracer_abi::facts::{Ends, Facts, Socket};
+use tracer_abi::record::{self, Head};
+use tracer_abi::sighting::{KNOWN, Sighting};
 
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;

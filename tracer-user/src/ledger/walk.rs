@@ -1,6 +1,8 @@
 //! The witness's walks: every open descriptor is met, and the ledger is set right by them.
 
-use tracer_abi::record::{ANNOTATES, Facts, Sighting};
+use tracer_abi::facts::Facts;
+use tracer_abi::record::ANNOTATES;
+use tracer_abi::sighting::Sighting;
 
 use super::docket::{HOLDERS_MAX, finding};
 use super::lifetime::{

@@ -1,6 +1,6 @@
 //! Where the fields are that the programs read, by this kernel's own BTF.
 
-use tracer_abi::record::Offsets;
+use tracer_abi::offsets::Offsets;
 
 use crate::btf::{Btf, BtfError};
 use crate::stacks;

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::annotation::Role;
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use super::{Call, PEERS_LISTED, Proceedings, Report};
 use crate::ledger::lifetime::tcp_state_name;

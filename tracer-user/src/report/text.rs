@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use tracer_abi::record::Counter;
+use tracer_abi::counter::Counter;
 
 use super::{Call, Report};
 use crate::ledger::lifetime::tcp_state_name;

@@ -1,0 +1,15 @@
+//! How much there may be of what.
+
+/// How many annotating processes the kernel remembers.
+pub const ANNOTATORS_MAX: u32 = 1 << 16;
+/// How many processes of the audit live at once at most.
+pub const MEMBERS_MAX: u32 = 1 << 16;
+/// How deep in the hierarchy the audited cgroup is looked for, from a process's own up.
+pub const CGROUP_LEVELS: u32 = 64;
+/// How many ENDs the kernel remembers at once: their places are allocated at start, about 23 MB. User space forgets the oldest
+/// before it is full.
+pub const ENDS_MAX: u32 = 1 << 18;
+/// The size in bytes of the ring for everything that happens, unless user space sets another.
+pub const RING_BYTES: u32 = 4 << 20;
+/// The size in bytes of the ring for violations, which a flood of the other must not drown: about 4,000 of them.
+pub const CASES_BYTES: u32 = 1 << 20;
