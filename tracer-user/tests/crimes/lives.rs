@@ -33,6 +33,8 @@ const COPIES: u8 = 3;
 const KEEPERS: u8 = 8;
 /// The grace, as the tracer is told it.
 const GRACE: &str = "1s";
+/// A ring in KiB that loses most records.
+const TINY_RING: &str = "4";
 /// What happens without a [`Step::Wait`] between is together within this time, or nothing is said of that life: a busy machine may
 /// take longer than the grace.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -420,26 +422,29 @@ fn send(socket: &mut &TcpStream, peer: Option<&mut TcpStream>) {
 }
 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
-    let trial = |deed: &'static str| {
-        Trial::test(format!("{deed}_at_random_are_judged_by_the_rules"), || {
-            lives_are_judged_by_the_rules(deed)
-        })
-        .with_ignored_flag(skipped)
-    };
-    DEEDS.map(trial).into()
+    let rings = [("4096", ""), (TINY_RING, "_though_records_are_lost")];
+    let mut trials = Vec::new();
+    for deed in DEEDS {
+        for (ring, circumstance) in rings {
+            let name = format!("{deed}_at_random_are_judged_by_the_rules{circumstance}");
+            let trial = Trial::test(name, move || lives_are_judged_by_the_rules(deed, ring));
+            trials.push(trial.with_ignored_flag(skipped));
+        }
+    }
+    trials
 }
 
 /// What is known of a life: kind, and holders.
 type Guilt = (String, BTreeSet<String>);
 
-fn lives_are_judged_by_the_rules(deed: &str) -> Result<(), Failed> {
+fn lives_are_judged_by_the_rules(deed: &str, ring: &str) -> Result<(), Failed> {
     let seed = std::env::var("WATERTIGHT_TEST_SEED")
         .unwrap_or_else(|_| RandomState::new().hash_one(deed).to_string());
     eprintln!("{deed}: WATERTIGHT_TEST_SEED={seed}");
     let directory = tempfile::tempdir()?;
     let json = directory.path().join("report.json");
     let output = Command::new(env!("CARGO_BIN_EXE_tracer"))
-        .args(["run", "--grace", GRACE, "--json"])
+        .args(["run", "--grace", GRACE, "--ring", ring, "--json"])
         .arg(&json)
         .arg("--")
         .arg(std::env::current_exe()?)
@@ -452,6 +457,8 @@ fn lives_are_judged_by_the_rules(deed: &str) -> Result<(), Failed> {
     let failed = |what: String| format!("seed {seed}: {what}\n{said}");
     expect(&report["verdict"], &"leak".into(), "verdict").map_err(failed)?;
     expect(&report["witness"]["agrees"], &true.into(), "agrees").map_err(failed)?;
+    let lost = report["completeness"]["lost_events"] != 0;
+    expect(&lost, &(ring == TINY_RING), "records were lost").map_err(failed)?;
     let mut found = found(&report);
     let (mut timely, mut wrong) = (0, Vec::new());
     for life in printed
