@@ -20,7 +20,7 @@ pub enum Counter {
     Ended,
     /// Annotations refused for their form.
     Refused,
-    /// Sockets released, or bound anew, longer than grace after they should have been.
+    /// Sockets that had broken a rule for longer than grace as they were released or bound.
     Late,
     /// Sockets that could not be given storage.
     StorageFailures,

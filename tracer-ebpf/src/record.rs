@@ -23,8 +23,8 @@ pub const RELEASED: u32 = 7;
 pub const OVERSTAYED: u32 = 8;
 /// [`Head::kind`]: a process of the audit left its cgroup. A [`LeftEvent`].
 pub const LEFT: u32 = 9;
-/// [`Head::kind`]: a socket is about to be bound anew, longer than grace after its owner ended. An [`OverstayEvent`] of what it
-/// was until now; a BOUND follows.
+/// [`Head::kind`]: a socket is about to be bound that broke a rule until now, which the BIND may hide. An [`OverstayEvent`] of what
+/// it was; a BOUND follows.
 pub const REBOUND: u32 = 10;
 
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).

@@ -382,7 +382,7 @@ pub(crate) fn over_ns(facts: &Facts, ends: &Ends) -> u64 {
 
 /// Whether an END of the socket's owner or session is longer ago than grace for a socket that is still open at `now_ns`.
 #[inline(always)]
-pub(crate) fn outlived(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
+fn outlived(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
     if pooled(facts) {
         return false;
     }

@@ -101,7 +101,7 @@ pub struct Counts {
     pub streams_bound: u64,
     /// Streams that ended.
     pub streams_ended: u64,
-    /// Sockets released, or bound anew, longer than grace after they should have been.
+    /// Sockets that had broken a rule as they were released or bound.
     pub late: u64,
 }
 
@@ -206,15 +206,12 @@ impl Ledger {
         }
     }
 
-    /// A socket that was bound anew longer than grace after its former owner ended has outlived that request.
+    /// A socket broke a rule before it was bound, which the BIND may hide: it has another owner now, or is pooled.
     fn recv_rebound(&mut self, of: &OverstayEvent) {
-        let mut former = of.socket.facts;
-        former.peer_done_ns = 0;
-        former.dead_ns = 0;
         let evidence = Evidence {
-            facts: &former,
+            facts: &of.socket.facts,
             ends: &of.ends,
-            flags: 0,
+            flags: of.head.flags,
             moved_ns: None,
             at_ns: of.head.at_ns,
         };

@@ -33,6 +33,9 @@ const UNUSED_BYTES: u32 = 64 << 10;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("TRACER_EBPF_EMBEDDED"));
 
+/// How often a program's load is tried that signals interrupt.
+const LOAD_ATTEMPTS: u32 = 16;
+
 /// Where the kernel shows its own type information.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
@@ -372,33 +375,45 @@ fn happened_at(record: &[u8]) -> u64 {
 }
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-    let loaded = |name| move |error| program_error(name, "loaded", error);
-    program::<CgroupSock>(ebpf, "sock_create")?
-        .load()
-        .map_err(loaded("sock_create"))?;
-    program::<CgroupSock>(ebpf, "sock_release")?
-        .load()
-        .map_err(loaded("sock_release"))?;
-    program::<SockOps>(ebpf, "sock_ops")?
-        .load()
-        .map_err(loaded("sock_ops"))?;
-    program::<CgroupSockopt>(ebpf, "setsockopt")?
-        .load()
-        .map_err(loaded("setsockopt"))?;
+    let name = "sock_create";
+    load(name, program(ebpf, name)?, CgroupSock::load)?;
+    let name = "sock_release";
+    load(name, program(ebpf, name)?, CgroupSock::load)?;
+    let name = "sock_ops";
+    load(name, program(ebpf, name)?, SockOps::load)?;
+    let name = "setsockopt";
+    load(name, program(ebpf, name)?, CgroupSockopt::load)?;
     for name in ADDRESSED {
-        program::<CgroupSockAddr>(ebpf, name)?
-            .load()
-            .map_err(loaded(name))?;
+        load(name, program(ebpf, name)?, CgroupSockAddr::load)?;
     }
     let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
     for (name, tracepoint) in FOLLOWING {
-        program::<BtfTracePoint>(ebpf, name)?
-            .load(tracepoint, &btf)
-            .map_err(loaded(name))?;
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        load(name, program, |program| program.load(tracepoint, &btf))?;
     }
-    program::<Iter>(ebpf, "witness")?
-        .load("task_file", &btf)
-        .map_err(loaded("witness"))
+    let name = "witness";
+    let program: &mut Iter = program(ebpf, name)?;
+    load(name, program, |program| program.load("task_file", &btf))
+}
+
+/// Loads a program. A signal interrupts the verifier (EAGAIN of `do_check`), be it the SIGCONT of a process that was stopped: it
+/// is asked again, as libbpf does (`sys_bpf_prog_load`).
+fn load<P>(
+    name: &'static str,
+    program: &mut P,
+    load: impl Fn(&mut P) -> Result<(), ProgramError>,
+) -> Result<(), ProbeError> {
+    let mut attempts = 1;
+    loop {
+        match load(program) {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && attempts < LOAD_ATTEMPTS =>
+            {
+                attempts += 1;
+            }
+            loaded => return loaded.map_err(|error| program_error(name, "loaded", error)),
+        }
+    }
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProbeError>

@@ -106,24 +106,29 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     if mark(socket, fact::BOUND) & fact::BOUND == 0 {
         count(Counter::Tagged);
     }
-    annotates(tgid);
     // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
     let known = unsafe { &mut *socket };
     let sk = sk(ctx).cast::<c_void>();
-    if known.facts.bound_ns != 0 {
-        let ends = storage::ends(&known.facts);
-        if storage::outlived(&known.facts, &ends, now_ns) {
-            count(Counter::Late);
-            let head = emit::head(record::REBOUND, now_ns);
-            emit::overstay(
-                To::Cases,
-                head,
-                tgid,
-                known,
-                storage::long_label(known, sk),
-                ends,
-            );
-        }
+    // As it was until now: who annotates for the first time owed nothing yet.
+    let unowned = if storage::lacks_owner(&known.facts, now_ns) {
+        storage::annotates_bit(&known.facts, || tgid)
+    } else {
+        0
+    };
+    annotates(tgid);
+    let ends = storage::ends(&known.facts);
+    if unowned != 0 || storage::is_late(&known.facts, &ends, now_ns) {
+        count(Counter::Late);
+        let mut head = emit::head(record::REBOUND, now_ns);
+        head.flags = unowned;
+        emit::overstay(
+            To::Cases,
+            head,
+            tgid,
+            known,
+            storage::long_label(known, sk),
+            ends,
+        );
     }
     storage::leave_pool(&mut known.facts, now_ns);
     if known.facts.opener == 0 {

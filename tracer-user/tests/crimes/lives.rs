@@ -3,6 +3,7 @@
 //! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -15,6 +16,7 @@ use fastrand::Rng;
 use libtest_mimic::{Failed, Trial};
 use rustix::net::SocketFlags;
 use rustix::net::sockopt::set_socket_linger;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tracer_abi::annotation::{self, Owner, Role};
 
@@ -33,8 +35,9 @@ const COPIES: u8 = 3;
 const KEEPERS: u8 = 8;
 /// The grace, as the tracer is told it.
 const GRACE: &str = "1s";
-/// A ring in KiB that loses most records.
-const TINY_RING: &str = "4";
+/// How long the tracer is left alone, and how long it is stopped, where it is.
+const BEFORE_A_STOP: Duration = Duration::from_millis(1500);
+const A_STOP: Duration = Duration::from_secs(4);
 /// What happens without a [`Step::Wait`] between is together within this time, or nothing is said of that life: a busy machine may
 /// take longer than the grace.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -422,43 +425,94 @@ fn send(socket: &mut &TcpStream, peer: Option<&mut TcpStream>) {
 }
 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
-    let rings = [("4096", ""), (TINY_RING, "_though_records_are_lost")];
+    let circumstances = [
+        (Circumstance::Ordinary, ""),
+        (Circumstance::TinyRing, "_though_records_are_lost"),
+        (Circumstance::StoppedReader, "_though_the_reader_stops"),
+    ];
     let mut trials = Vec::new();
     for deed in DEEDS {
-        for (ring, circumstance) in rings {
-            let name = format!("{deed}_at_random_are_judged_by_the_rules{circumstance}");
-            let trial = Trial::test(name, move || lives_are_judged_by_the_rules(deed, ring));
+        for (circumstance, suffix) in circumstances {
+            let name = format!("{deed}_at_random_are_judged_by_the_rules{suffix}");
+            let trial = Trial::test(name, move || {
+                lives_are_judged_by_the_rules(deed, circumstance)
+            });
             trials.push(trial.with_ignored_flag(skipped));
         }
     }
     trials
 }
 
+/// Under what the tracer has to judge.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Circumstance {
+    Ordinary,
+    /// Most records are lost.
+    TinyRing,
+    /// It is stopped (SIGSTOP) again and again, for longer than a wait.
+    StoppedReader,
+}
+
+impl Circumstance {
+    /// The size of the ring in KiB.
+    fn ring(self) -> &'static str {
+        if self == Self::TinyRing { "4" } else { "4096" }
+    }
+}
+
+/// Stops the tracer again and again until it ends.
+fn stop_often(tracer: &mut Child) -> std::io::Result<()> {
+    let pid = Pid::from_child(tracer);
+    thread::sleep(BEFORE_A_STOP);
+    while tracer.try_wait()?.is_none() {
+        kill_process(pid, Signal::STOP)?;
+        thread::sleep(A_STOP);
+        kill_process(pid, Signal::CONT)?;
+        thread::sleep(BEFORE_A_STOP);
+    }
+    Ok(())
+}
+
 /// What is known of a life: kind, and holders.
 type Guilt = (String, BTreeSet<String>);
 
-fn lives_are_judged_by_the_rules(deed: &str, ring: &str) -> Result<(), Failed> {
+fn lives_are_judged_by_the_rules(deed: &str, circumstance: Circumstance) -> Result<(), Failed> {
     let seed = std::env::var("WATERTIGHT_TEST_SEED")
         .unwrap_or_else(|_| RandomState::new().hash_one(deed).to_string());
     eprintln!("{deed}: WATERTIGHT_TEST_SEED={seed}");
     let directory = tempfile::tempdir()?;
     let json = directory.path().join("report.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_tracer"))
-        .args(["run", "--grace", GRACE, "--ring", ring, "--json"])
+    // Files, which take any amount without a reader.
+    let (printed, said) = (
+        directory.path().join("stdout"),
+        directory.path().join("stderr"),
+    );
+    let mut tracer = Command::new(env!("CARGO_BIN_EXE_tracer"))
+        .args(["run", "--grace", GRACE, "--ring", circumstance.ring()])
+        .arg("--json")
         .arg(&json)
         .arg("--")
         .arg(std::env::current_exe()?)
         .args([COMMIT, deed])
         .env("WATERTIGHT_TEST_SEED", &seed)
-        .output()?;
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let said = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_slice(&std::fs::read(json)?)?;
+        .stdin(Stdio::null())
+        .stdout(File::create(&printed)?)
+        .stderr(File::create(&said)?)
+        .spawn()?;
+    if circumstance == Circumstance::StoppedReader {
+        stop_often(&mut tracer)?;
+    }
+    tracer.wait()?;
+    let printed = std::fs::read_to_string(printed)?;
+    let said = std::fs::read_to_string(said)?;
     let failed = |what: String| format!("seed {seed}: {what}\n{said}");
+    let report = std::fs::read(json).map_err(|error| failed(error.to_string()))?;
+    let report: Value = serde_json::from_slice(&report)?;
     expect(&report["verdict"], &"leak".into(), "verdict").map_err(failed)?;
     expect(&report["witness"]["agrees"], &true.into(), "agrees").map_err(failed)?;
     let lost = report["completeness"]["lost_events"] != 0;
-    expect(&lost, &(ring == TINY_RING), "records were lost").map_err(failed)?;
+    let loses = circumstance == Circumstance::TinyRing;
+    expect(&lost, &loses, "records were lost").map_err(failed)?;
     let mut found = found(&report);
     let (mut timely, mut wrong) = (0, Vec::new());
     for life in printed
@@ -477,7 +531,13 @@ fn lives_are_judged_by_the_rules(deed: &str, ring: &str) -> Result<(), Failed> {
         timely += 1;
         let holders = holders.iter().copied().map(String::from).collect();
         let wanted = (*what != "innocent").then(|| ((*what).to_owned(), holders));
-        wrong.extend(expect(&guilt, &wanted, plan).err());
+        if circumstance == Circumstance::StoppedReader {
+            // Who had it while nobody looked is not known.
+            let kind = |guilt: Option<Guilt>| guilt.map(|(kind, _)| kind);
+            wrong.extend(expect(&kind(guilt), &kind(wanted), plan).err());
+        } else {
+            wrong.extend(expect(&guilt, &wanted, plan).err());
+        }
     }
     wrong.extend(expect(&found, &BTreeMap::new(), "findings of nobody").err());
     if !wrong.is_empty() {
