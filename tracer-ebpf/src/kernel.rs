@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
+use aya_ebpf::helpers::generated::{self, bpf_get_current_task_btf};
 use tracer_abi::limits::CGROUP_LEVELS;
 use tracer_abi::offsets::{Offsets, PID_NS_INIT_INUM, PID_NS_LEVELS};
 
@@ -101,6 +101,13 @@ pub(crate) use offset;
 pub(crate) fn read<T>(base: *const c_void, offset: usize) -> Option<T> {
     // SAFETY: `bpf_probe_read_kernel` checks the address itself.
     unsafe { bpf_probe_read_kernel(base.byte_add(offset).cast::<T>()).ok() }
+}
+
+/// Copies `length` bytes, as many as the verifier knows `to` to have at least; nothing when the kernel refuses the address.
+#[inline(always)]
+pub(crate) fn copy(to: *mut u8, length: u32, from: *const u8) {
+    // SAFETY: the verifier checks `to`, the helper `from`.
+    unsafe { generated::bpf_probe_read_kernel(to.cast(), length, from.cast()) };
 }
 
 /// Loads a `T` at `base + offset` without the call that [`read`] is; where the address is bad the kernel gives zeros.

@@ -169,18 +169,21 @@ pub(crate) fn long_label<'a>(kept: &Kept, sk: *mut c_void) -> Option<&'a Label> 
 }
 
 impl Kept {
-    /// Keeps a label of `length` bytes.
+    /// Keeps the label of `length` bytes that is at `from`, in the kernel.
     #[inline(always)]
-    pub(crate) fn set_label(&mut self, sk: *mut c_void, label: &Label, length: u32) {
+    pub(crate) fn set_label(&mut self, sk: *mut c_void, from: *const u8, length: u32) {
         self.facts.label_len = length;
         if length <= SHORT_LABEL_MAX as u32 {
-            let [a, b, c, ..] = *label;
-            self.label = [a, b, c];
+            self.label = [0; SHORT_LABEL_MAX / 8];
+            kernel::copy((&raw mut self.label).cast(), length, from);
             return;
         }
-        match get_in(&raw const LABELS, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) {
-            // SAFETY: the storage is this socket's own, and the caller holds its lock.
-            Some(kept) => unsafe { kept.write(*label) },
+        match get_in::<Label>(&raw const LABELS, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) {
+            Some(kept) => {
+                // SAFETY: the storage is this socket's own, and the caller holds its lock.
+                unsafe { kept.write([0; LABEL_MAX / 8]) };
+                kernel::copy(kept.cast(), length, from);
+            }
             // The owner is known without it.
             None => self.facts.label_len = 0,
         }

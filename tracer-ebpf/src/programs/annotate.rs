@@ -14,7 +14,7 @@ use tracer_abi::record::{self};
 use super::{ALLOW, REFUSE};
 use crate::emit::{self, To};
 use crate::kernel;
-use crate::storage::{self, Kept, Label, annotates, count, held, mark, new_id, now_ns};
+use crate::storage::{self, Kept, annotates, count, held, mark, new_id, now_ns};
 
 /// In `bpf_sockopt.optlen`: the call is done, the kernel's own handler is not to see it.
 const HANDLED: i32 = -1;
@@ -73,8 +73,8 @@ impl Value {
 /// The value's length, as the caller gave it. Where a tracer within this one has taken the call, it is what was copied.
 #[inline(always)]
 fn length(ctx: &SockoptContext, value: &Value) -> i32 {
-    // SAFETY: the context is valid.
-    let length = unsafe { (*ctx.sockopt).optlen };
+    // SAFETY: the context is valid. Volatile: see `bind`.
+    let length = unsafe { ptr::read_volatile(&raw const (*ctx.sockopt).optlen) };
     if length == HANDLED {
         return (value.end as i64 - value.start as i64) as i32;
     }
@@ -84,17 +84,16 @@ fn length(ctx: &SockoptContext, value: &Value) -> i32 {
 /// `None` when the annotation is malformed.
 #[inline(always)]
 fn bind(ctx: &SockoptContext) -> Option<()> {
+    // Here and not where it is needed: the verifier would follow its ways through PID namespaces anew each time.
+    let tgid = kernel::tgid();
     let value = Value::of(ctx);
     let header = value.header()?;
     let role = Role::from_u16(header.detail)?;
-    let label_len = u32::try_from(length(ctx, &value) - Header::LEN as i32).ok()?;
-    if label_len > LABEL_MAX as u32 {
-        return None;
-    }
-    // Here and not where it is needed: the verifier would follow it anew for every length of the label.
-    let tgid = kernel::tgid();
-    let mut label = [0; LABEL_MAX / 8];
-    copy_label(&value, label_len, &mut label)?;
+    check_label(&value, label_len(ctx, &value)?)?;
+    // Asked for anew: to the verifier what was checked is something else for every length of the label, and it would follow all
+    // that comes for each of them.
+    let value = Value::of(ctx);
+    let label_len = label_len(ctx, &value)?;
     let Some(socket) = socket(ctx) else {
         warn!(
             ctx,
@@ -139,19 +138,23 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     known.facts.owner = header.owner;
     known.facts.role = role as u16;
     known.facts.bound_ns = now_ns;
-    known.set_label(sk, &label, label_len);
+    known.set_label(sk, value.start.wrapping_add(Header::LEN), label_len);
     emit::bound(tgid, &known.facts);
     Some(())
 }
 
-/// Copies the label and checks that it is UTF-8.
+/// How long the label is, in bytes.
 #[inline(always)]
-fn copy_label(value: &Value, length: u32, label: &mut Label) -> Option<()> {
-    let to = (&raw mut *label).cast::<[u8; LABEL_MAX]>();
-    // SAFETY: the same memory, byte by byte.
-    let label = unsafe { &mut *to };
+fn label_len(ctx: &SockoptContext, value: &Value) -> Option<u32> {
+    let length = u32::try_from(length(ctx, value) - Header::LEN as i32).ok()?;
+    (length <= LABEL_MAX as u32).then_some(length)
+}
+
+/// Checks that the label is there, and UTF-8.
+#[inline(always)]
+fn check_label(value: &Value, length: u32) -> Option<()> {
     let mut text = Utf8::start();
-    for (n, to) in label.iter_mut().enumerate() {
+    for n in 0..LABEL_MAX {
         if n as u32 >= length {
             break;
         }
@@ -160,9 +163,7 @@ fn copy_label(value: &Value, length: u32, label: &mut Label) -> Option<()> {
             return None;
         }
         // SAFETY: the bounds were checked.
-        let byte = unsafe { *from };
-        text = text.next(byte)?;
-        *to = byte;
+        text = text.next(unsafe { *from })?;
     }
     text.is_complete().then_some(())
 }
