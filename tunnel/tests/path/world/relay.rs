@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tunnel::agent;
 
 use super::{connect, of_the_world};
-use crate::rig::loopback;
+use crate::rig::{LONG, loopback, within};
 
 /// How fast a relay carries bytes, each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) enum Pace {
 pub(crate) struct Relay {
     pace: watch::Sender<Pace>,
     cut: broadcast::Sender<()>,
+    /// How often an agent came.
+    taken: watch::Receiver<usize>,
     task: JoinHandle<()>,
 }
 
@@ -50,10 +52,12 @@ impl Relay {
         let (pace, paces) = watch::channel(Pace::Free);
         let (cut, _) = broadcast::channel(1);
         let cuts = cut.clone();
+        let (count, taken) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut carried = JoinSet::new();
             loop {
                 let (agent, _) = listener.accept().await.unwrap();
+                count.send_modify(|count| *count += 1);
                 let (paces, mut cut) = (paces.clone(), cuts.subscribe());
                 carried.spawn(async move {
                     tokio::select! {
@@ -63,7 +67,12 @@ impl Relay {
                 });
             }
         });
-        Self { pace, cut, task }
+        Self {
+            pace,
+            cut,
+            taken,
+            task,
+        }
     }
 
     pub(crate) fn set(&self, pace: Pace) {
@@ -73,6 +82,20 @@ impl Relay {
     /// Breaks what is carried now.
     pub(crate) fn cut(&self) {
         let _ = self.cut.send(());
+    }
+
+    /// Breaks what is carried now, and waits until the agent has noticed. It may be back before it is asked whether it was gone.
+    pub(crate) async fn cut_off(&self, agent: &agent::Agent) {
+        let mut taken = self.taken.clone();
+        let before = *taken.borrow();
+        self.cut();
+        within(LONG, "the loss", async {
+            tokio::select! {
+                () = agent.disconnected() => {}
+                again = taken.wait_for(|taken| *taken > before) => drop(again.unwrap()),
+            }
+        })
+        .await;
     }
 }
 
