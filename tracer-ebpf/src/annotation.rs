@@ -8,6 +8,8 @@ mod channel;
 #[cfg(feature = "annotate")]
 pub use channel::{Heard, annotate, bind, end};
 
+use crate::layout::shared;
+
 /// The private `level` of the annotation channel: "WT" in ASCII. No kernel protocol uses it.
 pub const SOL_WATERTIGHT: i32 = 0x5754;
 /// `optname`: this socket serves this owner.
@@ -19,23 +21,15 @@ pub const VERSION: u16 = 1;
 /// The longest label in bytes.
 pub const LABEL_MAX: usize = 64;
 
-/// Who a socket serves: one stream of one session. Both ends of a tunnel use the same pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(
-    feature = "decode",
-    derive(
-        zerocopy::FromBytes,
-        zerocopy::IntoBytes,
-        zerocopy::Immutable,
-        zerocopy::KnownLayout
-    )
-)]
-#[repr(C)]
-pub struct Owner {
-    /// The session, unique on every node that takes part.
-    pub session: u64,
-    /// The stream within the session; 0 is the session itself.
-    pub stream: u64,
+shared! {
+    /// Who a socket serves: one stream of one session. Both ends of a tunnel use the same pair.
+    #[derive(Default, Hash, PartialOrd, Ord)]
+    pub struct Owner {
+        /// The session, unique on every node that takes part.
+        pub session: u64,
+        /// The stream within the session; 0 is the session itself.
+        pub stream: u64,
+    } is 16 bytes
 }
 
 impl Owner {

@@ -13,3 +13,5 @@ pub const ENDS_MAX: u32 = 1 << 18;
 pub const RING_BYTES: u32 = 4 << 20;
 /// The size in bytes of the ring for violations, which a flood of the other must not drown: about 4,000 of them.
 pub const CASES_BYTES: u32 = 1 << 20;
+/// The size in bytes of the ring for stacks where they are wanted: about 500 of them.
+pub const STACKS_BYTES: u32 = 8 << 20;

@@ -171,8 +171,6 @@ shared! {
 pub const STACK_PART: usize = 1 << 10;
 /// How much of a stack is taken at most, in bytes.
 pub const STACK_BYTES: usize = 16 * STACK_PART;
-/// The size in bytes of the ring for stacks where they are wanted: about 500 of them.
-pub const STACKS_BYTES: u32 = 8 << 20;
 
 /// The user stack of the thread that opened or accepted a socket, as it was in the system call. It has a ring of its own.
 #[derive(Clone, Copy, Debug)]

@@ -11,7 +11,8 @@ use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
 use core::ptr;
 use tracer_abi::counter::Counter;
-use tracer_abi::record::{STACK_BYTES, STACK_PART, STACKS_BYTES, StackRecord};
+use tracer_abi::limits::STACKS_BYTES;
+use tracer_abi::record::{STACK_BYTES, STACK_PART, StackRecord};
 
 use crate::kernel::{self, offset, read};
 use crate::storage::count;

@@ -434,10 +434,16 @@ pub(crate) fn is_late(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
     outlived(facts, ends, now_ns) || stuck(facts.peer_done_ns) || stuck(facts.dead_ns)
 }
 
-/// Whether a process that annotates should have bound the socket to an owner by now.
+/// Returns [`ANNOTATES`] when a process that annotates should have bound the socket to an owner by now; `tgid` as of
+/// [`annotates_bit`].
 #[inline(always)]
-pub(crate) fn lacks_owner(facts: &Facts, now_ns: u64) -> bool {
-    facts.protocol == IPPROTO_TCP && facts.bound_ns == 0 && overstayed(facts.held_ns, now_ns)
+pub(crate) fn unowned_bit(facts: &Facts, now_ns: u64, tgid: impl FnOnce() -> u32) -> u32 {
+    let owed = facts.protocol == IPPROTO_TCP && facts.bound_ns == 0;
+    if owed && overstayed(facts.held_ns, now_ns) {
+        annotates_bit(facts, tgid)
+    } else {
+        0
+    }
 }
 
 #[inline(always)]

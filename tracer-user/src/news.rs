@@ -28,7 +28,7 @@ pub enum News {
     Released(ReleaseEvent),
     /// The last file descriptor is gone, too late or by exit.
     Overstayed(OverstayEvent),
-    /// A socket whose request was over too long is bound anew.
+    /// A socket is bound that had broken a rule until now.
     Rebound(OverstayEvent),
     /// A process of the audit left its cgroup.
     Left(LeftEvent),

@@ -18,8 +18,8 @@ use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::limits::CASES_BYTES;
-use tracer_abi::record::{BriefEvent, Head, LeftEvent, STACKS_BYTES};
+use tracer_abi::limits::{CASES_BYTES, STACKS_BYTES};
+use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::btf::{Btf, BtfError};

@@ -9,7 +9,7 @@ use aya_log_ebpf::warn;
 use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{AF_INET, AF_INET6, fact};
-use tracer_abi::record::{self};
+use tracer_abi::record;
 
 use super::{ALLOW, REFUSE};
 use crate::emit::{self, To};
@@ -109,11 +109,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     let known = unsafe { &mut *socket };
     let sk = sk(ctx).cast::<c_void>();
     // As it was until now: who annotates for the first time owed nothing yet.
-    let unowned = if storage::lacks_owner(&known.facts, now_ns) {
-        storage::annotates_bit(&known.facts, || tgid)
-    } else {
-        0
-    };
+    let unowned = storage::unowned_bit(&known.facts, now_ns, || tgid);
     annotates(tgid);
     let ends = storage::ends(&known.facts);
     if unowned != 0 || storage::is_late(&known.facts, &ends, now_ns) {

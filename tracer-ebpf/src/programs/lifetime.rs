@@ -8,13 +8,13 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::fact;
-use tracer_abi::record::{self};
+use tracer_abi::record;
 
 use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};
 use crate::kernel;
 use crate::stack;
-use crate::storage::{self, Kept, count, held, is_late, lacks_owner, new_id, now_ns};
+use crate::storage::{self, Kept, count, held, is_late, new_id, now_ns};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
@@ -72,11 +72,7 @@ pub(super) fn released(ctx: &SockContext) {
         facts.dead_ns = 0;
     }
     let ends = storage::ends(facts);
-    let unowned = if lacks_owner(facts, now_ns) {
-        storage::annotates_bit(facts, kernel::tgid)
-    } else {
-        0
-    };
+    let unowned = storage::unowned_bit(facts, now_ns, kernel::tgid);
     let late = unowned != 0 || is_late(facts, &ends, now_ns);
     let exiting = kernel::exiting();
     if !late && !exiting {

@@ -12,7 +12,7 @@ use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP, fact};
-use tracer_abi::record::{self};
+use tracer_abi::record;
 
 use crate::emit;
 use crate::kernel::{self, offset};

@@ -37,7 +37,7 @@ fn many_connections(leak: bool) {
     connections(20_000, u64::from(leak));
 }
 
-/// Whoever reads `/proc/PID/fd` has each file for a moment. Where that is when it is closed, he releases it.
+/// A process that reads `/proc/PID/fd` has each file for a moment. Where that is the moment of the close, it releases the socket.
 fn many_connections_looked_at() {
     let mut onlooker = again("many_look_at_parent").spawn().unwrap();
     many_connections(false);

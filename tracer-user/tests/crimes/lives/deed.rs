@@ -122,7 +122,7 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
     }
     timely &= began.elapsed() < AT_ONCE;
     let said = |model: &Model, name: &str| {
-        let guilt = model.guilt.unwrap_or("innocent");
+        let guilt = model.guilt().unwrap_or("innocent");
         let what = if timely { guilt } else { "unsure" };
         format!("life {what} {name} = {plan:?}")
     };

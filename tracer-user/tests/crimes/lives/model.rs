@@ -4,6 +4,7 @@ use tracer_abi::annotation::Role;
 
 /// How many owners a socket may have.
 const OWNERS: usize = 3;
+
 /// What may happen to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -69,7 +70,8 @@ pub(super) struct Model {
     peer_done: Option<u64>,
     /// In CLOSE since.
     dead: Option<u64>,
-    pub(super) guilt: Option<&'static str>,
+    /// The worst that it did, by its place in [`KINDS`].
+    guilt: Option<usize>,
 }
 
 /// The kinds in the order in which they count.
@@ -186,12 +188,13 @@ impl Model {
             self.owes_owner && self.bound.is_none(),
         ];
         let first = broken.iter().position(|broken| *broken);
-        let before = KINDS.iter().position(|kind| Some(*kind) == self.guilt);
         // Of several that it earns in its life, the earliest counts.
-        self.guilt = match (first, before) {
-            (Some(first), Some(before)) => Some(KINDS[first.min(before)]),
-            (first, before) => first.or(before).map(|kind| KINDS[kind]),
-        };
+        self.guilt = self.guilt.into_iter().chain(first).min();
+    }
+
+    /// What must be found.
+    pub(super) fn guilt(&self) -> Option<&'static str> {
+        self.guilt.map(|place| KINDS[place])
     }
 }
 

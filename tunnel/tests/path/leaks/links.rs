@@ -82,7 +82,7 @@ async fn a_frozen_agent_is_replaced_at_once() {
     round_trip(&mut visitor, &mut target).await;
     assert!(began.elapsed() < Duration::from_secs(2));
     // It wakes up: what it holds for the old session must not wait for its own deadline.
-    relay.cut_off(&rig.agent).await;
+    within(PROMPT, "the loss", relay.cut_off(&rig.agent)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +144,7 @@ async fn sessions_that_break_amid_heartbeats_come_back() {
         config.name = "other".to_owned();
     });
     for _ in 0..30 {
-        relay.cut_off(&rig.agent).await;
+        within(LONG, "the loss", relay.cut_off(&rig.agent)).await;
         within(LONG, "the return", rig.agent.connected()).await;
         until("the registration", || rig.server.has_agent("web")).await;
         let (mut visitor, mut target) = rig.pair().await;

@@ -303,7 +303,7 @@ async fn a_link_that_nobody_reads_is_given_up_and_its_backlog_is_bounded() {
         let end = within(PROMPT, "the visitor's reset", drain(&mut visitor)).await;
         assert!(end.is_err(), "{end:?}");
     }
-    relay.cut_off(&rig.agent).await;
+    within(PROMPT, "the loss", relay.cut_off(&rig.agent)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tunnel::agent;
 
 use super::{connect, of_the_world};
-use crate::rig::{LONG, loopback, within};
+use crate::rig::loopback;
 
 /// How fast a relay carries bytes, each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +89,10 @@ impl Relay {
         let mut taken = self.taken.clone();
         let before = *taken.borrow();
         self.cut();
-        within(LONG, "the loss", async {
-            tokio::select! {
-                () = agent.disconnected() => {}
-                again = taken.wait_for(|taken| *taken > before) => drop(again.unwrap()),
-            }
-        })
-        .await;
+        tokio::select! {
+            () = agent.disconnected() => {}
+            again = taken.wait_for(|taken| *taken > before) => drop(again.unwrap()),
+        }
     }
 }
 
