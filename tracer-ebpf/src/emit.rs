@@ -11,14 +11,14 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{Ends, Facts};
+use tracer_abi::facts::{Ends, Facts, Socket};
 use tracer_abi::limits::{CASES_BYTES, RING_BYTES};
 use tracer_abi::record::{
     self, BoundEvent, BriefEvent, EndedEvent, Head, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
 use crate::kernel;
-use crate::storage::{Kept, Label, count};
+use crate::storage::count;
 
 #[btf_map]
 static EVENTS: RingBuf<OverstayEvent, { RING_BYTES as usize }> = RingBuf::new();
@@ -129,7 +129,7 @@ pub(crate) fn bound(tgid: u32, facts: &Facts) {
                 owner: facts.owner,
                 tgid,
                 role: facts.role,
-                reserved: 0,
+                state: facts.state,
             });
         }
     });
@@ -171,14 +171,7 @@ pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
 
 /// What the current process did to a socket that stayed too long, or until it exited.
 #[inline(always)]
-pub(crate) fn overstay(
-    to: To,
-    head: Head,
-    tgid: u32,
-    kept: &Kept,
-    long_label: Option<&Label>,
-    ends: Ends,
-) {
+pub(crate) fn overstay(to: To, head: Head, tgid: u32, socket: &Socket, ends: Ends) {
     put::<OverstayEvent>(to, WakeUp::IfHalfFull, |to| {
         // SAFETY: as in `brief`.
         unsafe {
@@ -187,8 +180,7 @@ pub(crate) fn overstay(
             (&raw mut (*to).reserved).write(0);
             (&raw mut (*to).ends).write(ends);
             kernel::comm(&raw mut (*to).comm);
-            (&raw mut (*to).socket.facts).write(kept.facts);
-            kept.write_label(long_label, &raw mut (*to).socket.label);
+            (&raw mut (*to).socket).write(*socket);
         }
     });
 }

@@ -35,8 +35,8 @@ pub mod fact {
 }
 
 shared! {
-    /// What the kernel keeps of one socket in its `sk_storage`, without the label. What every connection needs comes first: the
-    /// kernel puts eight bytes of its own before it, and 56 more make a cache line, which the CPUs of both ends pull at.
+    /// What the kernel side keeps of one socket, without the label. What every connection needs comes first, since the CPUs of both
+    /// ends pull at it.
     pub struct Facts {
         /// The socket's identity: a number given at first sight, never reused. The CPU is in the top 16 bits.
         pub id: u64,
@@ -75,8 +75,8 @@ shared! {
         pub opener: u32,
         /// How long the present owner's label is, in bytes.
         pub label_len: u32,
-        /// The kernel's socket cookie; 0 until a walk meets the socket or it overstays. Sockets accepted by MPTCP share their
-        /// listener's.
+        /// The kernel's socket cookie; 0 of a socket whose birth no hook saw, until a walk meets it or it overstays. Sockets accepted
+        /// by MPTCP share their listener's.
         pub cookie: u64,
         /// `task_struct.comm` of the opener's first thread.
         pub comm: [u8; 16],
@@ -88,7 +88,7 @@ shared! {
 }
 
 shared! {
-    /// A socket with its label.
+    /// What is kept of a socket.
     pub struct Socket {
         /// Everything but the label.
         pub facts: Facts,

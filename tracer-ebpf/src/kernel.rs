@@ -40,6 +40,7 @@ static OFFSETS: Offsets = Offsets {
     sock_family: 0,
     sock_state: 0,
     sock_num: 0,
+    sock_cookie: 0,
     sock_protocol: 0,
     sock_err: 0,
     sock_cgrp_data: 0,
@@ -108,6 +109,18 @@ pub(crate) fn read<T>(base: *const c_void, offset: usize) -> Option<T> {
 pub(crate) fn copy(to: *mut u8, length: u32, from: *const u8) {
     // SAFETY: the verifier checks `to`, the helper `from`.
     unsafe { generated::bpf_probe_read_kernel(to.cast(), length, from.cast()) };
+}
+
+/// Returns a socket's cookie; 0 while it has none. For programs that are not offered `bpf_get_socket_cookie`, and whose sockets may
+/// not be reckoned with: the helper that reads does not know that it is one which it reads from the stack.
+#[inline(always)]
+pub(crate) fn cookie(sk: *const c_void) -> u64 {
+    let mut on_stack = ptr::null::<c_void>();
+    // SAFETY: a variable of our own; volatile so that it is one.
+    unsafe { (&raw mut on_stack).write_volatile(sk) };
+    read::<*const c_void>((&raw const on_stack).cast(), 0)
+        .and_then(|sk| read(sk, offset!(sock_cookie)))
+        .unwrap_or(0)
 }
 
 /// Loads a `T` at `base + offset` without the call that [`read`] is; where the address is bad the kernel gives zeros.

@@ -6,6 +6,9 @@ pub const ANNOTATORS_MAX: u32 = 1 << 16;
 pub const MEMBERS_MAX: u32 = 1 << 16;
 /// How deep in the hierarchy the audited cgroup is looked for, from a process's own up.
 pub const CGROUP_LEVELS: u32 = 64;
+/// How many sockets find a place for what is known of them ready, unless user space sets another power of two: 15 MB. The others cost
+/// more.
+pub const PLACES: u32 = 1 << 16;
 /// How many ENDs the kernel remembers at once: their places are allocated at start, about 23 MB. User space forgets the oldest
 /// before it is full.
 pub const ENDS_MAX: u32 = 1 << 18;

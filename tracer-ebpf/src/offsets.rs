@@ -64,6 +64,8 @@ shared! {
         pub sock_state: u32,
         /// `sock.__sk_common.skc_num`
         pub sock_num: u32,
+        /// `sock.__sk_common.skc_cookie`
+        pub sock_cookie: u32,
         /// `sock.sk_protocol`
         pub sock_protocol: u32,
         /// `sock.sk_err`
@@ -82,5 +84,5 @@ shared! {
         pub tcp_write_seq: u32,
         /// `tcp_sock.snd_una`
         pub tcp_snd_una: u32,
-    } is 140 bytes
+    } is 144 bytes
 }

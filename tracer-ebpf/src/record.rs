@@ -116,8 +116,8 @@ shared! {
         pub tgid: u32,
         /// [`Facts::role`].
         pub role: u16,
-        /// Zero.
-        pub reserved: u16,
+        /// [`Facts::state`].
+        pub state: u16,
     } is 64 bytes
 }
 

@@ -1,8 +1,10 @@
 //! The maps: what is known of each socket, which owners ended, and the counters.
 
+mod places;
+
 use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE};
 use aya_ebpf::btf_maps::{HashMap, PerCpuArray, SkStorage};
@@ -10,39 +12,20 @@ use aya_ebpf::helpers::generated::{
     bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::btf_map;
-use tracer_abi::annotation::{LABEL_MAX, Owner, Role};
+use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{Ends, Facts, IPPROTO_TCP, fact};
+use tracer_abi::facts::{Ends, Facts, IPPROTO_TCP, Socket, fact};
 use tracer_abi::limits::{ANNOTATORS_MAX, ENDS_MAX, MEMBERS_MAX};
 use tracer_abi::record::{self, ANNOTATES};
 
 use crate::emit;
 use crate::kernel;
 
-/// The longest label that is kept beside the facts: with it the kernel's element (72 bytes and the value) is the 256 bytes that
-/// its allocator has a size for. The next one is 512, which every socket would pay for.
-const SHORT_LABEL_MAX: usize = 24;
+pub(crate) use places::free;
 
-/// A label in whole words, as BPF copies them.
-pub(crate) type Label = [u64; LABEL_MAX / 8];
-
-/// What is kept of a socket.
-#[repr(C)]
-pub(crate) struct Kept {
-    /// Everything but the label.
-    pub(crate) facts: Facts,
-    /// The label, unless it is longer: then [`LABELS`] has it.
-    label: [u64; SHORT_LABEL_MAX / 8],
-}
-
-const _: () = assert!(72 + size_of::<Kept>() == 256);
-
+/// What is known of the sockets that have no place.
 #[btf_map]
-static SOCKETS: SkStorage<Kept> = SkStorage::new();
-
-/// The labels that do not fit beside the facts.
-#[btf_map]
-static LABELS: SkStorage<Label> = SkStorage::new();
+static SOCKETS: SkStorage<Socket> = SkStorage::new();
 
 /// Its entries are allocated at start: an END would pay for its own, and three times as much.
 #[btf_map]
@@ -109,30 +92,36 @@ fn add(counter: Counter, value: u64) {
     }
 }
 
-/// Looks up what is known of `sk`.
+/// Looks up what is known of `sk`, whose cookie is `cookie`.
 ///
 /// `sk` must be what the verifier accepts for `bpf_sk_storage_get` in the calling program.
 #[inline(always)]
-pub(crate) fn lookup(sk: *mut c_void) -> Option<*mut Kept> {
-    get(sk, 0)
+pub(crate) fn lookup(sk: *mut c_void, cookie: impl FnOnce() -> u64) -> Option<NonNull<Socket>> {
+    places::find(sk, cookie).or_else(|| get(sk, 0))
 }
 
-/// Looks up what is known of `sk`, or gives it an empty record, whose id is 0.
+/// Gives a socket that no hook has seen before an empty record, whose id is 0.
 #[inline(always)]
-pub(crate) fn lookup_or_create(sk: *mut c_void) -> Option<*mut Kept> {
-    let found = get(sk, BPF_SK_STORAGE_GET_F_CREATE.into());
-    if found.is_none() {
+pub(crate) fn create(sk: *mut c_void) -> Option<NonNull<Socket>> {
+    let made = get(sk, BPF_SK_STORAGE_GET_F_CREATE.into());
+    if made.is_none() {
         count(Counter::StorageFailures);
     }
-    found
+    made
+}
+
+/// The same for a socket whose birth this is: it gets a place, if that is free.
+#[inline(always)]
+pub(crate) fn create_at_birth(sk: *mut c_void, cookie: u64) -> Option<NonNull<Socket>> {
+    places::claim(sk, cookie).or_else(|| create(sk))
 }
 
 /// Gives a socket its record that no hook saw as it was accepted, as MPTCP makes them, and tells of it.
 #[inline(always)]
-pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Option<*mut Kept> {
-    let socket = lookup_or_create(sk)?;
+pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Option<NonNull<Socket>> {
+    let socket = create(sk)?;
     // SAFETY: `socket` comes from the storage; whoever has the number 0 is known to nobody else.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     if facts.id == 0 {
         facts.id = new_id();
         facts.born_ns = now_ns();
@@ -146,64 +135,11 @@ pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Optio
 }
 
 #[inline(always)]
-fn get(sk: *mut c_void, flags: u64) -> Option<*mut Kept> {
-    get_in(&raw const SOCKETS, sk, flags)
-}
-
-#[inline(always)]
-fn get_in<T>(map: *const SkStorage<T>, sk: *mut c_void, flags: u64) -> Option<*mut T> {
+fn get(sk: *mut c_void, flags: u64) -> Option<NonNull<Socket>> {
+    let map = (&raw const SOCKETS).cast_mut();
     // SAFETY: the map is ours; the verifier checks `sk`.
-    let found = unsafe { bpf_sk_storage_get(map.cast_mut().cast(), sk, ptr::null_mut(), flags) }
-        .cast::<T>();
-    if found.is_null() { None } else { Some(found) }
-}
-
-/// Returns the label of a socket that is too long to be kept beside its facts.
-#[inline(always)]
-pub(crate) fn long_label<'a>(kept: &Kept, sk: *mut c_void) -> Option<&'a Label> {
-    if kept.facts.label_len <= SHORT_LABEL_MAX as u32 {
-        return None;
-    }
-    // SAFETY: the storage lives as long as the socket, which outlives the program.
-    get_in(&raw const LABELS, sk, 0).map(|label| unsafe { &*label })
-}
-
-impl Kept {
-    /// Keeps the label of `length` bytes that is at `from`, in the kernel.
-    #[inline(always)]
-    pub(crate) fn set_label(&mut self, sk: *mut c_void, from: *const u8, length: u32) {
-        self.facts.label_len = length;
-        if length <= SHORT_LABEL_MAX as u32 {
-            self.label = [0; SHORT_LABEL_MAX / 8];
-            kernel::copy((&raw mut self.label).cast(), length, from);
-            return;
-        }
-        match get_in::<Label>(&raw const LABELS, sk, BPF_SK_STORAGE_GET_F_CREATE.into()) {
-            Some(kept) => {
-                // SAFETY: the storage is this socket's own, and the caller holds its lock.
-                unsafe { kept.write([0; LABEL_MAX / 8]) };
-                kernel::copy(kept.cast(), length, from);
-            }
-            // The owner is known without it.
-            None => self.facts.label_len = 0,
-        }
-    }
-
-    /// Writes the label out, which is `long` unless it is kept here.
-    ///
-    /// # Safety
-    ///
-    /// `to` must be writable, and aligned to eight bytes.
-    #[inline(always)]
-    pub(crate) unsafe fn write_label(&self, long: Option<&Label>, to: *mut [u8; LABEL_MAX]) {
-        let [a, b, c] = self.label;
-        let label = match long {
-            Some(label) => *label,
-            None => [a, b, c, 0, 0, 0, 0, 0],
-        };
-        // SAFETY: the caller's promise.
-        unsafe { to.cast::<Label>().write(label) };
-    }
+    let found = unsafe { bpf_sk_storage_get(map.cast(), sk, ptr::null_mut(), flags) };
+    NonNull::new(found.cast())
 }
 
 /// Returns a number that no other socket has: the CPU in the top 16 bits, a count below.
@@ -221,23 +157,24 @@ pub(crate) fn new_id() -> u64 {
 
 /// Sets bits of a socket's flags and returns those it had before.
 #[inline(always)]
-pub(crate) fn mark(socket: *mut Kept, bits: u32) -> u32 {
-    // SAFETY: `socket` comes from `get`; the field is four bytes and aligned. Not relaxed: see `new_id`.
+pub(crate) fn mark(socket: NonNull<Socket>, bits: u32) -> u32 {
+    // SAFETY: `socket` comes from the storage; the field is four bytes and aligned. Not relaxed: see `new_id`.
     unsafe {
-        atomic_or::<u32, u32, { AtomicOrdering::AcqRel }>(&raw mut (*socket).facts.flags, bits)
+        let flags = &raw mut (*socket.as_ptr()).facts.flags;
+        atomic_or::<u32, u32, { AtomicOrdering::AcqRel }>(flags, bits)
     }
 }
 
 /// Notes that a file descriptor for the socket exists, and sets `bits` of its flags. The first time, which it returns, a
 /// listener's child counts as accepted.
 #[inline(always)]
-pub(crate) fn held(socket: *mut Kept, bits: u32, now_ns: impl FnOnce() -> u64) -> bool {
+pub(crate) fn held(socket: NonNull<Socket>, bits: u32, now_ns: impl FnOnce() -> u64) -> bool {
     let before = mark(socket, fact::HELD | bits);
     if before & fact::HELD != 0 {
         return false;
     }
-    // SAFETY: `socket` comes from `get`; only whoever set the bit comes here.
-    unsafe { (*socket).facts.held_ns = now_ns() };
+    // SAFETY: `socket` comes from the storage; only whoever set the bit comes here.
+    unsafe { (*socket.as_ptr()).facts.held_ns = now_ns() };
     if before & fact::CHILD != 0 {
         count(Counter::Accepted);
     }

@@ -15,7 +15,7 @@ use crate::counters::Counters;
 use crate::ledger::lifetime::Limits;
 use crate::ledger::{Ledger, Stranger, Walk};
 use crate::news::{self, printable};
-use crate::probes::{Faults, ProbeError, Probes};
+use crate::probes::{Faults, ProbeError, Probes, Room};
 use crate::report::{self, Proceedings, Target, Window};
 use crate::selftest::{self, SelfTestError, Witness};
 use crate::stacks::Stacks;
@@ -53,8 +53,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What each finding does to the verdict.
     pub levels: Levels,
-    /// The ring's size in bytes, a power of two and of pages.
-    pub ring_bytes: u32,
+    /// How much room the kernel side has.
+    pub room: Room,
     /// Whether to keep the stacks that open sockets.
     pub stacks: bool,
 }
@@ -90,7 +90,7 @@ impl Audit {
         let mut probes = Probes::load(
             cgroup.id()?,
             settings.limits.grace_ns,
-            settings.ring_bytes,
+            settings.room,
             settings.stacks,
         )?;
         let faults = probes.faults()?;

@@ -7,12 +7,10 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use caps::{CapSet, Capability};
 
-use tracer_abi::limits::RING_BYTES;
-
 use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
 use crate::ledger::lifetime::Limits;
-use crate::probes::{KERNEL_BTF, ProbeError};
+use crate::probes::{KERNEL_BTF, ProbeError, Room};
 use crate::selftest::SelfTestError;
 use crate::verdict::Levels;
 
@@ -201,7 +199,7 @@ fn trial() -> Check {
             idle_ns: u64::MAX,
         },
         levels: Levels::default(),
-        ring_bytes: RING_BYTES,
+        room: Room::default(),
         stacks: false,
     };
     match Audit::start(&settings) {

@@ -201,6 +201,10 @@ impl Ledger {
         self.count_bind(of.brief.id, of.role);
         let known = self.set_bound(&of.brief, (of.owner, of.role, at_ns));
         known.unannounced = false;
+        if of.state != 0 {
+            // What TCP did to it while it was pooled counts from now.
+            self.due(at_ns, Due::Socket(of.brief.id));
+        }
         if self.owners.has_ended(of.owner) {
             self.due(at_ns, Due::Owner(of.owner));
         }

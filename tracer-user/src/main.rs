@@ -12,10 +12,11 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracer_abi::limits::RING_BYTES;
+use tracer_abi::limits::{PLACES, RING_BYTES};
 use tracer_user::audit::{self, Audit};
 use tracer_user::ledger::lifetime::Limits;
 use tracer_user::metrics::Endpoint;
+use tracer_user::probes::Room;
 use tracer_user::report::{Report, json, text};
 use tracer_user::verdict::{Kind, Level, Levels, Verdict};
 use tracer_user::{doctor, enter, run, stacks};
@@ -85,6 +86,10 @@ struct RunArgs {
     /// verdict.
     #[arg(long = "ring", value_name = "KIB", default_value_t = RING_BYTES >> 10, value_parser = parse_ring)]
     ring_kib: u32,
+    /// How many sockets find a place ready for what is known of them: a power of two, 240 bytes of kernel memory each. The others are
+    /// followed as well, and cost the program about a microsecond more.
+    #[arg(long, value_name = "NUMBER", default_value_t = PLACES, value_parser = parse_places)]
+    places: u32,
     /// Shows in each finding the user stack that opened the socket, by name where the program has symbols. Costs about
     /// 20 us a socket, and reads the program's own files. x86-64 only.
     #[arg(long)]
@@ -173,7 +178,10 @@ fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
             idle_ns: nanoseconds(args.idle),
         },
         levels,
-        ring_bytes: args.ring_kib << 10,
+        room: Room {
+            ring_bytes: args.ring_kib << 10,
+            places: args.places,
+        },
         stacks: args.stacks,
     };
     match audited(&settings, args) {
@@ -186,11 +194,18 @@ fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
 }
 
 fn parse_ring(text: &str) -> Result<u32, String> {
-    let kib: u32 = text.parse().map_err(|_| "not a number of KiB".to_owned())?;
-    if !kib.is_power_of_two() || !(4..=1 << 20).contains(&kib) {
-        return Err("must be a power of two from 4 to 1048576".to_owned());
-    }
-    Ok(kib)
+    parse_power_of_two(text, 4, 1 << 20)
+}
+
+fn parse_places(text: &str) -> Result<u32, String> {
+    parse_power_of_two(text, 1, 1 << 22)
+}
+
+fn parse_power_of_two(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &u32| number.is_power_of_two() && (least..=most).contains(number))
+        .ok_or_else(|| format!("must be a power of two from {least} to {most}"))
 }
 
 /// Looks for mistakes before anything is loaded.

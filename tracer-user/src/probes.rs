@@ -18,7 +18,7 @@ use aya_log::EbpfLogger;
 use thiserror::Error;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::limits::{CASES_BYTES, STACKS_BYTES};
+use tracer_abi::limits::{CASES_BYTES, PLACES, RING_BYTES, STACKS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -129,6 +129,24 @@ pub struct Probes {
     ends: HashMap<MapData, [u64; 2], u64>,
 }
 
+/// How much room the kernel side has.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of the ring that records wait in, a power of two and of pages.
+    pub ring_bytes: u32,
+    /// Sockets that find a place ready, a power of two.
+    pub places: u32,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            ring_bytes: RING_BYTES,
+            places: PLACES,
+        }
+    }
+}
+
 /// The programs that see an accept, by its asking for the address, and a connect.
 const ADDRESSED: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
 
@@ -141,8 +159,8 @@ const FOLLOWING: [(&str, &str); 4] = [
 ];
 
 impl Probes {
-    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds and a
-    /// ring of `ring_bytes`, a power of two and of pages; with `stacks`, each socket's opener is asked for its stack.
+    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds; with
+    /// `stacks`, each socket's opener is asked for its stack.
     ///
     /// # Errors
     ///
@@ -150,7 +168,7 @@ impl Probes {
     pub fn load(
         cgroup_id: u64,
         grace_ns: u64,
-        ring_bytes: u32,
+        room: Room,
         stacks: bool,
     ) -> Result<Self, ProbeError> {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
@@ -163,9 +181,11 @@ impl Probes {
             .override_global("CGROUP_ID", &cgroup_id, true)
             .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)
-            .override_global("WAKE_UP_BYTES", &u64::from(ring_bytes / 2), true)
+            .override_global("WAKE_UP_BYTES", &u64::from(room.ring_bytes / 2), true)
+            .override_global("PLACES_MASK", &(room.places - 1), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
-            .map_max_entries("EVENTS", ring_bytes)
+            .map_max_entries("EVENTS", room.ring_bytes)
+            .map_max_entries("PLACES", room.places)
             .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
@@ -174,7 +194,7 @@ impl Probes {
             ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
             cases: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
             stacks: RingBuf::try_from(take(&mut ebpf, "STACKS")?).map_err(map("STACKS"))?,
-            capacity: capacity(ring_bytes),
+            capacity: capacity(room.ring_bytes),
             next_case: None,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
                 .map_err(map("COUNTERS"))?,

@@ -1,20 +1,20 @@
 //! `setsockopt`: the annotation channel.
 
 use core::ffi::c_void;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockoptContext;
 use aya_log_ebpf::warn;
 use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{AF_INET, AF_INET6, fact};
+use tracer_abi::facts::{AF_INET, AF_INET6, Socket, fact};
 use tracer_abi::record;
 
 use super::{ALLOW, REFUSE};
 use crate::emit::{self, To};
 use crate::kernel;
-use crate::storage::{self, Kept, annotates, count, held, mark, new_id, now_ns};
+use crate::storage::{self, annotates, count, held, mark, new_id, now_ns};
 
 /// In `bpf_sockopt.optlen`: the call is done, the kernel's own handler is not to see it.
 const HANDLED: i32 = -1;
@@ -106,8 +106,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
         count(Counter::Tagged);
     }
     // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
-    let known = unsafe { &mut *socket };
-    let sk = sk(ctx).cast::<c_void>();
+    let known = unsafe { &mut *socket.as_ptr() };
     // As it was until now: who annotates for the first time owed nothing yet.
     let unowned = storage::unowned_bit(&known.facts, now_ns, || tgid);
     annotates(tgid);
@@ -116,14 +115,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
         count(Counter::Late);
         let mut head = emit::head(record::REBOUND, now_ns);
         head.flags = unowned;
-        emit::overstay(
-            To::Cases,
-            head,
-            tgid,
-            known,
-            storage::long_label(known, sk),
-            ends,
-        );
+        emit::overstay(To::Cases, head, tgid, known, ends);
     }
     storage::leave_pool(&mut known.facts, now_ns);
     if known.facts.opener == 0 {
@@ -134,7 +126,10 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     known.facts.owner = header.owner;
     known.facts.role = role as u16;
     known.facts.bound_ns = now_ns;
-    known.set_label(sk, value.start.wrapping_add(Header::LEN), label_len);
+    known.facts.label_len = label_len;
+    known.label = [0; LABEL_MAX];
+    let label = value.start.wrapping_add(Header::LEN);
+    kernel::copy((&raw mut known.label).cast(), label_len, label);
     emit::bound(tgid, &known.facts);
     Some(())
 }
@@ -193,21 +188,23 @@ fn sk(ctx: &SockoptContext) -> *mut bpf_sock {
 /// The owner that the socket of this call is bound to; an END of nobody is malformed.
 #[inline(always)]
 fn present_owner(ctx: &SockoptContext) -> Option<Owner> {
-    let socket = storage::lookup(sk(ctx).cast::<c_void>())?;
+    let sk = sk(ctx).cast::<c_void>();
+    let socket = storage::lookup(sk, || kernel::cookie(sk))?;
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &(*socket).facts };
+    let facts = unsafe { &(*socket.as_ptr()).facts };
     (facts.bound_ns != 0).then_some(facts.owner)
 }
 
 /// What is known of the call's socket. One that no other hook saw is a child accepted on a listener from before, or
 /// belongs to a family without create and release hooks.
 #[inline(always)]
-fn socket(ctx: &SockoptContext) -> Option<*mut Kept> {
+fn socket(ctx: &SockoptContext) -> Option<NonNull<Socket>> {
     let sk = sk(ctx);
-    let socket = storage::lookup_or_create(sk.cast::<c_void>())?;
+    let met = storage::lookup(sk.cast(), || kernel::cookie(sk.cast()));
+    let socket = met.or_else(|| storage::create(sk.cast()))?;
     // SAFETY: `socket` comes from the storage, `sk` is the context's.
     unsafe {
-        let facts = &mut (*socket).facts;
+        let facts = &mut (*socket.as_ptr()).facts;
         if facts.id == 0 {
             facts.id = new_id();
             facts.born_ns = now_ns();

@@ -1,33 +1,36 @@
 //! `sock_create` and `sock_release`: the life of a socket's file descriptor.
 
 use core::ffi::c_void;
+use core::ptr::NonNull;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::fact;
+use tracer_abi::facts::{IPPROTO_TCP, Socket, fact};
 use tracer_abi::record;
 
 use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};
 use crate::kernel;
 use crate::stack;
-use crate::storage::{self, Kept, count, held, is_late, new_id, now_ns};
+use crate::storage::{self, count, held, is_late, new_id, now_ns};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
     count(Counter::Created);
-    let Some(socket) = first_sight(ctx, now_ns(), fact::HELD) else {
+    let made = storage::create_at_birth(ctx.as_ptr(), cookie(ctx));
+    let Some(socket) = made else {
         warn!(
             ctx,
             "no storage for a new socket: its life cannot be followed"
         );
         return;
     };
+    first_sight(ctx, socket, now_ns(), fact::HELD);
     // SAFETY: `socket` comes from the storage; nobody else knows a socket that is being created.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     facts.held_ns = facts.born_ns;
     facts.opener = kernel::tgid();
     // SAFETY: the storage is a map's.
@@ -42,7 +45,9 @@ pub(super) fn created(ctx: &SockContext) {
 pub(super) fn asked(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    let met = storage::lookup(sk.cast::<c_void>()).or_else(|| {
+    // SAFETY: the context is valid for the helper.
+    let cookie = || unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    let met = storage::lookup(sk.cast::<c_void>(), cookie).or_else(|| {
         // SAFETY: as above; the verifier rewrites the accesses.
         let (family, protocol) = unsafe { ((*sk).family, (*sk).protocol) };
         storage::met_accepted(sk.cast::<c_void>(), family as u16, protocol as u16)
@@ -51,7 +56,7 @@ pub(super) fn asked(ctx: &SockAddrContext) {
         && held(socket, 0, now_ns)
     {
         // SAFETY: `socket` comes from the storage.
-        stack::record(unsafe { (*socket).facts.id });
+        stack::record(unsafe { (*socket.as_ptr()).facts.id });
     }
 }
 
@@ -59,18 +64,33 @@ pub(super) fn asked(ctx: &SockAddrContext) {
 pub(super) fn released(ctx: &SockContext) {
     count(Counter::Released);
     let now_ns = now_ns();
-    // One that is met for the first time as it goes was accepted, and no other hook saw it, as MPTCP makes them.
-    let met = storage::lookup(ctx.as_ptr()).or_else(|| first_sight(ctx, now_ns, fact::CHILD));
-    let Some(socket) = met else { return };
+    let Some(socket) = storage::lookup(ctx.as_ptr(), || cookie(ctx)).or_else(|| {
+        // Met for the first time as it goes, it was accepted, and no other hook saw it, as MPTCP makes them.
+        let socket = storage::create(ctx.as_ptr())?;
+        first_sight(ctx, socket, now_ns, fact::CHILD);
+        Some(socket)
+    }) else {
+        return;
+    };
     held(socket, fact::RELEASED, || now_ns);
-    // SAFETY: `socket` comes from the storage, which outlives this program.
-    let known = unsafe { &mut *socket };
-    let facts = &mut known.facts;
+    // SAFETY: `socket` comes from the storage, and is not freed before the end of this function.
+    let known = unsafe { &mut *socket.as_ptr() };
     // SAFETY: the context is the kernel's `bpf_sock`.
-    if facts.dead_ns != 0 && unsafe { (*ctx.sock).state } != TCP_CLOSE {
+    let closed = unsafe { (*ctx.sock).state } == TCP_CLOSE;
+    if known.facts.dead_ns != 0 && !closed {
         // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
-        facts.dead_ns = 0;
+        known.facts.dead_ns = 0;
     }
+    tell_of_release(ctx, known, now_ns);
+    // Of any other connection TCP has something to tell yet, and whoever hears that first frees it.
+    if closed || known.facts.protocol != IPPROTO_TCP {
+        storage::free(ctx.as_ptr());
+    }
+}
+
+#[inline(always)]
+fn tell_of_release(ctx: &SockContext, known: &mut Socket, now_ns: u64) {
+    let facts = &mut known.facts;
     let ends = storage::ends(facts);
     let unowned = storage::unowned_bit(facts, now_ns, kernel::tgid);
     let late = unowned != 0 || is_late(facts, &ends, now_ns);
@@ -80,8 +100,7 @@ pub(super) fn released(ctx: &SockContext) {
         return;
     }
     if facts.cookie == 0 {
-        // SAFETY: the context is valid for the helper.
-        facts.cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+        facts.cookie = cookie(ctx);
     }
     let mut head = emit::head(record::OVERSTAYED, now_ns);
     head.flags = unowned;
@@ -94,28 +113,25 @@ pub(super) fn released(ctx: &SockContext) {
     } else {
         To::Events
     };
-    emit::overstay(
-        to,
-        head,
-        kernel::tgid(),
-        known,
-        storage::long_label(known, ctx.as_ptr()),
-        ends,
-    );
+    emit::overstay(to, head, kernel::tgid(), known, ends);
 }
 
-/// Gives a socket that nobody else knows its record: it comes, or it goes.
+/// Fills in what the hook tells of a socket that nobody else knows: it comes, or it goes.
 #[inline(always)]
-fn first_sight(ctx: &SockContext, now_ns: u64, flags: u32) -> Option<*mut Kept> {
-    let socket = storage::lookup_or_create(ctx.as_ptr())?;
+fn first_sight(ctx: &SockContext, socket: NonNull<Socket>, now_ns: u64, flags: u32) {
     // SAFETY: `socket` comes from the storage, the context is the kernel's `bpf_sock`.
     unsafe {
-        let facts = &mut (*socket).facts;
+        let facts = &mut (*socket.as_ptr()).facts;
         facts.id = new_id();
         facts.born_ns = now_ns;
         facts.flags = flags;
         facts.family = (*ctx.sock).family as u16;
         facts.protocol = (*ctx.sock).protocol as u16;
     }
-    Some(socket)
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockContext) -> u64 {
+    // SAFETY: the context is valid for the helper.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }

@@ -1,22 +1,23 @@
 //! `sockops`: what TCP does underneath. It may run in a softirq, with `current` being anybody.
 
 use core::ffi::c_void;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock,
 };
-use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP, fact};
+use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP, Socket, fact};
 use tracer_abi::record;
 
 use crate::emit;
 use crate::kernel::{self, offset};
-use crate::storage::{self, Kept, count, mark, new_id, now_ns};
+use crate::storage::{self, count, mark, new_id, now_ns};
 
 /// `TCP_*` (net/tcp_states.h).
 const TCP_FIN_WAIT1: u32 = 4;
@@ -46,9 +47,16 @@ fn sk(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
+/// Returns the context's cookie, which is its socket's.
 #[inline(always)]
-fn known(ctx: &SockOpsContext) -> Option<*mut Kept> {
-    storage::lookup(sk(ctx)?.cast())
+fn cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: both kinds of context that come here are valid for the helper.
+    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+#[inline(always)]
+fn known(ctx: &SockOpsContext) -> Option<NonNull<Socket>> {
+    storage::lookup(sk(ctx)?.cast(), || cookie(ctx))
 }
 
 /// Asks for STATE_CB from now on.
@@ -63,11 +71,11 @@ fn watch(ctx: &SockOpsContext) {
 pub(super) fn tried(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    let Some(socket) = storage::lookup(sk.cast::<c_void>()) else {
+    let Some(socket) = storage::lookup(sk.cast::<c_void>(), || cookie(ctx)) else {
         return;
     };
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     if facts.protocol == IPPROTO_TCP {
         count(Counter::Undialed);
         facts.dead_ns = now_ns();
@@ -80,7 +88,7 @@ fn dialing(ctx: &SockOpsContext) {
     watch(ctx);
     mark(socket, fact::DIALED);
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     if facts.dead_ns != 0 {
         storage::discount(Counter::Undialed);
     }
@@ -95,7 +103,7 @@ fn connected(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     count(Counter::Connected);
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     // A socket that was dialed before the tracer came has no tuple yet.
     if facts.remote_port == 0 {
         tuple(ctx, facts);
@@ -105,7 +113,13 @@ fn connected(ctx: &SockOpsContext) {
 #[inline(always)]
 fn arrived(ctx: &SockOpsContext) {
     let Some(sk) = sk(ctx) else { return };
-    let Some(socket) = storage::lookup_or_create(sk.cast()) else {
+    let cookie = cookie(ctx);
+    if storage::lookup(sk.cast(), || cookie).is_some() {
+        // It dialed whoever dialed it at that moment, if only itself (RFC 9293, section 3.5): nobody's child.
+        count(Counter::Connected);
+        return;
+    }
+    let Some(socket) = storage::create_at_birth(sk.cast(), cookie) else {
         warn!(
             ctx,
             "no storage for an arrived connection: its life cannot be followed"
@@ -114,12 +128,7 @@ fn arrived(ctx: &SockOpsContext) {
     };
     watch(ctx);
     // SAFETY: `socket` comes from the storage; the child is not yet in the accept queue, and nobody else knows it.
-    let facts = unsafe { &mut (*socket).facts };
-    if facts.id != 0 {
-        // It dialed whoever dialed it at that moment, if only itself (RFC 9293, section 3.5): nobody's child.
-        count(Counter::Connected);
-        return;
-    }
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     facts.id = new_id();
     facts.flags = fact::CHILD;
     facts.born_ns = now_ns();
@@ -135,7 +144,7 @@ fn listening(ctx: &SockOpsContext) {
     watch(ctx);
     mark(socket, fact::LISTENER);
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     // What TCP did before it listened, or listened again, is over.
     facts.dead_ns = 0;
     facts.peer_done_ns = 0;
@@ -154,10 +163,13 @@ fn moved(ctx: &SockOpsContext) {
     }
     let Some(socket) = known(ctx) else { return };
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket).facts };
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     if facts.flags & fact::RELEASED != 0 {
         // What TCP does after the release is not looked at. Other programs keep what they asked for besides.
         let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+        if let Some(sk) = sk(ctx) {
+            storage::free(sk.cast());
+        }
         return;
     }
     match state {
@@ -196,7 +208,7 @@ fn note(ctx: &SockOpsContext, facts: &mut Facts, state: u32, kind: u32) -> u64 {
 
 /// Marks the FINs that a connection has seen which falls from the state `before` to CLOSE.
 #[inline(always)]
-fn fins(ctx: &SockOpsContext, socket: *mut Kept, before: u32) {
+fn fins(ctx: &SockOpsContext, socket: NonNull<Socket>, before: u32) {
     // SAFETY: the context is valid; the verifier rewrites the accesses.
     let acknowledged = unsafe { (*ctx.ops).snd_una == (*ctx.ops).snd_nxt };
     let bits = match before {

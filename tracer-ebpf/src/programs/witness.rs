@@ -1,15 +1,14 @@
 //! `iter/task_file`: every open file descriptor of every task, and what the storage says of those that are sockets.
 
 use core::ffi::c_void;
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_sock_from_file};
-use tracer_abi::annotation::LABEL_MAX;
-use tracer_abi::facts::{AF_INET, AF_INET6, Ends, Facts, IPPROTO_MPTCP, IPPROTO_TCP, Socket};
+use tracer_abi::facts::{AF_INET, AF_INET6, Ends, IPPROTO_MPTCP, IPPROTO_TCP, Socket};
 use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
 use crate::kernel::{self, offset, read};
-use crate::storage::{self, Kept, held, now_ns};
+use crate::storage::{self, held, now_ns};
 
 /// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c).
 #[repr(C)]
@@ -54,7 +53,9 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
 
 #[inline(always)]
 fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
-    let known = storage::lookup(sk).or_else(|| met(sk));
+    // SAFETY: `sk` is a socket, as the verifier knows.
+    let cookie = unsafe { bpf_get_socket_cookie(sk) };
+    let known = storage::lookup(sk, || cookie).or_else(|| met(sk));
     let tgid = kernel::tgid_of(task);
     // Of what is not in the audit, only what its processes have matters, and what they may inherit.
     if known.is_none()
@@ -84,11 +85,8 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     if let Some(socket) = known {
         held(socket, 0, now_ns);
         // SAFETY: `socket` comes from the storage.
-        let facts = unsafe { &mut (*socket).facts };
-        if facts.cookie == 0 {
-            // SAFETY: `sk` is a socket, as the verifier knows.
-            facts.cookie = unsafe { bpf_get_socket_cookie(sk) };
-        }
+        let facts = unsafe { &mut (*socket.as_ptr()).facts };
+        facts.cookie = cookie;
         sighting.flags |= KNOWN | storage::annotates_bit(facts, || tgid);
         sighting.ends = storage::ends(facts);
         tcp_counters(&mut sighting, sk);
@@ -97,14 +95,13 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
     }
     write(seq, &raw const sighting);
     if let Some(socket) = known {
-        // SAFETY: `socket` comes from the storage.
-        write_socket(seq, unsafe { &*socket }, sk);
+        write(seq, socket.as_ptr().cast_const());
     }
 }
 
 /// Meets a socket of the audit that no hook saw as it was accepted: MPTCP makes them so.
 #[inline(always)]
-fn met(sk: *mut c_void) -> Option<*mut Kept> {
+fn met(sk: *mut c_void) -> Option<NonNull<Socket>> {
     let protocol = read::<u16>(sk, offset!(sock_protocol))?;
     if protocol != IPPROTO_MPTCP || !kernel::is_made_inside(sk) {
         return None;
@@ -138,20 +135,8 @@ fn tcp_counters(sighting: &mut Sighting, sk: *mut c_void) {
     }
 }
 
-/// Writes what follows a sighting of a socket of the audit, a [`Socket`].
-#[inline(always)]
-fn write_socket(seq: *mut c_void, kept: &Kept, sk: *mut c_void) {
-    write(seq, &raw const kept.facts);
-    let mut label = [0_u64; LABEL_MAX / 8];
-    // SAFETY: it is as long as a label, and of whole words.
-    unsafe { kept.write_label(storage::long_label(kept, sk), (&raw mut label).cast()) };
-    write(seq, &raw const label);
-}
-
 #[inline(always)]
 fn write<T>(seq: *mut c_void, record: *const T) {
     // SAFETY: `record` is readable for its size. An overflow makes the kernel call this program again with room.
     unsafe { bpf_seq_write(seq.cast(), record.cast::<c_void>(), size_of::<T>() as u32) };
 }
-
-const _: () = assert!(size_of::<Facts>() + LABEL_MAX == size_of::<Socket>());

@@ -7,6 +7,7 @@ use tracer_abi::facts::{Ends, Facts, Socket};
 use tracer_abi::record::{self, Head};
 use tracer_abi::sighting::{KNOWN, Sighting};
 
+use super::lifetime::TCP_CLOSE;
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;
 use crate::news::Sight;
@@ -114,7 +115,7 @@ impl Kernel {
             owner,
             tgid: 42,
             role: facts.role,
-            reserved: 0,
+            state: facts.state,
         });
         Some((is_late.then_some(News::Rebound(rebound)), bound))
     }
@@ -319,6 +320,19 @@ fn the_witness_names_every_holder_and_the_release_keeps_them() {
     assert_eq!(held, [3, 9]);
     assert_eq!(finding.released_ns, Some(kernel.now_ns));
     assert_eq!(ledger.open(), 0);
+}
+
+#[test]
+fn a_connection_that_died_in_the_pool_is_looked_at_a_grace_after_it_leaves_it() {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1000;
+    ledger.apply(&kernel.create());
+    kernel.open.get_mut(&1).unwrap().state = TCP_CLOSE;
+    ledger.apply(&kernel.bind(1, stream(1)).unwrap().1);
+    kernel.now_ns += GRACE_NS;
+    assert!(!ledger.take_overdue(kernel.now_ns), "grace is not over");
+    kernel.now_ns += 1;
+    assert!(ledger.take_overdue(kernel.now_ns));
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
         sock_num: common("skc_num")?,
+        sock_cookie: common("skc_cookie")?,
         sock_protocol: btf.offset_of("sock", "sk_protocol")?,
         sock_err: btf.offset_of("sock", "sk_err")?,
         sock_cgrp_data: btf.offset_of("sock", "sk_cgrp_data")?,

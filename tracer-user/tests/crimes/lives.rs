@@ -36,6 +36,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
         (Circumstance::Ordinary, ""),
         (Circumstance::TinyRing, "_though_records_are_lost"),
         (Circumstance::StoppedReader, "_though_the_reader_stops"),
+        (Circumstance::FewPlaces, "_though_places_are_few"),
     ];
     let mut trials = Vec::new();
     for deed in DEEDS {
@@ -58,12 +59,18 @@ enum Circumstance {
     TinyRing,
     /// It is stopped (SIGSTOP) again and again, for longer than a wait.
     StoppedReader,
+    /// Most sockets find their place taken, and every place is used many times.
+    FewPlaces,
 }
 
 impl Circumstance {
-    /// The size of the ring in KiB.
-    fn ring(self) -> &'static str {
-        if self == Self::TinyRing { "4" } else { "4096" }
+    /// What the tracer is told of it.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Ordinary | Self::StoppedReader => &[],
+            Self::TinyRing => &["--ring", "4"],
+            Self::FewPlaces => &["--places", "64"],
+        }
     }
 }
 
@@ -95,7 +102,8 @@ fn lives_are_judged_by_the_rules(deed: &str, circumstance: Circumstance) -> Resu
         directory.path().join("stderr"),
     );
     let mut tracer = Command::new(env!("CARGO_BIN_EXE_tracer"))
-        .args(["run", "--grace", GRACE, "--ring", circumstance.ring()])
+        .args(["run", "--grace", GRACE])
+        .args(circumstance.options())
         .arg("--json")
         .arg(&json)
         .arg("--")
