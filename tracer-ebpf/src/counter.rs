@@ -20,7 +20,7 @@ pub enum Counter {
     Ended,
     /// Annotations refused for their form.
     Refused,
-    /// Sockets that had broken a rule for longer than grace as they were released or bound.
+    /// Times that a socket had broken a rule for longer than grace as it was released or began anew.
     Late,
     /// Sockets that could not be given storage.
     StorageFailures,

@@ -185,6 +185,15 @@ pub(crate) fn overstay(to: To, head: Head, tgid: u32, socket: &Socket, ends: End
     });
 }
 
+/// What a socket was that broke a rule until now, as it begins anew.
+#[inline(always)]
+pub(crate) fn renewed(at_ns: u64, flags: u32, tgid: u32, socket: &Socket, ends: Ends) {
+    count(Counter::Late);
+    let mut head = head(record::RENEWED, at_ns);
+    head.flags = flags;
+    overstay(To::Cases, head, tgid, socket, ends);
+}
+
 /// A process of the audit that left its cgroup.
 #[inline(always)]
 pub(crate) fn left(at_ns: u64, task: *const c_void) {

@@ -23,9 +23,9 @@ pub const RELEASED: u32 = 7;
 pub const OVERSTAYED: u32 = 8;
 /// [`Head::kind`]: a process of the audit left its cgroup. A [`LeftEvent`].
 pub const LEFT: u32 = 9;
-/// [`Head::kind`]: a socket is about to be bound that broke a rule until now, which the BIND may hide. An [`OverstayEvent`] of what
-/// it was; a BOUND follows.
-pub const REBOUND: u32 = 10;
+/// [`Head::kind`]: a socket begins anew that broke a rule until now: it is about to be bound, to connect or to listen, which hides
+/// what it was. An [`OverstayEvent`] of that.
+pub const RENEWED: u32 = 10;
 
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
@@ -150,7 +150,7 @@ shared! {
 }
 
 shared! {
-    /// An OVERSTAYED or REBOUND event: all that is known of a socket that stayed too long, or until its process exited.
+    /// An OVERSTAYED or RENEWED event: all that is known of a socket that stayed too long, or until its process exited.
     pub struct OverstayEvent {
         /// Kind, flags and time.
         pub head: Head,

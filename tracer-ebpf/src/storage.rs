@@ -363,12 +363,31 @@ fn pooled(facts: &Facts) -> bool {
 /// Whether a socket that goes away now should have done so longer than grace ago, by its owner or by TCP.
 #[inline(always)]
 pub(crate) fn is_late(facts: &Facts, ends: &Ends, now_ns: u64) -> bool {
+    outlived(facts, ends, now_ns) || is_stuck(facts, now_ns)
+}
+
+/// Whether TCP has been done with a socket for longer than grace.
+#[inline(always)]
+fn is_stuck(facts: &Facts, now_ns: u64) -> bool {
     if pooled(facts) {
         return false;
     }
     // What happened in a listener's backlog is nobody's fault until there is a descriptor.
     let stuck = |since_ns: u64| since_ns != 0 && overstayed(since_ns.max(facts.held_ns), now_ns);
-    outlived(facts, ends, now_ns) || stuck(facts.peer_done_ns) || stuck(facts.dead_ns)
+    stuck(facts.peer_done_ns) || stuck(facts.dead_ns)
+}
+
+/// Forgets what TCP did to a socket that connects or listens at `now_ns`, perhaps not for the first time, but not that it was too
+/// late for it.
+#[inline(always)]
+pub(crate) fn begin_anew(socket: &mut Socket, now_ns: u64) {
+    if is_stuck(&socket.facts, now_ns) {
+        let ends = ends(&socket.facts);
+        emit::renewed(now_ns, 0, kernel::tgid(), socket, ends);
+    }
+    socket.facts.peer_done_ns = 0;
+    socket.facts.dead_ns = 0;
+    socket.facts.state = 0;
 }
 
 /// Returns [`ANNOTATES`] when a process that annotates should have bound the socket to an owner by now; `tgid` as of

@@ -169,7 +169,7 @@ impl Ledger {
             News::Died(of) => self.recv_died(of),
             News::Released(of) => self.recv_released(of),
             News::Overstayed(of) => self.recv_overstayed(of),
-            News::Rebound(of) => self.recv_rebound(of),
+            News::Renewed(of) => self.recv_renewed(of),
             News::Left(event) => self.recv_left(event),
         }
     }
@@ -210,8 +210,8 @@ impl Ledger {
         }
     }
 
-    /// A socket broke a rule before it was bound, which the BIND may hide: it has another owner now, or is pooled.
-    fn recv_rebound(&mut self, of: &OverstayEvent) {
+    /// A socket broke a rule until it began anew: it has another owner now, is pooled, connects or listens again.
+    fn recv_renewed(&mut self, of: &OverstayEvent) {
         let evidence = Evidence {
             facts: &of.socket.facts,
             ends: &of.ends,

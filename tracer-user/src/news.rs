@@ -29,7 +29,7 @@ pub enum News {
     /// The last file descriptor is gone, too late or by exit.
     Overstayed(OverstayEvent),
     /// A socket is bound that had broken a rule until now.
-    Rebound(OverstayEvent),
+    Renewed(OverstayEvent),
     /// A process of the audit left its cgroup.
     Left(LeftEvent),
 }
@@ -66,7 +66,7 @@ pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
         record::DIED => News::Died(prefix(bytes)?),
         record::RELEASED => News::Released(prefix(bytes)?),
         record::OVERSTAYED => News::Overstayed(prefix(bytes)?),
-        record::REBOUND => News::Rebound(prefix(bytes)?),
+        record::RENEWED => News::Renewed(prefix(bytes)?),
         record::LEFT => News::Left(prefix(bytes)?),
         kind => return Err(DecodeError::Kind(kind)),
     })

@@ -74,7 +74,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
             | News::Died(_)
             | News::Released(_)
             | News::Left(_)
-            | News::Rebound(_)
+            | News::Renewed(_)
             | News::Overstayed(_),
         )
         | Err(_) => {}

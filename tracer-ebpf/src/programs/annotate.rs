@@ -9,10 +9,9 @@ use aya_log_ebpf::warn;
 use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{AF_INET, AF_INET6, Socket, fact};
-use tracer_abi::record;
 
 use super::{ALLOW, REFUSE};
-use crate::emit::{self, To};
+use crate::emit;
 use crate::kernel;
 use crate::storage::{self, annotates, count, held, mark, new_id, now_ns};
 
@@ -112,10 +111,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
     annotates(tgid);
     let ends = storage::ends(&known.facts);
     if unowned != 0 || storage::is_late(&known.facts, &ends, now_ns) {
-        count(Counter::Late);
-        let mut head = emit::head(record::REBOUND, now_ns);
-        head.flags = unowned;
-        emit::overstay(To::Cases, head, tgid, known, ends);
+        emit::renewed(now_ns, unowned, tgid, known, ends);
     }
     storage::leave_pool(&mut known.facts, now_ns);
     if known.facts.opener == 0 {

@@ -75,10 +75,12 @@ pub(super) fn tried(ctx: &SockAddrContext) {
         return;
     };
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket.as_ptr()).facts };
-    if facts.protocol == IPPROTO_TCP {
+    let known = unsafe { &mut *socket.as_ptr() };
+    if known.facts.protocol == IPPROTO_TCP {
         count(Counter::Undialed);
-        facts.dead_ns = now_ns();
+        let now_ns = now_ns();
+        storage::begin_anew(known, now_ns);
+        known.facts.dead_ns = now_ns;
     }
 }
 
@@ -92,9 +94,7 @@ fn dialing(ctx: &SockOpsContext) {
     if facts.dead_ns != 0 {
         storage::discount(Counter::Undialed);
     }
-    // A socket may be dialed again after connect(AF_UNSPEC): what TCP did before is over.
     facts.dead_ns = 0;
-    facts.peer_done_ns = 0;
     tuple(ctx, facts);
 }
 
@@ -144,11 +144,9 @@ fn listening(ctx: &SockOpsContext) {
     watch(ctx);
     mark(socket, fact::LISTENER);
     // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket.as_ptr()).facts };
-    // What TCP did before it listened, or listened again, is over.
-    facts.dead_ns = 0;
-    facts.peer_done_ns = 0;
-    tuple(ctx, facts);
+    let known = unsafe { &mut *socket.as_ptr() };
+    storage::begin_anew(known, now_ns());
+    tuple(ctx, &mut known.facts);
 }
 
 /// A TCP state change. Most are of no interest, and after the release all of them are the kernel's own business.

@@ -103,7 +103,7 @@ impl Kernel {
         let former = *self.open.get(&id)?;
         let is_late = self.is_late(&former);
         self.late += u64::from(is_late);
-        let rebound = overstay(record::REBOUND, self.now_ns, &former, self.ends_of(&former));
+        let renewed = overstay(record::RENEWED, self.now_ns, &former, self.ends_of(&former));
         let facts = self.open.get_mut(&id)?;
         facts.owner = owner;
         facts.role = Role::Stream as u16;
@@ -117,7 +117,7 @@ impl Kernel {
             role: facts.role,
             state: facts.state,
         });
-        Some((is_late.then_some(News::Rebound(rebound)), bound))
+        Some((is_late.then_some(News::Renewed(renewed)), bound))
     }
 
     fn end(&mut self, owner: Owner) -> Option<News> {

@@ -26,6 +26,7 @@ pub(super) fn commit(name: &str) {
         "mptcp_listener_with_plain_clients" => mptcp_listener_with_plain_clients(),
         "connected_again" => connected_again(),
         "corner_disconnected" => disconnected(),
+        "corner_begun_anew_too_late" => begun_anew_too_late(),
         "passed_and_kept" => passed_and_kept(),
         "receive_and_hold" => receive_and_hold(),
         "passed_in_flight" => passed_in_flight(),
@@ -148,6 +149,30 @@ fn connected_again() {
     annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
     thread::sleep(TOO_LONG);
     end(&socket, 1);
+}
+
+/// Three sockets that begin anew within the time that the tracer is stopped for, if it is.
+fn begun_anew_too_late() {
+    thread::sleep(TOO_LONG);
+    let listener = super::listener();
+    let address = listener.local_addr().unwrap();
+    let sockets = [(); 3].map(|()| {
+        let socket = super::socket();
+        rustix::net::connect(&socket, &address).unwrap();
+        drop(listener.accept().unwrap());
+        confess(&socket);
+        socket
+    });
+    let [peer_closed, dead, listening] = &sockets;
+    rustix::net::connect_unspec(dead).unwrap();
+    rustix::net::connect_unspec(listening).unwrap();
+    thread::sleep(TOO_LONG);
+    rustix::net::connect_unspec(peer_closed).unwrap();
+    for socket in [peer_closed, dead] {
+        rustix::net::connect(socket, &address).unwrap();
+        drop(listener.accept().unwrap());
+    }
+    rustix::net::listen(listening, 1).unwrap();
 }
 
 fn pass(over: &UnixStream, socket: &impl AsFd) {

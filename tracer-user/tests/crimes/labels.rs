@@ -1,4 +1,4 @@
-//! Labels of every length, on sockets that stay too long: the kernel side keeps short and long ones in different places.
+//! Labels, on sockets that stay too long.
 
 use std::thread;
 
@@ -6,7 +6,7 @@ use tracer_abi::annotation::{self, LABEL_MAX, Role};
 
 use super::{TOO_LONG, confess, connection, end, owner};
 
-/// The lengths in bytes that differ in how they are kept.
+/// Lengths in bytes: none, whole words and others, and the most.
 pub(crate) const LENGTHS: [usize; 5] = [0, 1, 24, 25, LABEL_MAX];
 
 pub(super) fn commit(name: &str) {

@@ -80,6 +80,15 @@ pub(crate) fn all() -> Vec<Case> {
         guilty("mptcp_kept", OUTLIVED),
         innocent("mptcp_listener_with_plain_clients"),
         innocent("connected_again"),
+        guilty("corner_begun_anew_too_late", BEGUN_ANEW),
+        Case {
+            reader_stops: true,
+            holders: Holders::AsConfessedIfSeen,
+            ..guilty(
+                "corner_begun_anew_too_late with a stopped reader",
+                BEGUN_ANEW,
+            )
+        },
         guilty("passed_and_kept", OUTLIVED),
         Case {
             status: INCONCLUSIVE,
@@ -345,6 +354,7 @@ pub(crate) fn all() -> Vec<Case> {
     ]
 }
 
+const BEGUN_ANEW: &[(&str, usize)] = &[("dead-socket", 2), ("peer-closed", 1)];
 const UNTIL_JUDGED: &[&str] = &["--grace", "300ms", "--for", "900ms"];
 const WITHIN_ANOTHER: &[&str] = &[
     env!("CARGO_BIN_EXE_tracer"),
