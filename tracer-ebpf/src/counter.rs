@@ -45,9 +45,11 @@ pub enum Counter {
     /// Times that a TCP socket was told to connect and did not begin to, for want of a route, an address or a port. Counted up
     /// at the one and down at the other, each on its own CPU: only the sum, which wraps, means anything.
     Undialed,
+    /// Sockets that found their place taken as they were born.
+    Unplaced,
 }
 
 impl Counter {
     /// How many slots there are.
-    pub const COUNT: u32 = Self::Undialed as u32 + 1;
+    pub const COUNT: u32 = Self::Unplaced as u32 + 1;
 }

@@ -113,7 +113,10 @@ pub(crate) fn create(sk: *mut c_void) -> Option<NonNull<Socket>> {
 /// The same for a socket whose birth this is: it gets a place, if that is free.
 #[inline(always)]
 pub(crate) fn create_at_birth(sk: *mut c_void, cookie: u64) -> Option<NonNull<Socket>> {
-    places::claim(sk, cookie).or_else(|| create(sk))
+    places::claim(sk, cookie).or_else(|| {
+        count(Counter::Unplaced);
+        create(sk)
+    })
 }
 
 /// Gives a socket its record that no hook saw as it was accepted, as MPTCP makes them, and tells of it.

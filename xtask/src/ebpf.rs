@@ -189,7 +189,7 @@ fn build(toolchain: &Toolchain, linker: &Path) -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags(linker))
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN");
-    // aya-ebpf needs `asm_experimental_arch`, our atomics `core_intrinsics`.
+    // aya-ebpf and our reckoning with addresses need `asm_experimental_arch`, our atomics `core_intrinsics`.
     command.env("RUSTC_BOOTSTRAP", "1");
     if toolchain.build_std {
         command.args(["-Z", "build-std=core"]);

@@ -78,6 +78,7 @@ struct Completeness<'a> {
     missed_runs: u64,
     links: Vec<Link<'a>>,
     resyncs: u64,
+    without_place: u64,
     baseline_sockets: u64,
     malformed_annotations: u64,
 }
@@ -210,6 +211,7 @@ impl<'a> Document<'a> {
                 missed_runs: proceedings.missed_runs,
                 links: links(proceedings),
                 resyncs: proceedings.resyncs,
+                without_place: of(Counter::Unplaced),
                 baseline_sockets: of(Counter::Adopted),
                 malformed_annotations: of(Counter::Refused),
             },

@@ -26,6 +26,7 @@ pub(super) fn commit(name: &str) {
         "mptcp_listener_with_plain_clients" => mptcp_listener_with_plain_clients(),
         "connected_again" => connected_again(),
         "corner_disconnected" => disconnected(),
+        "corner_after_forgotten_backlogs" => after_forgotten_backlogs(),
         "corner_begun_anew_too_late" => begun_anew_too_late(),
         "passed_and_kept" => passed_and_kept(),
         "receive_and_hold" => receive_and_hold(),
@@ -149,6 +150,30 @@ fn connected_again() {
     annotation::bind(&accepted, Role::Pool, owner(9999), "").unwrap();
     thread::sleep(TOO_LONG);
     end(&socket, 1);
+}
+
+/// Connections that nobody accepts, whose end no hook sees; then others, at the same addresses in the kernel.
+fn after_forgotten_backlogs() {
+    for _ in 0..50 {
+        let listener = super::listener();
+        let address = listener.local_addr().unwrap();
+        let dialed: Vec<TcpStream> = (0..20)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        drop(listener);
+        drop(dialed);
+    }
+    let mut connections: Vec<_> = (0..100).map(|_| connection()).collect();
+    for (n, (dialed, accepted)) in (1..).zip(&connections) {
+        bind(dialed, n);
+        end(dialed, n);
+        bind(accepted, 1000 + n);
+    }
+    connections.truncate(10);
+    for (dialed, _) in &connections {
+        confess(dialed);
+    }
+    thread::sleep(TOO_LONG);
 }
 
 /// Three sockets that begin anew within the time that the tracer is stopped for, if it is.

@@ -128,6 +128,10 @@ fn lives_are_judged_by_the_rules(deed: &str, circumstance: Circumstance) -> Resu
     let lost = report["completeness"]["lost_events"] != 0;
     let loses = circumstance == Circumstance::TinyRing;
     expect(&lost, &loses, "records were lost").map_err(failed)?;
+    if circumstance == Circumstance::FewPlaces {
+        let without_place = report["completeness"]["without_place"].as_u64();
+        expect(&(without_place > Some(0)), &true, "some had no place").map_err(failed)?;
+    }
     let mut found = found(&report);
     let (mut timely, mut wrong) = (0, Vec::new());
     for life in printed
