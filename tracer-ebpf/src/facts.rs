@@ -18,7 +18,7 @@ pub mod fact {
     pub const CHILD: u32 = 1;
     /// A file descriptor for it was seen: it was created, annotated, released, or the witness met it.
     pub const HELD: u32 = 1 << 1;
-    /// The last file descriptor is gone.
+    /// The last file descriptor is gone, and all of that is told.
     pub const RELEASED: u32 = 1 << 2;
     /// It listened.
     pub const LISTENER: u32 = 1 << 3;

@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{self, bpf_get_current_task_btf};
 use tracer_abi::limits::CGROUP_LEVELS;
@@ -111,10 +112,17 @@ pub(crate) fn copy(to: *mut u8, length: u32, from: *const u8) {
     unsafe { generated::bpf_probe_read_kernel(to.cast(), length, from.cast()) };
 }
 
+/// Returns the cookie of a context's socket, which gets one if it has none.
+#[inline(always)]
+pub(crate) fn cookie(ctx: &impl EbpfContext) -> u64 {
+    // SAFETY: the verifier refuses contexts that the helper does not know.
+    unsafe { generated::bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
 /// Returns a socket's cookie; 0 while it has none. For programs that are not offered `bpf_get_socket_cookie`, and whose sockets may
 /// not be reckoned with: the helper that reads does not know that it is one which it reads from the stack.
 #[inline(always)]
-pub(crate) fn cookie(sk: *const c_void) -> u64 {
+pub(crate) fn cookie_of(sk: *const c_void) -> u64 {
     let mut on_stack = ptr::null::<c_void>();
     // SAFETY: a variable of our own; volatile so that it is one.
     unsafe { (&raw mut on_stack).write_volatile(sk) };

@@ -131,7 +131,7 @@ pub(crate) fn met_accepted(sk: *mut c_void, family: u16, protocol: u16) -> Optio
         facts.flags = fact::CHILD;
         facts.family = family;
         facts.protocol = protocol;
-        held(socket, 0, || facts.born_ns);
+        held(socket, || facts.born_ns);
         emit::brief(record::ARRIVED, facts.born_ns, facts);
     }
     Some(socket)
@@ -168,11 +168,10 @@ pub(crate) fn mark(socket: NonNull<Socket>, bits: u32) -> u32 {
     }
 }
 
-/// Notes that a file descriptor for the socket exists, and sets `bits` of its flags. The first time, which it returns, a
-/// listener's child counts as accepted.
+/// Notes that a file descriptor for the socket exists. The first time, which it returns, a listener's child counts as accepted.
 #[inline(always)]
-pub(crate) fn held(socket: NonNull<Socket>, bits: u32, now_ns: impl FnOnce() -> u64) -> bool {
-    let before = mark(socket, fact::HELD | bits);
+pub(crate) fn held(socket: NonNull<Socket>, now_ns: impl FnOnce() -> u64) -> bool {
+    let before = mark(socket, fact::HELD);
     if before & fact::HELD != 0 {
         return false;
     }

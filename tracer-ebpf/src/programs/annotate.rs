@@ -185,7 +185,7 @@ fn sk(ctx: &SockoptContext) -> *mut bpf_sock {
 #[inline(always)]
 fn present_owner(ctx: &SockoptContext) -> Option<Owner> {
     let sk = sk(ctx).cast::<c_void>();
-    let socket = storage::lookup(sk, || kernel::cookie(sk))?;
+    let socket = storage::lookup(sk, || kernel::cookie_of(sk))?;
     // SAFETY: `socket` comes from the storage.
     let facts = unsafe { &(*socket.as_ptr()).facts };
     (facts.bound_ns != 0).then_some(facts.owner)
@@ -196,7 +196,7 @@ fn present_owner(ctx: &SockoptContext) -> Option<Owner> {
 #[inline(always)]
 fn socket(ctx: &SockoptContext) -> Option<NonNull<Socket>> {
     let sk = sk(ctx);
-    let met = storage::lookup(sk.cast(), || kernel::cookie(sk.cast()));
+    let met = storage::lookup(sk.cast(), || kernel::cookie_of(sk.cast()));
     let socket = met.or_else(|| storage::create(sk.cast()))?;
     // SAFETY: `socket` comes from the storage, `sk` is the context's.
     unsafe {
@@ -213,6 +213,6 @@ fn socket(ctx: &SockoptContext) -> Option<NonNull<Socket>> {
             }
         }
     }
-    held(socket, 0, now_ns);
+    held(socket, now_ns);
     Some(socket)
 }

@@ -4,7 +4,6 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
@@ -15,12 +14,12 @@ use super::tcp::TCP_CLOSE;
 use crate::emit::{self, To};
 use crate::kernel;
 use crate::stack;
-use crate::storage::{self, count, held, is_late, new_id, now_ns};
+use crate::storage::{self, count, held, is_late, mark, new_id, now_ns};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
     count(Counter::Created);
-    let made = storage::create_at_birth(ctx.as_ptr(), cookie(ctx));
+    let made = storage::create_at_birth(ctx.as_ptr(), kernel::cookie(ctx));
     let Some(socket) = made else {
         warn!(
             ctx,
@@ -45,15 +44,13 @@ pub(super) fn created(ctx: &SockContext) {
 pub(super) fn asked(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    // SAFETY: the context is valid for the helper.
-    let cookie = || unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    let met = storage::lookup(sk.cast::<c_void>(), cookie).or_else(|| {
+    let met = storage::lookup(sk.cast::<c_void>(), || kernel::cookie(ctx)).or_else(|| {
         // SAFETY: as above; the verifier rewrites the accesses.
         let (family, protocol) = unsafe { ((*sk).family, (*sk).protocol) };
         storage::met_accepted(sk.cast::<c_void>(), family as u16, protocol as u16)
     });
     if let Some(socket) = met
-        && held(socket, 0, now_ns)
+        && held(socket, now_ns)
     {
         // SAFETY: `socket` comes from the storage.
         stack::record(unsafe { (*socket.as_ptr()).facts.id });
@@ -64,7 +61,7 @@ pub(super) fn asked(ctx: &SockAddrContext) {
 pub(super) fn released(ctx: &SockContext) {
     count(Counter::Released);
     let now_ns = now_ns();
-    let Some(socket) = storage::lookup(ctx.as_ptr(), || cookie(ctx)).or_else(|| {
+    let Some(socket) = storage::lookup(ctx.as_ptr(), || kernel::cookie(ctx)).or_else(|| {
         // Met for the first time as it goes, it was accepted, and no other hook saw it, as MPTCP makes them.
         let socket = storage::create(ctx.as_ptr())?;
         first_sight(ctx, socket, now_ns, fact::CHILD);
@@ -72,20 +69,26 @@ pub(super) fn released(ctx: &SockContext) {
     }) else {
         return;
     };
-    held(socket, fact::RELEASED, || now_ns);
-    // SAFETY: `socket` comes from the storage, and is not freed before the end of this function.
+    held(socket, || now_ns);
+    // SAFETY: `socket` comes from the storage, and nobody frees it before it is marked.
     let known = unsafe { &mut *socket.as_ptr() };
-    // SAFETY: the context is the kernel's `bpf_sock`.
-    let closed = unsafe { (*ctx.sock).state } == TCP_CLOSE;
-    if known.facts.dead_ns != 0 && !closed {
+    if known.facts.dead_ns != 0 && !is_closed(ctx) {
         // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
         known.facts.dead_ns = 0;
     }
     tell_of_release(ctx, known, now_ns);
-    // Of any other connection TCP has something to tell yet, and whoever hears that first frees it.
-    if closed || known.facts.protocol != IPPROTO_TCP {
+    let is_tcp = known.facts.protocol == IPPROTO_TCP;
+    mark(socket, fact::RELEASED);
+    // Of any other connection TCP has something to tell yet, and whoever hears that first frees the place, from now on.
+    if !is_tcp || is_closed(ctx) {
         storage::free(ctx.as_ptr());
     }
+}
+
+#[inline(always)]
+fn is_closed(ctx: &SockContext) -> bool {
+    // SAFETY: the context is the kernel's `bpf_sock`. Volatile: it may change from one call to the next.
+    unsafe { (&raw const (*ctx.sock).state).read_volatile() == TCP_CLOSE }
 }
 
 #[inline(always)]
@@ -100,7 +103,7 @@ fn tell_of_release(ctx: &SockContext, known: &mut Socket, now_ns: u64) {
         return;
     }
     if facts.cookie == 0 {
-        facts.cookie = cookie(ctx);
+        facts.cookie = kernel::cookie(ctx);
     }
     let mut head = emit::head(record::OVERSTAYED, now_ns);
     head.flags = unowned;
@@ -128,10 +131,4 @@ fn first_sight(ctx: &SockContext, socket: NonNull<Socket>, now_ns: u64, flags: u
         facts.family = (*ctx.sock).family as u16;
         facts.protocol = (*ctx.sock).protocol as u16;
     }
-}
-
-#[inline(always)]
-fn cookie(ctx: &SockContext) -> u64 {
-    // SAFETY: the context is valid for the helper.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }

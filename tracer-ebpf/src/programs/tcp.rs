@@ -3,12 +3,11 @@
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
     BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, bpf_sock,
 };
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
@@ -47,16 +46,9 @@ fn sk(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
     if sk.is_null() { None } else { Some(sk) }
 }
 
-/// Returns the context's cookie, which is its socket's.
-#[inline(always)]
-fn cookie(ctx: &impl EbpfContext) -> u64 {
-    // SAFETY: both kinds of context that come here are valid for the helper.
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
-}
-
 #[inline(always)]
 fn known(ctx: &SockOpsContext) -> Option<NonNull<Socket>> {
-    storage::lookup(sk(ctx)?.cast(), || cookie(ctx))
+    storage::lookup(sk(ctx)?.cast(), || kernel::cookie(ctx))
 }
 
 /// Asks for STATE_CB from now on.
@@ -71,7 +63,7 @@ fn watch(ctx: &SockOpsContext) {
 pub(super) fn tried(ctx: &SockAddrContext) {
     // SAFETY: the context is valid; `sk` is never null here.
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    let Some(socket) = storage::lookup(sk.cast::<c_void>(), || cookie(ctx)) else {
+    let Some(socket) = storage::lookup(sk.cast::<c_void>(), || kernel::cookie(ctx)) else {
         return;
     };
     // SAFETY: `socket` comes from the storage.
@@ -113,7 +105,7 @@ fn connected(ctx: &SockOpsContext) {
 #[inline(always)]
 fn arrived(ctx: &SockOpsContext) {
     let Some(sk) = sk(ctx) else { return };
-    let cookie = cookie(ctx);
+    let cookie = kernel::cookie(ctx);
     if storage::lookup(sk.cast(), || cookie).is_some() {
         // It dialed whoever dialed it at that moment, if only itself (RFC 9293, section 3.5): nobody's child.
         count(Counter::Connected);

@@ -83,7 +83,7 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
         unsent: 0,
     };
     if let Some(socket) = known {
-        held(socket, 0, now_ns);
+        held(socket, now_ns);
         // SAFETY: `socket` comes from the storage.
         let facts = unsafe { &mut (*socket.as_ptr()).facts };
         facts.cookie = cookie;

@@ -76,19 +76,13 @@ pub(super) fn find(sk: *mut c_void, cookie: impl FnOnce() -> u64) -> Option<NonN
 #[inline(always)]
 pub(super) fn claim(sk: *mut c_void, cookie: u64) -> Option<NonNull<Socket>> {
     let address = address(sk);
-    let place = place(address)?.as_ptr();
-    // SAFETY: the verifier has checked the lookup; the word is eight bytes and aligned. Not relaxed: see `new_id`.
-    let (tenant, _) = unsafe {
-        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
-            &raw mut (*place).tenant,
-            0,
-            address,
-        )
-    };
+    let place = place(address)?;
+    let tenant = change_tenant(place, 0, address);
     if tenant != 0 && tenant != address {
         return None;
     }
-    // SAFETY: as above; nobody else has this address, and who had it is gone.
+    let place = place.as_ptr();
+    // SAFETY: the verifier has checked the lookup; nobody else has this address, and who had it is gone.
     unsafe {
         (&raw mut (*place).socket.facts)
             .cast::<[u64; size_of::<Facts>() / 8]>()
@@ -104,12 +98,20 @@ pub(super) fn claim(sk: *mut c_void, cookie: u64) -> Option<NonNull<Socket>> {
 pub(crate) fn free(sk: *mut c_void) {
     let address = address(sk);
     if let Some(place) = place(address) {
-        // SAFETY: as in `find`; nobody but the tenant takes this away.
-        unsafe {
-            let tenant = &raw mut (*place.as_ptr()).tenant;
-            if tenant.read_volatile() == address {
-                tenant.write_volatile(0);
-            }
-        }
+        change_tenant(place, address, 0);
     }
+}
+
+/// Makes `to` the tenant if `from` is, and returns who was. Ordered against all that either does with the place.
+#[inline(always)]
+fn change_tenant(place: NonNull<Place>, from: u64, to: u64) -> u64 {
+    // SAFETY: the verifier has checked the lookup; the word is eight bytes and aligned.
+    let (tenant, _) = unsafe {
+        atomic_cxchg::<u64, { AtomicOrdering::AcqRel }, { AtomicOrdering::Acquire }>(
+            &raw mut (*place.as_ptr()).tenant,
+            from,
+            to,
+        )
+    };
+    tenant
 }
