@@ -23,11 +23,13 @@ pub(crate) mod labels;
 mod mass;
 #[path = "namespaces.rs"]
 mod namespaces;
+#[path = "owners.rs"]
+mod owners;
 #[path = "processes.rs"]
 mod processes;
 
 /// Grace of the cases, and a time that is surely longer.
-const GRACE: Duration = Duration::from_millis(300);
+pub(super) const GRACE: Duration = Duration::from_millis(300);
 pub(super) const TOO_LONG: Duration = Duration::from_millis(900);
 
 /// Does the deed of this name.
@@ -43,23 +45,10 @@ pub(crate) fn commit(name: &str) {
         "close_wait_left_open" => close_wait_left_open(),
         "refused_connect_left_open" => refused_connect_left_open(),
         "reset_left_open" => reset_left_open(),
-        "bound_again" => bound_again(),
-        "bound_again_then_kept" => bound_again_then_kept(),
-        "bound_again_too_late" => bound_again_too_late(),
-        "session_remnant" => session_remnant(),
-        "unowned" => unowned(),
-        "bound_to_an_ended_owner" => bound_to_an_ended_owner(TOO_LONG),
-        "bound_to_an_ended_owner_and_released" => bound_to_an_ended_owner(Duration::ZERO),
-        "pooled_after_end" => pooled_after_end(),
-        "end_told_by_another_process" => end_told_by_another_process(),
-        "tell_end" => tell_end(),
         "hold_descriptor_0" => thread::sleep(TOO_LONG),
         "annotated_unix_socket" => annotated_unix_socket(),
         "never_connected" => never_connected(),
-        "two_owners_kept" => two_owners_kept(),
-        "whole_session_kept" => whole_session_kept(),
         "udp_kept_after_end" => udp_kept_after_end(),
-        "ended_twice" => ended_twice(),
         "replaced_by_dup2" => replaced_by_dup2(),
         "half_closed_and_finished" => half_closed_and_finished(),
         "accepted_without_asking_and_kept" => accepted_without_asking_and_kept(),
@@ -83,6 +72,7 @@ pub(crate) fn commit(name: &str) {
         name if name.starts_with("process_") => processes::commit(name),
         name if name.starts_with("namespace_") => namespaces::commit(name),
         name if name.starts_with("foreign_") => foreign::commit(name),
+        name if name.starts_with("owner_") => owners::commit(name),
         name if name.starts_with("label_") => labels::commit(name),
         name if name.starts_with("many_") || name == "planted" => mass::commit(name),
         name => corners::commit(name),
@@ -240,86 +230,6 @@ fn reset_left_open() {
     thread::sleep(TOO_LONG);
 }
 
-fn bound_again() {
-    let (dialed, _accepted) = connection();
-    for stream in 1..=3 {
-        bind(&dialed, stream);
-        end(&dialed, stream);
-    }
-    bind(&dialed, 4);
-    // The requests before are over for longer than grace; the present one is not.
-    thread::sleep(TOO_LONG);
-    end(&dialed, 4);
-}
-
-fn bound_again_then_kept() {
-    let (dialed, _accepted) = connection();
-    bind(&dialed, 1);
-    end(&dialed, 1);
-    bind(&dialed, 2);
-    end(&dialed, 2);
-    confess(&dialed);
-    thread::sleep(TOO_LONG);
-}
-
-fn bound_again_too_late() {
-    let (dialed, accepted) = connection();
-    bind(&dialed, 1);
-    end(&dialed, 1);
-    confess(&dialed);
-    thread::sleep(TOO_LONG);
-    bind(&dialed, 2);
-    drop((dialed, accepted));
-}
-
-fn session_remnant() {
-    let (dialed, _accepted) = connection();
-    bind(&dialed, 1);
-    end(&dialed, 0);
-    confess(&dialed);
-    thread::sleep(TOO_LONG);
-}
-
-fn unowned() {
-    let (dialed, _accepted) = connection();
-    confess(&dialed);
-    thread::sleep(TOO_LONG);
-}
-
-fn bound_to_an_ended_owner(stay: Duration) {
-    let (dialed, accepted) = connection();
-    annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
-    end(&accepted, 5);
-    thread::sleep(TOO_LONG);
-    bind(&dialed, 5);
-    if stay > GRACE {
-        confess(&dialed);
-    }
-    thread::sleep(stay);
-}
-
-fn pooled_after_end() {
-    let (dialed, accepted) = connection();
-    bind(&dialed, 1);
-    end(&dialed, 1);
-    annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
-    drop(accepted);
-    thread::sleep(TOO_LONG);
-}
-
-fn end_told_by_another_process() {
-    let (dialed, _accepted) = connection();
-    bind(&dialed, 1);
-    assert!(again("tell_end").status().unwrap().success());
-    confess(&dialed);
-    thread::sleep(TOO_LONG);
-}
-
-fn tell_end() {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    end(&socket, 1);
-}
-
 fn annotated_unix_socket() {
     let (kept, _peer) = UnixStream::pair().unwrap();
     bind(&kept, 1);
@@ -334,43 +244,12 @@ fn never_connected() {
     drop(socket);
 }
 
-fn two_owners_kept() {
-    let (a, _x) = connection();
-    let (b, _y) = connection();
-    for (socket, stream) in [(&a, 1), (&b, 2)] {
-        bind(socket, stream);
-        end(socket, stream);
-        confess(socket);
-    }
-    thread::sleep(TOO_LONG);
-}
-
-fn whole_session_kept() {
-    let sockets: Vec<_> = (1..=3)
-        .map(|stream| {
-            let (dialed, accepted) = connection();
-            bind(&dialed, stream);
-            confess(&dialed);
-            (dialed, accepted)
-        })
-        .collect();
-    end(&sockets[0].0, 0);
-    thread::sleep(TOO_LONG);
-}
-
 fn udp_kept_after_end() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     bind(&socket, 1);
     end(&socket, 1);
     confess(&socket);
     thread::sleep(TOO_LONG);
-}
-
-fn ended_twice() {
-    let (dialed, accepted) = connection();
-    bind(&dialed, 1);
-    end(&dialed, 1);
-    end(&accepted, 1);
 }
 
 fn replaced_by_dup2() {
