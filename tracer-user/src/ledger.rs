@@ -4,6 +4,7 @@
 //! [`Ledger::begin_walk`], [`Ledger::sight`] and [`Ledger::finish_walk`]. All that a verdict needs is stamped by the
 //! kernel on the record itself, so a lost record costs a timestamp: the next walk sets the ledger right.
 
+mod bytes;
 mod docket;
 pub mod lifetime;
 mod owner;
@@ -24,9 +25,10 @@ use tracer_abi::record::{
 
 use crate::news::{News, comm_text, label_text};
 use crate::verdict::{Kind, Levels};
+use bytes::Payload;
 pub use docket::Docket;
 use docket::finding;
-use lifetime::{Evidence, Limits, Payload};
+use lifetime::{Evidence, Limits};
 use owner::Owners;
 pub use peers::{OTHER, Peer, Peers, Remote};
 pub use walk::{Stranger, Walk};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tracer_abi::annotation::Role;
 use tracer_abi::facts::{Ends, fact};
 
-use super::lifetime::{Evidence, Offence, is_tcp, payload, tuple};
+use super::bytes::payload;
+use super::lifetime::{Evidence, Offence, is_tcp, tuple};
 use crate::news::comm_text;
 use crate::verdict::{Finding, Holder, Level, Levels, OwnerNote};
 

@@ -16,7 +16,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tracer_abi::annotation::Role;
 use tracer_abi::facts::{AF_INET, Ends, Facts, IPPROTO_TCP, fact};
 use tracer_abi::record::{ANNOTATES, BY_EXIT};
-use tracer_abi::sighting::{Sighting, TCP_READ};
 
 use crate::verdict::{Kind, Tuple};
 
@@ -27,7 +26,7 @@ pub const TCP_CLOSE_WAIT: u16 = 8;
 /// Waits for connections.
 pub const TCP_LISTEN: u16 = 10;
 
-/// The names of [`Facts::state`] and of [`Sighting::state`].
+/// The names of [`Facts::state`] and of [`Sighting::state`](tracer_abi::sighting::Sighting::state).
 #[must_use]
 pub const fn tcp_state_name(state: u16) -> &'static str {
     match state {
@@ -188,61 +187,6 @@ pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
     } else {
         IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
     }
-}
-
-/// Payload bytes, in and out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Payload {
-    /// Received.
-    pub received: u64,
-    /// Sent and acknowledged.
-    pub acknowledged: u64,
-}
-
-/// Takes the SYN and the FINs out of TCP's own counters, which count each as a byte.
-#[must_use]
-pub fn payload(facts: &Facts, received: u64, acked: u64) -> Payload {
-    let marked = |bit| u64::from(facts.flags & bit != 0);
-    Payload {
-        received: received.saturating_sub(marked(fact::PEER_FIN)),
-        acknowledged: acked
-            .saturating_sub(marked(fact::DIALED))
-            .saturating_sub(marked(fact::OWN_FIN)),
-    }
-}
-
-/// Returns the payload counters as the witness read them; `None` for a socket that has none.
-#[must_use]
-pub fn payload_seen(facts: &Facts, sighting: &Sighting) -> Option<Payload> {
-    (sighting.flags & TCP_READ != 0)
-        .then(|| payload(facts, sighting.bytes_received, sighting.bytes_acked))
-}
-
-/// Whether TCP has set its counters back, and dropped what was queued: by connect(AF_UNSPEC), or as a connect failed
-/// (`tcp_disconnect`). Of one that was ever connected the SYN was acknowledged.
-#[must_use]
-pub fn is_set_back(facts: &Facts, sighting: &Sighting) -> bool {
-    sighting.state == u32::from(TCP_CLOSE)
-        && facts.flags & fact::DIALED != 0
-        && sighting.bytes_acked == 0
-}
-
-/// Returns the bytes that wait to be read. A FIN waits like one.
-#[must_use]
-pub fn unread(facts: &Facts, sighting: &Sighting) -> u32 {
-    let fin = u32::from(facts.flags & fact::PEER_FIN != 0);
-    sighting.unread.saturating_sub(fin)
-}
-
-/// Returns the bytes that were written and not acknowledged. A SYN or a FIN on its way counts like one.
-#[must_use]
-pub fn unsent(sighting: &Sighting) -> u32 {
-    const SYN_SENT: u32 = 2;
-    const FIN_WAIT1: u32 = 4;
-    const LAST_ACK: u32 = 9;
-    const CLOSING: u32 = 11;
-    let on_its_way = matches!(sighting.state, SYN_SENT | FIN_WAIT1 | LAST_ACK | CLOSING);
-    sighting.unsent.saturating_sub(u32::from(on_its_way))
 }
 
 #[cfg(test)]
@@ -435,46 +379,6 @@ pub(crate) mod tests {
         assert_eq!(at(131), Some((Kind::PeerClosed, 135)));
         assert_eq!(at(138), Some((Kind::SessionRemnant, 138)));
         assert_eq!(at(139), None, "idleness has none");
-    }
-
-    #[test]
-    fn syns_and_fins_are_no_payload() {
-        let mut facts = facts(1);
-        assert_eq!(payload(&facts, 5, 3).received, 5);
-        facts.flags |= fact::DIALED | fact::PEER_FIN | fact::OWN_FIN;
-        let seen = payload(&facts, 6, 5);
-        assert_eq!((seen.received, seen.acknowledged), (5, 3));
-    }
-
-    #[test]
-    fn counters_that_were_set_back_are_told_from_those_of_a_reset() {
-        let mut sighting = Sighting {
-            tgid: 1,
-            fd: 3,
-            flags: TCP_READ,
-            state: TCP_CLOSE.into(),
-            family: AF_INET,
-            protocol: IPPROTO_TCP,
-            local_port: 0,
-            reserved: 0,
-            ends: NO_ENDS,
-            bytes_received: 0,
-            bytes_acked: 0,
-            unread: 1,
-            unsent: 65485,
-        };
-        let mut facts = facts(1);
-        facts.flags |= fact::DIALED;
-        assert!(is_set_back(&facts, &sighting));
-        sighting.bytes_acked = 1;
-        assert!(!is_set_back(&facts, &sighting), "its SYN was acknowledged");
-        assert_eq!((unread(&facts, &sighting), unsent(&sighting)), (1, 65485));
-        facts.flags |= fact::PEER_FIN;
-        sighting.state = 9;
-        assert_eq!((unread(&facts, &sighting), unsent(&sighting)), (0, 65484));
-        sighting.bytes_acked = 0;
-        sighting.state = 2;
-        assert!(!is_set_back(&facts, &sighting), "it connects yet");
     }
 
     proptest! {

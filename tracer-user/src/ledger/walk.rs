@@ -4,10 +4,9 @@ use tracer_abi::facts::Facts;
 use tracer_abi::record::ANNOTATES;
 use tracer_abi::sighting::Sighting;
 
+use super::bytes::{Payload, is_set_back, payload_seen, unread, unsent};
 use super::docket::{HOLDERS_MAX, finding};
-use super::lifetime::{
-    Evidence, Payload, TCP_CLOSE, is_set_back, is_tcp, payload_seen, unread, unsent,
-};
+use super::lifetime::{Evidence, TCP_CLOSE, is_tcp};
 use super::{Due, Ledger, Lifetime};
 use crate::news::{Sight, label_text};
 use crate::verdict::{Holder, Kind};
