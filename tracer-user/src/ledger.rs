@@ -103,7 +103,7 @@ pub struct Counts {
     pub streams_bound: u64,
     /// Streams that ended.
     pub streams_ended: u64,
-    /// Sockets that had broken a rule as they were released or bound.
+    /// Times that a socket had broken a rule as it was released or began anew.
     pub late: u64,
 }
 
@@ -112,6 +112,9 @@ pub struct Counts {
 pub struct Ledger {
     limits: Limits,
     lifetimes: HashMap<u64, Lifetime>,
+    /// Sockets whose release was told before their last BIND: violations come by another ring. One is forgotten as its BIND comes,
+    /// or by the walk that follows if that is lost.
+    gone_early: HashSet<u64>,
     owners: Owners,
     /// The processes of the audit that annotate, as many as the kernel side remembers.
     annotators: HashSet<u32>,
@@ -146,6 +149,7 @@ impl Ledger {
         Self {
             limits,
             lifetimes: HashMap::new(),
+            gone_early: HashSet::new(),
             owners: Owners::default(),
             annotators: HashSet::new(),
             due: BinaryHeap::new(),
@@ -209,6 +213,9 @@ impl Ledger {
         }
         if self.owners.has_ended(of.owner) {
             self.due(at_ns, Due::Owner(of.owner));
+        }
+        if self.gone_early.remove(&of.brief.id) {
+            self.drop_lifetime(of.brief.id);
         }
     }
 
@@ -291,7 +298,13 @@ impl Ledger {
 
     fn recv_overstayed(&mut self, of: &OverstayEvent) {
         let (at_ns, facts) = (of.head.at_ns, &of.socket.facts);
-        self.drop_lifetime(facts.id);
+        let known = self.drop_lifetime(facts.id);
+        let told_ns = known
+            .and_then(|known| known.bound)
+            .map_or(0, |(_, _, at_ns)| at_ns);
+        if facts.bound_ns != told_ns {
+            self.gone_early.insert(facts.id);
+        }
         self.peers.released(Remote::of(facts));
         let evidence = Evidence {
             facts,
@@ -322,10 +335,12 @@ impl Ledger {
         }
     }
 
-    fn drop_lifetime(&mut self, id: u64) {
-        if let Some((owner, _, _)) = self.lifetimes.remove(&id).and_then(|known| known.bound) {
+    fn drop_lifetime(&mut self, id: u64) -> Option<Lifetime> {
+        let known = self.lifetimes.remove(&id)?;
+        if let Some((owner, _, _)) = known.bound {
             self.owners.unbind(owner);
         }
+        Some(known)
     }
 
     /// Has the witness look when a rule that runs since `since_ns` is broken.

@@ -263,13 +263,22 @@ impl Probes {
     }
 
     /// Gives each record in the two rings to `take`, in the order of their times, until both are empty or `limit` were
-    /// given. Returns how many were.
+    /// given. Returns how many were. Where another CPU is about to fill in a record, those after it in its ring come late.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
-        while taken < limit
-            && let Some(record) = self.ring.next()
-        {
-            // After the record was met: what its own process did before is in the other ring by now.
+        while taken < limit {
+            // Each ring is looked at after the other one: what a process did before what is met is in the other ring by then.
+            if self.next_case.is_none() {
+                self.next_case = owned(&mut self.cases);
+            }
+            let Some(record) = self.ring.next() else {
+                let Some(case) = self.next_case.take() else {
+                    break;
+                };
+                take(&case);
+                taken += 1;
+                continue;
+            };
             while let Some(case) = self.next_case.take().or_else(|| owned(&mut self.cases)) {
                 if happened_at(&case) > happened_at(&record) {
                     self.next_case = Some(case);
@@ -279,12 +288,6 @@ impl Probes {
                 taken += 1;
             }
             take(&record);
-            taken += 1;
-        }
-        while taken < limit
-            && let Some(case) = self.next_case.take().or_else(|| owned(&mut self.cases))
-        {
-            take(&case);
             taken += 1;
         }
         taken

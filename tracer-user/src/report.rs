@@ -235,7 +235,7 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
         counters
             .of(Counter::Late)
             .saturating_sub(ledger.counts().late),
-        "sockets were released or bound too late by the kernel's count, but the records that name them were lost",
+        "sockets were released, or began anew, too late by the kernel's count, but the records that name them were lost",
     );
     let Some(walk) = &proceedings.walk else {
         return missing;

@@ -323,6 +323,26 @@ fn the_witness_names_every_holder_and_the_release_keeps_them() {
 }
 
 #[test]
+fn a_bind_that_is_told_after_the_release_keeps_nothing_open() {
+    let (mut kernel, mut ledger) = (Kernel::default(), ledger());
+    kernel.now_ns = 1000;
+    ledger.apply(&kernel.create());
+    let (_, bound) = kernel.bind(1, stream(1)).unwrap();
+    ledger.apply(&kernel.end(stream(1)).unwrap());
+    kernel.now_ns += GRACE_NS + 1;
+    ledger.apply(&kernel.release(1).unwrap());
+    ledger.apply(&bound);
+    assert_eq!((ledger.open(), ledger.counts().streams_bound), (0, 1));
+    assert!(ledger.gone_early.is_empty());
+    ledger.apply(&kernel.create());
+    let _lost = kernel.bind(2, stream(1));
+    kernel.now_ns += GRACE_NS + 1;
+    ledger.apply(&kernel.release(2).unwrap());
+    kernel.walk(&mut ledger, true);
+    assert!(ledger.gone_early.is_empty(), "its BIND was lost");
+}
+
+#[test]
 fn a_connection_that_died_in_the_pool_is_looked_at_a_grace_after_it_leaves_it() {
     let (mut kernel, mut ledger) = (Kernel::default(), ledger());
     kernel.now_ns = 1000;

@@ -190,6 +190,9 @@ impl Ledger {
         for id in gone {
             self.drop_lifetime(id);
         }
+        if lossy {
+            self.gone_early.clear();
+        }
         std::mem::take(&mut self.walked)
     }
 }
