@@ -130,7 +130,7 @@ const COUNTERS: [(&str, &str, Counter); 9] = [
     ),
     (
         "watertight_audit_sockets_released_late_total",
-        "Sockets that had broken a rule for longer than grace as they were released or bound.",
+        "Times that a socket had broken a rule for longer than grace as it was released or began anew.",
         Counter::Late,
     ),
     (
