@@ -71,7 +71,8 @@ shared! {
         pub state: u16,
         /// [`Role`](crate::annotation::Role) of the present owner.
         pub role: u16,
-        /// The process (tgid) that created it; 0 for a listener's child until a process is seen with it.
+        /// The process (tgid) that created it, or first asked for the address of a listener's child, as accept does, or bound it; 0
+        /// before.
         pub opener: u32,
         /// How long the present owner's label is, in bytes.
         pub label_len: u32,

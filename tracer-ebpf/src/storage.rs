@@ -244,6 +244,17 @@ pub(crate) fn is_member(tgid: u32) -> bool {
     MEMBERS.get_ptr(tgid).is_some()
 }
 
+/// Notes the current process, `tgid`, as the opener of a socket that has none.
+#[inline(always)]
+pub(crate) fn opened_by(facts: &mut Facts, tgid: impl FnOnce() -> u32) {
+    if facts.opener != 0 {
+        return;
+    }
+    facts.opener = tgid();
+    // SAFETY: the facts are a map's.
+    unsafe { kernel::comm(&raw mut facts.comm) };
+}
+
 /// Returns [`ANNOTATES`] when the opener of the socket, or `tgid` if that is not known, is a process that annotates.
 #[inline(always)]
 pub(crate) fn annotates_bit(facts: &Facts, tgid: impl FnOnce() -> u32) -> u32 {
@@ -251,11 +262,12 @@ pub(crate) fn annotates_bit(facts: &Facts, tgid: impl FnOnce() -> u32) -> u32 {
     if unsafe { (&raw const ANYBODY_ANNOTATES).read_volatile() } == 0 {
         return 0;
     }
-    let (who, opened_ns) = if facts.opener == 0 {
-        (tgid(), facts.held_ns)
+    let who = if facts.opener == 0 {
+        tgid()
     } else {
-        (facts.opener, facts.born_ns)
+        facts.opener
     };
+    let opened_ns = facts.held_ns;
     match annotator(who) {
         Some(life)
             if opened_ns >= life.started_ns && (life.gone_ns == 0 || opened_ns <= life.gone_ns) =>

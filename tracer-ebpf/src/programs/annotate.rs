@@ -114,11 +114,7 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
         emit::renewed(now_ns, unowned, tgid, known, ends);
     }
     storage::leave_pool(&mut known.facts, now_ns);
-    if known.facts.opener == 0 {
-        known.facts.opener = tgid;
-        // SAFETY: the storage is a map's.
-        unsafe { kernel::comm(&raw mut known.facts.comm) };
-    }
+    storage::opened_by(&mut known.facts, || tgid);
     known.facts.owner = header.owner;
     known.facts.role = role as u16;
     known.facts.bound_ns = now_ns;

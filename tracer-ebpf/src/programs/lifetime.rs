@@ -31,9 +31,7 @@ pub(super) fn created(ctx: &SockContext) {
     // SAFETY: `socket` comes from the storage; nobody else knows a socket that is being created.
     let facts = unsafe { &mut (*socket.as_ptr()).facts };
     facts.held_ns = facts.born_ns;
-    facts.opener = kernel::tgid();
-    // SAFETY: the storage is a map's.
-    unsafe { kernel::comm(&raw mut facts.comm) };
+    storage::opened_by(facts, kernel::tgid);
     emit::brief(record::CREATED, facts.born_ns, facts);
     stack::record(facts.id);
 }
@@ -49,12 +47,14 @@ pub(super) fn asked(ctx: &SockAddrContext) {
         let (family, protocol) = unsafe { ((*sk).family, (*sk).protocol) };
         storage::met_accepted(sk.cast::<c_void>(), family as u16, protocol as u16)
     });
-    if let Some(socket) = met
-        && held(socket, now_ns)
-    {
-        // SAFETY: `socket` comes from the storage.
-        stack::record(unsafe { (*socket.as_ptr()).facts.id });
+    let Some(socket) = met else { return };
+    let is_first = held(socket, now_ns);
+    // SAFETY: `socket` comes from the storage.
+    let facts = unsafe { &mut (*socket.as_ptr()).facts };
+    if is_first {
+        stack::record(facts.id);
     }
+    storage::opened_by(facts, kernel::tgid);
 }
 
 #[inline(always)]

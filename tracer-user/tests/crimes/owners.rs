@@ -1,12 +1,14 @@
 //! Owners that end, in whatever order, and sockets that change theirs or have none.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
 use tracer_abi::annotation::{self, Role};
 
-use super::{GRACE, TOO_LONG, again, bind, confess, connection, end, owner};
+use super::{GRACE, TOO_LONG, again, bind, confess, connection, end, listener, owner};
 
 pub(super) fn commit(name: &str) {
     match name {
@@ -15,6 +17,7 @@ pub(super) fn commit(name: &str) {
         "owner_bound_again_too_late" => bound_again_too_late(),
         "owner_session_remnant" => session_remnant(),
         "owner_unowned" => unowned(),
+        "owner_unowned_kept_by_a_child" => unowned_kept_by_a_child(),
         "owner_bound_to_an_ended_owner" => bound_to_an_ended_owner(TOO_LONG),
         "owner_pooled_after_end" => pooled_after_end(),
         "owner_end_told_by_another_process" => end_told_by_another_process(),
@@ -71,6 +74,21 @@ fn unowned() {
     let (dialed, _accepted) = connection();
     confess(&dialed);
     thread::sleep(TOO_LONG);
+}
+
+/// Whoever releases it last never annotated. It happens within the time that the tracer is stopped for, if it is.
+fn unowned_kept_by_a_child() {
+    thread::sleep(TOO_LONG);
+    let listener = listener();
+    let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    bind(&dialed, 1);
+    let (accepted, _) = listener.accept().unwrap();
+    let mut child = again("hold_descriptor_0")
+        .stdin(Stdio::from(OwnedFd::from(accepted)))
+        .spawn()
+        .unwrap();
+    println!("guilty {} 0", child.id());
+    child.wait().unwrap();
 }
 
 fn bound_to_an_ended_owner(stay: Duration) {
