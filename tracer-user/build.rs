@@ -13,9 +13,6 @@ const OVERRIDE: &str = "TRACER_EBPF_OBJECT";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
-    if env::var_os("CARGO_FEATURE_RUNTIME").is_none() {
-        return Ok(());
-    }
     let object = match env::var_os(OVERRIDE) {
         Some(path) => PathBuf::from(path),
         None => committed()?,

@@ -11,16 +11,16 @@ use tracer_abi::counter::Counter;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;
-use crate::counters::Counters;
-use crate::ledger::lifetime::Limits;
-use crate::ledger::{Ledger, Stranger, Walk};
-use crate::news::{self, printable};
 use crate::probes::{Faults, ProbeError, Probes, Room};
-use crate::report::{self, Proceedings, Target, Window};
 use crate::selftest::{self, SelfTestError, Witness};
 use crate::stacks::Stacks;
-use crate::verdict::Levels;
 use crate::witness;
+use tracer_core::counters::Counters;
+use tracer_core::event::{self, printable};
+use tracer_core::ledger::lifetime::Limits;
+use tracer_core::ledger::{Ledger, Stranger, Walk};
+use tracer_core::report::{self, Proceedings, Target, Window};
+use tracer_core::verdict::Levels;
 
 /// How many records one turn takes off the rings, so that the rest of the loop gets its turn too: some milliseconds' worth.
 const BATCH: usize = 1 << 13;
@@ -215,7 +215,7 @@ impl Audit {
         let (ledger, undecodable) = (&mut self.ledger, &mut self.proceedings.undecodable);
         let taken = self
             .probes
-            .drain(BATCH, |record| match news::decode(record) {
+            .drain(BATCH, |record| match event::decode(record) {
                 Ok(news) => ledger.apply(&news),
                 Err(_) => *undecodable += 1,
             });

@@ -9,10 +9,10 @@ use caps::{CapSet, Capability};
 
 use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
-use crate::ledger::lifetime::Limits;
 use crate::probes::{KERNEL_BTF, ProbeError, Room};
 use crate::selftest::SelfTestError;
-use crate::verdict::Levels;
+use tracer_core::ledger::lifetime::Limits;
+use tracer_core::verdict::Levels;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();

@@ -13,12 +13,13 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracer_abi::limits::{PLACES, RING_BYTES};
+use tracer_core::ledger::lifetime::Limits;
+use tracer_core::report::Report;
+use tracer_core::verdict::{Kind, Level, Levels, Verdict};
 use tracer_user::audit::{self, Audit};
-use tracer_user::ledger::lifetime::Limits;
 use tracer_user::metrics::Endpoint;
 use tracer_user::probes::Room;
-use tracer_user::report::{Report, json, text};
-use tracer_user::verdict::{Kind, Level, Levels, Verdict};
+use tracer_user::report::{json, text};
 use tracer_user::{doctor, enter, run, stacks};
 
 /// Says with evidence from the kernel whether every socket of a program closed when the request it served was over.

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tracer_abi::counter::Counter;
 
 use crate::audit::Audit;
-use crate::verdict::Level;
+use tracer_core::verdict::Level;
 
 /// How many scrapes may wait for the audit's loop.
 const WAITING: usize = 8;

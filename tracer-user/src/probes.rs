@@ -22,11 +22,11 @@ use tracer_abi::limits::{CASES_BYTES, PLACES, RING_BYTES, STACKS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use zerocopy::{FromBytes, IntoBytes};
 
-use crate::btf::{Btf, BtfError};
-use crate::counters::Counters;
-use crate::report::Attachment;
 use links::Standing;
 use offsets::offsets;
+use tracer_core::btf::{Btf, BtfError};
+use tracer_core::counters::Counters;
+use tracer_core::report::Attachment;
 
 /// The size of a ring that nothing is put into: a page, on every machine that has pages of at most 64 KiB.
 const UNUSED_BYTES: u32 = 64 << 10;

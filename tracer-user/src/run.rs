@@ -18,8 +18,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::audit::Audit;
 use crate::enter;
 use crate::metrics::Endpoint;
-use crate::report::{Proceedings, Target};
 use crate::terminal::Terminal;
+use tracer_core::report::{Proceedings, Target};
 
 /// How often the ring is drained. It is also drained when it is half full.
 const TURN: Duration = Duration::from_millis(10);

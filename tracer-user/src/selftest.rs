@@ -8,11 +8,11 @@ use thiserror::Error;
 use tracer_abi::counter::Counter;
 
 use crate::cgroup::Cgroup;
-use crate::counters::Counters;
 use crate::enter::{self, READY, REHEARSED};
-use crate::news::{self, News, Sight};
 use crate::probes::{ProbeError, Probes};
 use crate::witness;
+use tracer_core::counters::Counters;
+use tracer_core::event::{self, News, Sight};
 
 /// How long the errand may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
     }
     let counters = settled(probes, &before)?;
     let (mut bound, mut peer_done) = (None, false);
-    probes.drain(usize::MAX, |record| match news::decode(record) {
+    probes.drain(usize::MAX, |record| match event::decode(record) {
         Ok(News::Bound(of)) if of.owner == REHEARSED => {
             bound = Some(of.brief.id);
         }

@@ -14,8 +14,8 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use tracer_abi::record::{STACK_BYTES, StackRecord};
 use zerocopy::FromBytes;
 
-use crate::report::Call;
 use process::{File, Files, Space};
+use tracer_core::report::Call;
 
 /// How many frames a stack has at most.
 const FRAMES_MAX: usize = 64;

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 
-use crate::ledger::{Ledger, Stranger};
-use crate::news::{Sight, next_sight};
-use crate::verdict::Holder;
+use tracer_core::event::{Sight, next_sight};
+use tracer_core::ledger::{Ledger, Stranger};
+use tracer_core::verdict::Holder;
 
 /// Bytes asked of the kernel at once.
 const CHUNK: usize = 256 << 10;

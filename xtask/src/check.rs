@@ -20,17 +20,6 @@ pub(crate) fn run() -> Result<()> {
         &[
             "clippy",
             "--package",
-            "tracer-user",
-            "--lib",
-            "--no-default-features",
-            "--locked",
-            "--",
-            "--deny",
-            "warnings",
-        ],
-        &[
-            "clippy",
-            "--package",
             "tunnel",
             "--lib",
             "--no-default-features",

@@ -2,8 +2,8 @@
 
 use tracer_abi::offsets::Offsets;
 
-use crate::btf::{Btf, BtfError};
 use crate::stacks;
+use tracer_core::btf::{Btf, BtfError};
 
 /// Finds them.
 pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {

@@ -13,10 +13,10 @@ use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::annotation::Role;
 use tracer_abi::counter::Counter;
 
-use super::{Call, PEERS_LISTED, Proceedings, Report};
-use crate::ledger::lifetime::tcp_state_name;
-use crate::verdict::{Finding, Level, Tuple};
 use layout::Layout;
+use tracer_core::ledger::lifetime::tcp_state_name;
+use tracer_core::report::{Call, PEERS_LISTED, Proceedings, Report};
+use tracer_core::verdict::{Finding, Level, Tuple};
 
 /// The schema's name.
 pub const SCHEMA: &str = "watertight.audit/1";

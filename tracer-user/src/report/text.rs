@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use tracer_abi::counter::Counter;
 
-use super::{Call, Report};
-use crate::ledger::lifetime::tcp_state_name;
-use crate::verdict::{Finding, Holder, Kind, Level, Verdict};
+use tracer_core::ledger::lifetime::tcp_state_name;
+use tracer_core::report::{Call, Report};
+use tracer_core::verdict::{Finding, Holder, Kind, Level, Verdict};
 
 /// How many calls of a stack are shown.
 const CALLS_SHOWN: usize = 12;

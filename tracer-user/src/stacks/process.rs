@@ -13,7 +13,7 @@ use framehop::{ExplicitModuleSectionInfo, Module, Unwinder as _};
 use object::{Object as _, ObjectSection as _, ObjectSegment as _, ReadCache, SegmentFlags, elf};
 
 use super::Frame;
-use crate::news::printable;
+use tracer_core::event::printable;
 
 /// How much of `/proc/PID/maps` is read, in bytes.
 const MAPS_BYTES: u64 = 16 << 20;

@@ -11,8 +11,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::Frame;
 use super::process::File;
-use crate::news::printable;
-use crate::report::Call;
+use tracer_core::event::printable;
+use tracer_core::report::Call;
 
 /// A file larger than this stays without names, in bytes.
 const FILE_BYTES: u64 = 256 << 20;

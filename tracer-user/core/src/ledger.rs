@@ -23,7 +23,7 @@ use tracer_abi::record::{
     BoundEvent, Brief, BriefEvent, EndedEvent, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
-use crate::news::{News, comm_text, label_text};
+use crate::event::{News, comm_text, label_text};
 use crate::verdict::{Kind, Levels};
 use bytes::Payload;
 pub use docket::Docket;

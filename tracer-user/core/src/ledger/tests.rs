@@ -10,7 +10,7 @@ use tracer_abi::sighting::{KNOWN, Sighting};
 use super::lifetime::TCP_CLOSE;
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;
-use crate::news::Sight;
+use crate::event::Sight;
 use crate::verdict::Level;
 
 const GRACE_NS: u64 = 100;

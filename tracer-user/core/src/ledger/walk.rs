@@ -8,7 +8,7 @@ use super::bytes::{Payload, is_set_back, payload_seen, unread, unsent};
 use super::docket::{HOLDERS_MAX, finding};
 use super::lifetime::{Evidence, TCP_CLOSE, is_tcp};
 use super::{Due, Ledger, Lifetime};
-use crate::news::{Sight, label_text};
+use crate::event::{Sight, label_text};
 use crate::verdict::{Holder, Kind};
 
 /// What a walk of the witness added up to.

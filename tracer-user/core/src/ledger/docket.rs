@@ -8,7 +8,7 @@ use tracer_abi::facts::{Ends, fact};
 
 use super::bytes::payload;
 use super::lifetime::{Evidence, Offence, is_tcp, tuple};
-use crate::news::comm_text;
+use crate::event::comm_text;
 use crate::verdict::{Finding, Holder, Level, Levels, OwnerNote};
 
 /// How many findings keep their evidence; any more are counted only.
