@@ -1,49 +1,117 @@
-//! `cargo xtask check`: formatting, lints, and that the pure cores stand alone.
+//! `cargo xtask check`: what can be said of the sources without a kernel to load programs into.
 
-use anyhow::Result;
+mod imports;
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
 
 use crate::shell::{self, cargo};
 
-pub(crate) fn run() -> Result<()> {
-    run_all(&[
-        &["fmt", "--all", "--check"],
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "--deny",
-            "warnings",
-        ],
-        // The cores compile without tokio, aya, a clock or a socket: their features bring nothing else.
-        &[
-            "clippy",
-            "--package",
-            "tunnel",
-            "--lib",
-            "--no-default-features",
-            "--locked",
-            "--",
-            "--deny",
-            "warnings",
-        ],
-    ])?;
-    // The wire format is part of the library's documentation.
-    let mut doc = cargo();
-    doc.args([
-        "doc",
-        "--package",
-        "tunnel",
-        "--lib",
-        "--no-deps",
-        "--locked",
-    ]);
-    shell::run(doc.env("RUSTDOCFLAGS", "--deny warnings"))
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Fails when a check cannot run, instead of skipping it. Set in CI.
+    #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
+    strict: bool,
+    /// Runs these checks only.
+    #[arg(value_enum, value_name = "CHECK")]
+    only: Vec<Check>,
 }
 
-fn run_all(chores: &[&[&str]]) -> Result<()> {
-    chores
-        .iter()
-        .try_for_each(|arguments| shell::run(cargo().args(*arguments)))
+/// The checks, in the order in which they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Check {
+    /// rustfmt.
+    Format,
+    /// No modules import each other in a circle.
+    Imports,
+    /// cargo-deny: licences, sources, and crates that are not wanted.
+    Dependencies,
+    /// clippy over the workspace.
+    Lints,
+    /// rustdoc over the workspace, private items included.
+    Docs,
+}
+
+impl Check {
+    const ALL: [Self; 5] = [
+        Self::Format,
+        Self::Imports,
+        Self::Dependencies,
+        Self::Lints,
+        Self::Docs,
+    ];
+
+    fn run(self) -> Result<Outcome> {
+        match self {
+            Self::Format => done(cargo().args(["fmt", "--all", "--check"])),
+            Self::Imports => imports::run().map(|()| Outcome::Done),
+            Self::Dependencies => dependencies(),
+            Self::Lints => lints(),
+            Self::Docs => docs(),
+        }
+    }
+}
+
+/// How a check ended that did not fail.
+enum Outcome {
+    Done,
+    /// It could not run, for this reason.
+    Skipped(&'static str),
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let chosen = |check: &Check| args.only.is_empty() || args.only.contains(check);
+    for check in Check::ALL.into_iter().filter(chosen) {
+        match check.run()? {
+            Outcome::Done => {}
+            Outcome::Skipped(reason) if args.strict => bail!("cannot check {check:?}: {reason}"),
+            Outcome::Skipped(reason) => eprintln!("skipped: {check:?}: {reason}"),
+        }
+    }
+    Ok(())
+}
+
+fn done(command: &mut Command) -> Result<Outcome> {
+    shell::run(command).map(|()| Outcome::Done)
+}
+
+/// The advisories of cargo-deny are left out: they come from a repository that is fetched anew each
+/// time, so the same sources would pass on one day and fail on the next.
+fn dependencies() -> Result<Outcome> {
+    if shell::read(cargo().args(["deny", "--version"])).is_err() {
+        return Ok(Outcome::Skipped(
+            "cargo-deny is missing: cargo install cargo-deny --locked --version 0.20.2",
+        ));
+    }
+    let checks = ["bans", "licenses", "sources"];
+    done(
+        cargo()
+            .args(["deny", "--log-level", "error", "check"])
+            .args(checks),
+    )
+}
+
+fn lints() -> Result<Outcome> {
+    clippy(&["--workspace", "--all-targets"])?;
+    // The cores compile without tokio, a clock or a socket: their features bring nothing else.
+    clippy(&["--package", "tunnel", "--lib", "--no-default-features"])?;
+    Ok(Outcome::Done)
+}
+
+fn clippy(arguments: &[&str]) -> Result<()> {
+    shell::run(
+        cargo()
+            .args(["clippy", "--locked"])
+            .args(arguments)
+            .args(["--", "--deny", "warnings"]),
+    )
+}
+
+fn docs() -> Result<Outcome> {
+    let mut command = cargo();
+    command
+        .args(["doc", "--workspace", "--no-deps", "--locked"])
+        .arg("--document-private-items");
+    done(command.env("RUSTDOCFLAGS", "--deny warnings"))
 }

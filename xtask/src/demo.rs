@@ -1,4 +1,5 @@
-//! The processes of `cargo xtask run` that are not the product: the upstream, the load, and who starts and stops them all.
+//! The processes of `cargo xtask run` that are not the product: the upstream, the load, and the
+//! scenario, which starts and stops them all.
 
 pub(crate) mod load;
 pub(crate) mod scenario;
@@ -10,10 +11,10 @@ pub(crate) const LISTENING: &str = "listening ";
 pub(crate) const PROGRESS: &str = "progress ";
 /// The load is half done: time for the agent to be killed.
 pub(crate) const HALFWAY: &str = "halfway";
-/// Everything is at rest; the rest of the line is [`scenario::Rest`] as JSON.
+/// Everything is at rest; the rest of the line says as JSON what the tunnel counted.
 pub(crate) const AT_REST: &str = "at-rest ";
 
-/// Returns the byte at `position` of every large body, so that whoever reads one can tell a wrong byte.
+/// Returns the byte at `position` of every large body, so that a reader can tell a wrong byte.
 pub(crate) const fn pattern(position: usize) -> u8 {
     (position % 251).to_le_bytes()[0]
 }

@@ -29,8 +29,8 @@ enum Chore {
     Test(test::Args),
     /// Builds the eBPF object from its sources and commits it to tracer-ebpf/prebuilt.
     Ebpf(ebpf::Args),
-    /// Runs the checks that need no kernel: formatting, lints, and that the cores stand alone.
-    Check,
+    /// Runs the checks that need no kernel: formatting, imports, dependencies, lints, docs.
+    Check(check::Args),
     /// Measures the tracer: its cost, as a ratio to doing without, and its verdict on many open sockets.
     Bench(bench::Args),
     #[command(hide = true, name = test::RUN_BINARY)]
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::TestBinary(args) => test::run_binary(&args),
         Chore::Ebpf(args) => ebpf::run_ebpf(&args).map(|()| ExitCode::SUCCESS),
-        Chore::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Chore::Check(args) => check::run(&args).map(|()| ExitCode::SUCCESS),
         Chore::Bench(args) => bench::run(&args),
         Chore::Connections(args) => bench::load::run(&args).map(|()| ExitCode::SUCCESS),
         Chore::Held(args) => bench::held::run(&args).map(|()| ExitCode::SUCCESS),
