@@ -11,15 +11,15 @@ use tracer_abi::counter::Counter;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::clock;
-use crate::probes::{Faults, ProbeError, Probes, Room};
+use crate::probes::{Limits, ProbeError, Probes, ProgramLog};
 use crate::selftest::{self, SelfTestError, Witness};
 use crate::stacks::Stacks;
 use crate::witness;
 use tracer_core::counters::Counters;
 use tracer_core::event::{self, printable};
-use tracer_core::ledger::lifetime::Limits;
-use tracer_core::ledger::{Ledger, Stranger, Walk};
-use tracer_core::report::{self, Proceedings, Target, Window};
+use tracer_core::ledger::lifetime::Timeouts;
+use tracer_core::ledger::{ForeignSocket, Ledger, Walk};
+use tracer_core::report::{self, AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
 /// How many records one turn takes off the rings, so that the rest of the loop gets its turn too: some milliseconds' worth.
@@ -50,11 +50,11 @@ pub enum StartError {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// How long a socket may stay.
-    pub limits: Limits,
+    pub timeouts: Timeouts,
     /// What each finding does to the verdict.
     pub levels: Levels,
-    /// How much room the kernel side has.
-    pub room: Room,
+    /// How much limits the kernel side has.
+    pub limits: Limits,
     /// Whether to keep the stacks that open sockets.
     pub stacks: bool,
 }
@@ -63,14 +63,14 @@ pub struct Settings {
 pub struct Audit {
     // Dropped in this order: first the programs, then the cgroup that they hang on.
     probes: Probes,
-    faults: Faults,
+    program_log: ProgramLog,
     cgroup: Cgroup,
     ledger: Ledger,
     stacks: Stacks,
-    limits: Limits,
+    timeouts: Timeouts,
     baseline: Counters,
     start_ns: u64,
-    proceedings: Proceedings,
+    audit_log: AuditLog,
     lost_before: u64,
     undialed: u64,
     failed_connects: u64,
@@ -89,35 +89,35 @@ impl Audit {
         let cgroup = Cgroup::create("watertight")?;
         let mut probes = Probes::load(
             cgroup.id()?,
-            settings.limits.grace_ns,
-            settings.room,
+            settings.timeouts.grace_ns,
+            settings.limits,
             settings.stacks,
         )?;
-        let faults = probes.faults()?;
+        let program_log = probes.program_log()?;
         probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
-        selftest::run(&mut probes, &cgroup, Witness::OnTrial)?;
-        let proceedings = Proceedings {
+        selftest::run(&mut probes, &cgroup, Witness::Untested)?;
+        let audit_log = AuditLog {
             inherited: inherited(&mut probes)?,
-            ..Proceedings::default()
+            ..AuditLog::default()
         };
         let baseline = probes.counters()?;
         let start_ns = clock::now_ns();
         Ok(Self {
             probes,
-            faults,
+            program_log,
             cgroup,
-            ledger: Ledger::new(settings.limits, settings.levels.clone()),
+            ledger: Ledger::new(settings.timeouts, settings.levels.clone()),
             stacks: Stacks::default(),
-            limits: settings.limits,
+            timeouts: settings.timeouts,
             baseline,
             start_ns,
-            proceedings,
+            audit_log,
             lost_before: 0,
             undialed: baseline.of(Counter::Undialed),
             failed_connects: baseline.of(Counter::Undialed),
             walk_wanted: false,
             next_walk_ns: 0,
-            next_idle_walk_ns: start_ns.saturating_add(settings.limits.idle_ns / 4),
+            next_idle_walk_ns: start_ns.saturating_add(settings.timeouts.idle_ns / 4),
         })
     }
 
@@ -151,15 +151,15 @@ impl Audit {
     /// Returns how many records were taken off the rings.
     #[must_use]
     pub fn records(&self) -> u64 {
-        self.proceedings.records
+        self.audit_log.records
     }
 
-    /// Does what is due: takes news off the ring, and has the witness look when a socket may have passed its grace.
-    /// Returns whether more news waits.
+    /// Does what is due: takes events off the rings, and has the witness look when a socket may have passed its grace.
+    /// Returns whether more events wait.
     pub fn turn(&mut self) -> bool {
         let more = self.drain() >= BATCH;
         self.stacks.sweep(|id| self.ledger.knows(id));
-        self.faults.flush();
+        self.program_log.flush();
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
         let now_ns = clock::now_ns();
@@ -167,7 +167,7 @@ impl Audit {
         self.walk_wanted |= self.ledger.take_overdue(now_ns);
         if now_ns >= self.next_idle_walk_ns {
             self.walk_wanted = true;
-            self.next_idle_walk_ns = now_ns.saturating_add(self.limits.idle_ns / 4);
+            self.next_idle_walk_ns = now_ns.saturating_add(self.timeouts.idle_ns / 4);
         }
         if self.walk_wanted && now_ns >= self.next_walk_ns {
             self.walk_wanted = false;
@@ -178,7 +178,7 @@ impl Audit {
             // Slow walks are made less often, but not so seldom that a socket is gone before its holders are named.
             let pause_ns = took_ns
                 .saturating_mul(WALK_SHARE)
-                .min(self.limits.grace_ns / 2)
+                .min(self.timeouts.grace_ns / 2)
                 .max(took_ns)
                 .max(WALK_INTERVAL_NS);
             self.next_walk_ns = now_ns.saturating_add(pause_ns);
@@ -205,21 +205,21 @@ impl Audit {
 
     fn fail(&mut self, what: &dyn std::fmt::Display) {
         let failure = what.to_string();
-        if !self.proceedings.failures.contains(&failure) {
-            self.proceedings.failures.push(failure);
+        if !self.audit_log.failures.contains(&failure) {
+            self.audit_log.failures.push(failure);
         }
     }
 
     fn drain(&mut self) -> usize {
         self.probes.drain_stacks(|record| self.stacks.take(record));
-        let (ledger, undecodable) = (&mut self.ledger, &mut self.proceedings.undecodable);
+        let (ledger, undecodable) = (&mut self.ledger, &mut self.audit_log.undecodable);
         let taken = self
             .probes
             .drain(BATCH, |record| match event::decode(record) {
-                Ok(news) => ledger.apply(&news),
+                Ok(event) => ledger.apply(&event),
                 Err(_) => *undecodable += 1,
             });
-        self.proceedings.records += u64::try_from(taken).unwrap_or(u64::MAX);
+        self.audit_log.records += u64::try_from(taken).unwrap_or(u64::MAX);
         taken
     }
 
@@ -245,8 +245,8 @@ impl Audit {
         let lost = self.probes.counters()?.lost_records();
         let lossy = lost > self.lost_before;
         self.lost_before = lost_before_walk;
-        self.proceedings.resyncs += u64::from(lossy);
-        self.proceedings.scans += 1;
+        self.audit_log.resyncs += u64::from(lossy);
+        self.audit_log.scans += 1;
         let walk = self.ledger.finish_walk(lossy);
         let mut names = HashMap::new();
         self.ledger
@@ -254,7 +254,7 @@ impl Audit {
         Ok(walk)
     }
 
-    /// Takes the last look, with the processes standing still if they live, until counters, ledger and witness agree or
+    /// Takes the last look, with the processes attach_state still if they live, until counters, ledger and witness agree or
     /// patience ends.
     fn last_look(&mut self) {
         let patience_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
@@ -264,7 +264,7 @@ impl Audit {
                 self.fail(&error);
                 return;
             }
-            if report::agrees(&self.proceedings) || clock::now_ns() > deadline_ns {
+            if report::agrees(&self.audit_log) || clock::now_ns() > deadline_ns {
                 return;
             }
             std::thread::sleep(SETTLE_STEP);
@@ -278,65 +278,65 @@ impl Audit {
             log::debug!("the cgroup cannot be frozen; looking while it runs");
         }
         let looked = self.walk().and_then(|walk| Ok((walk, self.counters()?)));
-        self.proceedings.window.end_ns = clock::now_ns();
+        self.audit_log.window.end_ns = clock::now_ns();
         if stopped {
             self.cgroup.thaw();
         }
         let (walk, counters) = looked?;
-        self.proceedings.walk = Some(walk);
-        self.proceedings.counters = counters;
+        self.audit_log.walk = Some(walk);
+        self.audit_log.counters = counters;
         Ok(())
     }
 
     /// Ends the audit: takes the last look, has the hooks prove once more that they see, and returns what was seen. The
     /// processes may go on afterwards.
-    pub fn conclude(&mut self, target: Target) -> Proceedings {
-        self.proceedings.target = target;
-        self.proceedings.kernel = kernel_release();
+    pub fn conclude(&mut self, target: Target) -> AuditLog {
+        self.audit_log.target = target;
+        self.audit_log.kernel = kernel_release();
         self.last_look();
-        let findings = self.ledger.docket().findings();
-        self.proceedings.stacks = self.stacks.name(findings.iter().map(|found| found.id));
+        let findings = self.ledger.findings().sorted();
+        self.audit_log.stacks = self.stacks.name(findings.iter().map(|found| found.id));
         match self.probes.attachments() {
             Ok((attachments, missed)) => {
-                self.proceedings.attachments = attachments;
-                self.proceedings.missed_runs = missed;
+                self.audit_log.attachments = attachments;
+                self.audit_log.missed_runs = missed;
             }
             Err(error) => self.fail(&error),
         }
         // It walks over every descriptor of the machine, which need not be done twice.
         let has_met = self
-            .proceedings
+            .audit_log
             .walk
             .as_ref()
             .is_some_and(|walk| walk.open > 0);
         let witness = if has_met {
             Witness::Proven
         } else {
-            Witness::OnTrial
+            Witness::Untested
         };
         if let Err(error) = selftest::run(&mut self.probes, &self.cgroup, witness) {
             self.fail(&format!("the self-test failed at the end: {error}"));
         }
-        self.proceedings.window = Window {
+        self.audit_log.window = Window {
             start_ns: self.start_ns,
-            grace_ns: self.limits.grace_ns,
-            ..self.proceedings.window
+            grace_ns: self.timeouts.grace_ns,
+            ..self.audit_log.window
         };
-        std::mem::take(&mut self.proceedings)
+        std::mem::take(&mut self.audit_log)
     }
 }
 
 /// Returns this process's internet sockets that a command started by it will have too.
-fn inherited(probes: &mut Probes) -> Result<Vec<Stranger>, ProbeError> {
-    let mut strangers = Vec::new();
+fn inherited(probes: &mut Probes) -> Result<Vec<ForeignSocket>, ProbeError> {
+    let mut foreign_sockets = Vec::new();
     let own = std::process::id();
-    witness::strangers(probes.walk()?, |stranger| {
-        if stranger.holder.pid == own && !closes_on_exec(stranger.holder.fd) {
-            strangers.push(stranger);
+    witness::foreign_sockets(probes.walk()?, |foreign| {
+        if foreign.holder.pid == own && !closes_on_exec(foreign.holder.fd) {
+            foreign_sockets.push(foreign);
         }
     })
     .map_err(ProbeError::Witness)?;
-    Ok(strangers)
+    Ok(foreign_sockets)
 }
 
 /// Whether a descriptor of this process is closed as another program is started (`O_CLOEXEC` in proc_pid_fdinfo(5)).

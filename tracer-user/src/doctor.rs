@@ -9,9 +9,9 @@ use caps::{CapSet, Capability};
 
 use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
-use crate::probes::{KERNEL_BTF, ProbeError, Room};
+use crate::probes::{KERNEL_BTF, Limits, ProbeError};
 use crate::selftest::SelfTestError;
-use tracer_core::ledger::lifetime::Limits;
+use tracer_core::ledger::lifetime::Timeouts;
 use tracer_core::verdict::Levels;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -194,12 +194,12 @@ fn fix_for_cgroup(error: &CgroupError) -> String {
 
 fn trial() -> Check {
     let settings = Settings {
-        limits: Limits {
+        timeouts: Timeouts {
             grace_ns: u64::MAX,
             idle_ns: u64::MAX,
         },
         levels: Levels::default(),
-        room: Room::default(),
+        limits: Limits::default(),
         stacks: false,
     };
     match Audit::start(&settings) {
@@ -222,7 +222,7 @@ pub fn fix(error: &StartError) -> String {
         StartError::Probes(error) | StartError::SelfTest(SelfTestError::Probes(error)) => {
             fix_for_probes(error)
         }
-        StartError::SelfTest(SelfTestError::Errand(_)) => {
+        StartError::SelfTest(SelfTestError::ProbeChild(_)) => {
             "bring up loopback in this network namespace: ip link set lo up".to_owned()
         }
         StartError::SelfTest(SelfTestError::Blind(_)) => {
@@ -239,7 +239,7 @@ fn fix_for_probes(error: &ProbeError) -> String {
             "this kernel's structs are not as expected: report it with the kernel's release"
                 .to_owned()
         }
-        ProbeError::NoNamespace(_) | ProbeError::Standing(_) => "mount /proc".to_owned(),
+        ProbeError::NoNamespace(_) | ProbeError::AttachState(_) => "mount /proc".to_owned(),
         ProbeError::Missing(_) => "build again from a clean checkout".to_owned(),
         ProbeError::Object(_)
         | ProbeError::Program { .. }

@@ -6,7 +6,7 @@ pub mod audit;
 pub mod cgroup;
 pub mod clock;
 pub mod doctor;
-pub mod enter;
+pub mod exec;
 pub mod metrics;
 pub mod probes;
 pub mod report;

@@ -13,14 +13,14 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracer_abi::limits::{PLACES, RING_BYTES};
-use tracer_core::ledger::lifetime::Limits;
+use tracer_core::ledger::lifetime::Timeouts;
 use tracer_core::report::Report;
 use tracer_core::verdict::{Kind, Level, Levels, Verdict};
 use tracer_user::audit::{self, Audit};
 use tracer_user::metrics::Endpoint;
-use tracer_user::probes::Room;
+use tracer_user::probes::Limits;
 use tracer_user::report::{json, text};
-use tracer_user::{doctor, enter, run, stacks};
+use tracer_user::{doctor, exec, run, stacks};
 
 /// Says with evidence from the kernel whether every socket of a program closed when the request it served was over.
 #[derive(Debug, Parser)]
@@ -45,14 +45,14 @@ enum Command {
     Run(RunArgs),
     /// Tells what this kernel, these privileges and mounts allow, line by line, with the fix.
     Doctor,
-    #[command(hide = true, name = enter::ENTER)]
+    #[command(hide = true, name = exec::ENTER)]
     Enter {
         cgroup: PathBuf,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
-    #[command(hide = true, name = enter::REHEARSE)]
-    Rehearse { cgroup: PathBuf },
+    #[command(hide = true, name = exec::SELFTEST)]
+    SelfTest { cgroup: PathBuf },
 }
 
 #[derive(Debug, Args)]
@@ -136,13 +136,13 @@ fn main() -> ExitCode {
             }
         }
         Command::Enter { cgroup, command } => {
-            complain(format!("{:#}", enter::become_command(&cgroup, &command)));
+            print_error(format!("{:#}", exec::exec_in_cgroup(&cgroup, &command)));
             ExitCode::from(CANNOT_RUN)
         }
-        Command::Rehearse { cgroup } => match enter::run_rehearsal(&cgroup) {
+        Command::SelfTest { cgroup } => match exec::run_traffic(&cgroup) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                complain(format!("self-test: {error:#}"));
+                print_error(format!("self-test: {error:#}"));
                 ExitCode::FAILURE
             }
         },
@@ -170,16 +170,16 @@ fn levels(matches: &ArgMatches, args: &RunArgs) -> Levels {
 
 fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
     if let Err(error) = check(&args) {
-        complain(format!("{error:#}"));
+        print_error(format!("{error:#}"));
         return ExitCode::from(USAGE);
     }
     let settings = audit::Settings {
-        limits: Limits {
+        timeouts: Timeouts {
             grace_ns: nanoseconds(args.grace),
             idle_ns: nanoseconds(args.idle),
         },
         levels,
-        room: Room {
+        limits: Limits {
             ring_bytes: args.ring_kib << 10,
             places: args.places,
         },
@@ -188,7 +188,7 @@ fn run_command(args: RunArgs, levels: Levels) -> ExitCode {
     match audited(&settings, args) {
         Ok(code) => code,
         Err(error) => {
-            complain(format!("{error:#}"));
+            print_error(format!("{error:#}"));
             ExitCode::from(USAGE)
         }
     }
@@ -250,12 +250,12 @@ async fn audited(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> 
     let mut audit = match Audit::start(settings) {
         Ok(audit) => audit,
         Err(error) => {
-            complain(doctor::explain(&error));
+            print_error(doctor::explain(&error));
             return Ok(ExitCode::from(CANNOT_TRACE));
         }
     };
-    if signals.have_come().await {
-        complain("ended by a signal before the command was started: there is no verdict");
+    if signals.any_received().await {
+        print_error("ended by a signal before the command was started: there is no verdict");
         return Ok(ExitCode::from(INCONCLUSIVE));
     }
     let mut endpoint = match args.listen {
@@ -270,9 +270,9 @@ async fn audited(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> 
         window: args.window,
         grace: args.grace,
     };
-    let (proceedings, command) =
+    let (audit_log, command) =
         run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
-    let report = Report::new(&proceedings, audit.ledger());
+    let report = Report::new(&audit_log, audit.ledger());
     // Whoever reads it need not wait for a command that takes its time to end.
     let written = args.json.as_ref().map_or(Ok(()), |path| {
         write_json(&report, path)
@@ -283,7 +283,7 @@ async fn audited(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> 
     written?;
     Ok(match report.verdict {
         Verdict::Clean => {
-            let status = proceedings.target.exit_status.unwrap_or(0);
+            let status = audit_log.target.exit_status.unwrap_or(0);
             ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
         }
         Verdict::Leak => ExitCode::from(LEAK),
@@ -329,7 +329,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn complain(message: impl Display) {
+fn print_error(message: impl Display) {
     const BAD: Style = AnsiColor::Red.on_default().bold();
     anstream::eprintln!("{BAD}tracer{BAD:#} {message}");
 }
@@ -344,7 +344,7 @@ impl log::Log for Stderr {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            complain(record.args());
+            print_error(record.args());
         }
     }
 

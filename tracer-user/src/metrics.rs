@@ -23,13 +23,13 @@ const WAITING: usize = 8;
 
 /// A scrape that waits for its answer.
 #[derive(Debug)]
-pub struct Ask(oneshot::Sender<String>);
+pub struct Scrape(oneshot::Sender<String>);
 
-impl Ask {
+impl Scrape {
     /// Answers with the audit's present state.
     pub fn answer(self, audit: &Audit) {
         if let Ok(text) = text(audit) {
-            // Whoever asked may be gone.
+            // Whoever next_scrape may be gone.
             let _ = self.0.send(text);
         }
     }
@@ -39,7 +39,7 @@ impl Ask {
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
-    asks: mpsc::Receiver<Ask>,
+    asks: mpsc::Receiver<Scrape>,
     task: JoinHandle<()>,
 }
 
@@ -77,7 +77,7 @@ impl Endpoint {
     }
 
     /// Waits for the next scrape.
-    pub async fn asked(&mut self) -> Option<Ask> {
+    pub async fn next_scrape(&mut self) -> Option<Scrape> {
         self.asks.recv().await
     }
 }
@@ -88,13 +88,13 @@ impl Drop for Endpoint {
     }
 }
 
-async fn scrape(State(asks): State<mpsc::Sender<Ask>>) -> Response {
+async fn scrape(State(asks): State<mpsc::Sender<Scrape>>) -> Response {
     let (sender, answer) = oneshot::channel();
     let busy = (
         StatusCode::SERVICE_UNAVAILABLE,
         "the audit is busy or over\n",
     );
-    if asks.try_send(Ask(sender)).is_err() {
+    if asks.try_send(Scrape(sender)).is_err() {
         return busy.into_response();
     }
     match answer.await {
@@ -183,7 +183,7 @@ fn text(audit: &Audit) -> Result<String> {
         "Sockets that are open now, by the kernel's counters.",
         i64::try_from(counters.open()).unwrap_or(i64::MAX),
     )?;
-    let denied = audit.ledger().docket().standing(Level::Deny);
+    let denied = audit.ledger().findings().count(Level::Deny);
     gauge(
         "watertight_audit_leaked_sockets",
         "Sockets with a finding that denies, so far.",

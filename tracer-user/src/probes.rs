@@ -22,7 +22,7 @@ use tracer_abi::limits::{CASES_BYTES, PLACES, RING_BYTES, STACKS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use zerocopy::{FromBytes, IntoBytes};
 
-use links::Standing;
+use links::AttachState;
 use offsets::offsets;
 use tracer_core::btf::{Btf, BtfError};
 use tracer_core::counters::Counters;
@@ -77,7 +77,7 @@ pub enum ProbeError {
     Witness(#[source] io::Error),
     /// It cannot be told what is attached.
     #[error("the attachments of the eBPF programs could not be read: {0}")]
-    Standing(#[source] io::Error),
+    AttachState(#[source] io::Error),
     /// The embedded object lacks a part: a broken build.
     #[error("the embedded eBPF object has no {0}: it was built from other sources")]
     Missing(&'static str),
@@ -119,26 +119,26 @@ impl ProbeError {
 pub struct Probes {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
-    cases: RingBuf<MapData>,
+    violations: RingBuf<MapData>,
     stacks: RingBuf<MapData>,
     /// How many records fit into the two rings.
     capacity: usize,
     /// A violation that was taken off its ring and is not due yet.
-    next_case: Option<Vec<u8>>,
+    next_violation: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
     ends: HashMap<MapData, [u64; 2], u64>,
 }
 
-/// How much room the kernel side has.
+/// How much limits the kernel side has.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct Limits {
     /// Bytes of the ring that records wait in, a power of two and of pages.
     pub ring_bytes: u32,
     /// Sockets that find a place ready, a power of two.
     pub places: u32,
 }
 
-impl Default for Room {
+impl Default for Limits {
     fn default() -> Self {
         Self {
             ring_bytes: RING_BYTES,
@@ -148,10 +148,10 @@ impl Default for Room {
 }
 
 /// The programs that see an accept, by its asking for the address, and a connect.
-const ADDRESSED: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
+const SOCK_ADDR_PROGRAMS: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
 
 /// The programs that follow the processes of the audit, each with its tracepoint.
-const FOLLOWING: [(&str, &str); 4] = [
+const PROCESS_TRACEPOINTS: [(&str, &str); 4] = [
     ("process_fork", "sched_process_fork"),
     ("process_exec", "sched_process_exec"),
     ("process_exit", "sched_process_exit"),
@@ -160,7 +160,7 @@ const FOLLOWING: [(&str, &str); 4] = [
 
 impl Probes {
     /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds; with
-    /// `stacks`, each socket's opener is asked for its stack.
+    /// `stacks`, each socket's opener is next_scrape for its stack.
     ///
     /// # Errors
     ///
@@ -168,7 +168,7 @@ impl Probes {
     pub fn load(
         cgroup_id: u64,
         grace_ns: u64,
-        room: Room,
+        limits: Limits,
         stacks: bool,
     ) -> Result<Self, ProbeError> {
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
@@ -181,21 +181,21 @@ impl Probes {
             .override_global("CGROUP_ID", &cgroup_id, true)
             .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)
-            .override_global("WAKE_UP_BYTES", &u64::from(room.ring_bytes / 2), true)
-            .override_global("PLACES_MASK", &(room.places - 1), true)
+            .override_global("WAKE_UP_BYTES", &u64::from(limits.ring_bytes / 2), true)
+            .override_global("PLACES_MASK", &(limits.places - 1), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
-            .map_max_entries("EVENTS", room.ring_bytes)
-            .map_max_entries("PLACES", room.places)
+            .map_max_entries("EVENTS", limits.ring_bytes)
+            .map_max_entries("PLACES", limits.places)
             .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
         load_programs(&mut ebpf)?;
         Ok(Self {
             ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
-            cases: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
+            violations: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
             stacks: RingBuf::try_from(take(&mut ebpf, "STACKS")?).map_err(map("STACKS"))?,
-            capacity: capacity(room.ring_bytes),
-            next_case: None,
+            capacity: capacity(limits.ring_bytes),
+            next_violation: None,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
                 .map_err(map("COUNTERS"))?,
             ends: HashMap::try_from(take(&mut ebpf, "ENDS")?).map_err(map("ENDS"))?,
@@ -218,12 +218,12 @@ impl Probes {
         program::<SockOps>(&mut self.ebpf, "sock_ops")?
             .attach(cgroup, mode)
             .map_err(attached("sock_ops"))?;
-        for name in ADDRESSED {
+        for name in SOCK_ADDR_PROGRAMS {
             program::<CgroupSockAddr>(&mut self.ebpf, name)?
                 .attach(cgroup, mode)
                 .map_err(attached(name))?;
         }
-        for (name, _) in FOLLOWING {
+        for (name, _) in PROCESS_TRACEPOINTS {
             program::<BtfTracePoint>(&mut self.ebpf, name)?
                 .attach()
                 .map_err(attached(name))?;
@@ -244,12 +244,12 @@ impl Probes {
     ///
     /// When `/proc` cannot be read or the kernel does not tell.
     pub fn attachments(&self) -> Result<(Vec<Attachment>, u64), ProbeError> {
-        let standing = Standing::read().map_err(ProbeError::Standing)?;
+        let attach_state = AttachState::read().map_err(ProbeError::AttachState)?;
         let mut attachments = Vec::new();
         for (name, program) in self.ebpf.programs() {
-            let unknown = |source| ProbeError::Standing(io::Error::other(source));
+            let unknown = |source| ProbeError::AttachState(io::Error::other(source));
             let program_id = program.info().map_err(unknown)?.id();
-            let links = standing.links.iter();
+            let links = attach_state.links.iter();
             attachments.extend(links.filter(|(of, _, _)| *of == program_id).map(
                 |(_, link_id, attached)| Attachment {
                     program: name.to_owned(),
@@ -259,7 +259,7 @@ impl Probes {
             ));
         }
         attachments.sort_by_key(|attachment| attachment.link_id);
-        Ok((attachments, standing.misses))
+        Ok((attachments, attach_state.misses))
     }
 
     /// Gives each record in the two rings to `take`, in the order of their times, until both are empty or `limit` were
@@ -268,23 +268,27 @@ impl Probes {
         let mut taken = 0;
         while taken < limit {
             // Each ring is looked at after the other one: what a process did before what is met is in the other ring by then.
-            if self.next_case.is_none() {
-                self.next_case = owned(&mut self.cases);
+            if self.next_violation.is_none() {
+                self.next_violation = owned(&mut self.violations);
             }
             let Some(record) = self.ring.next() else {
-                let Some(case) = self.next_case.take() else {
+                let Some(violation) = self.next_violation.take() else {
                     break;
                 };
-                take(&case);
+                take(&violation);
                 taken += 1;
                 continue;
             };
-            while let Some(case) = self.next_case.take().or_else(|| owned(&mut self.cases)) {
-                if happened_at(&case) > happened_at(&record) {
-                    self.next_case = Some(case);
+            while let Some(violation) = self
+                .next_violation
+                .take()
+                .or_else(|| owned(&mut self.violations))
+            {
+                if happened_at(&violation) > happened_at(&record) {
+                    self.next_violation = Some(violation);
                     break;
                 }
-                take(&case);
+                take(&violation);
                 taken += 1;
             }
             take(&record);
@@ -355,22 +359,22 @@ impl Probes {
             .map_err(|error| ProbeError::Witness(io::Error::other(error)))
     }
 
-    /// Starts to pass on what the programs say of their rare faults, to the `log` crate. Must be polled.
+    /// Starts to pass on what the programs say of their rare program_log, to the `log` crate. Must be polled.
     ///
     /// # Errors
     ///
     /// When the log's map is missing.
-    pub fn faults(&mut self) -> Result<Faults, ProbeError> {
+    pub fn program_log(&mut self) -> Result<ProgramLog, ProbeError> {
         EbpfLogger::init(&mut self.ebpf)
-            .map(Faults)
+            .map(ProgramLog)
             .map_err(|_| ProbeError::Missing("AYA_LOGS"))
     }
 }
 
-/// The programs' own log of rare faults.
-pub struct Faults(EbpfLogger<&'static dyn log::Log>);
+/// The programs' own log of rare program_log.
+pub struct ProgramLog(EbpfLogger<&'static dyn log::Log>);
 
-impl Faults {
+impl ProgramLog {
     /// Passes on what was logged since the last call.
     pub fn flush(&mut self) {
         self.0.flush();
@@ -406,11 +410,11 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     load(name, program(ebpf, name)?, SockOps::load)?;
     let name = "setsockopt";
     load(name, program(ebpf, name)?, CgroupSockopt::load)?;
-    for name in ADDRESSED {
+    for name in SOCK_ADDR_PROGRAMS {
         load(name, program(ebpf, name)?, CgroupSockAddr::load)?;
     }
     let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
-    for (name, tracepoint) in FOLLOWING {
+    for (name, tracepoint) in PROCESS_TRACEPOINTS {
         let program: &mut BtfTracePoint = program(ebpf, name)?;
         load(name, program, |program| program.load(tracepoint, &btf))?;
     }
@@ -420,7 +424,7 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
 }
 
 /// Loads a program. A signal interrupts the verifier (EAGAIN of `do_check`), be it the SIGCONT of a process that was stopped: it
-/// is asked again, as libbpf does (`sys_bpf_prog_load`).
+/// is next_scrape again, as libbpf does (`sys_bpf_prog_load`).
 fn load<P>(
     name: &'static str,
     program: &mut P,

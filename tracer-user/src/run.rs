@@ -16,15 +16,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::audit::Audit;
-use crate::enter;
+use crate::exec;
 use crate::metrics::Endpoint;
 use crate::terminal::Terminal;
-use tracer_core::report::{Proceedings, Target};
+use tracer_core::report::{AuditLog, Target};
 
 /// How often the ring is drained. It is also drained when it is half full.
-const TURN: Duration = Duration::from_millis(10);
-/// How long the command may take to end after it was asked to.
-const FAREWELL: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long the command may take to end after it was next_scrape to.
+const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `tracer run` is told.
 #[derive(Debug)]
@@ -39,12 +39,12 @@ pub struct Settings {
 
 /// What ended the audit's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
+enum StopReason {
     /// The command did, with this status.
     Command(ExitStatus),
     /// The time was up.
     Window,
-    /// The user asked.
+    /// The user next_scrape.
     Signal,
 }
 
@@ -70,8 +70,8 @@ impl Signals {
     }
 
     /// Whether one has come by now.
-    pub async fn have_come(&mut self) -> bool {
-        // The runtime learns of a signal when it looks for news the next time.
+    pub async fn any_received(&mut self) -> bool {
+        // The runtime learns of a signal when it polls the next time.
         timeout(Duration::from_millis(1), self.recv()).await.is_ok()
     }
 
@@ -86,18 +86,20 @@ impl Signals {
 
 /// A command that was judged and may still run.
 #[must_use = "it goes on until it is ended"]
-pub struct Judged {
+pub struct AuditedCommand {
     child: Child,
-    ended: Ended,
-    _lending: Lending,
+    ended: StopReason,
+    _lending: JobControl,
 }
 
-impl Judged {
+impl AuditedCommand {
     /// Ends the command and everything that it started in its cgroup, unless the command ended by itself and left that behind.
     pub async fn end(mut self, audit: &Audit, signals: &mut Signals) {
         match self.ended {
-            Ended::Command(_) => report_survivors(audit),
-            Ended::Window | Ended::Signal => end_command(audit, &mut self.child, signals).await,
+            StopReason::Command(_) => report_survivors(audit),
+            StopReason::Window | StopReason::Signal => {
+                end_command(audit, &mut self.child, signals).await
+            }
         }
     }
 }
@@ -112,42 +114,42 @@ pub async fn run(
     settings: &Settings,
     endpoint: Option<&mut Endpoint>,
     signals: &mut Signals,
-) -> Result<(Proceedings, Judged)> {
-    let mut command: Command = enter::command(audit.cgroup().path(), &settings.command)?.into();
+) -> Result<(AuditLog, AuditedCommand)> {
+    let mut command: Command = exec::command(audit.cgroup().path(), &settings.command)?.into();
     // A group of its own: Ctrl-C ends the audit, which is judged while the command still runs.
     command.process_group(0);
-    let mut lending = Lending::new()?;
+    let mut job_control = JobControl::new()?;
     let mut child = command.spawn().context("the command cannot be started")?;
     let group = group(&child);
-    let mut turns = Turns::new(audit, endpoint)?;
+    let mut event_loop = EventLoop::new(audit, endpoint)?;
     let deadline = settings.window.map(|window| Instant::now() + window);
 
     let ended = tokio::select! {
-        status = child.wait() => Ended::Command(status?),
-        () = until(deadline) => Ended::Window,
-        () = signals.recv() => Ended::Signal,
-        never = turns.forever(audit) => match never {},
-        never = lending.forever(group) => match never {},
+        status = child.wait() => StopReason::Command(status?),
+        () = until(deadline) => StopReason::Window,
+        () = signals.recv() => StopReason::Signal,
+        never = event_loop.forever(audit) => match never {},
+        never = job_control.forever(group) => match never {},
     };
     // Another process may hold a socket of the command, outside its cgroup.
     let held = audit.counters().is_ok_and(|counters| counters.open() > 0);
     if held || audit.cgroup().is_populated() {
         // What ended just now has its grace yet.
-        let grace_over = Instant::now() + settings.grace + TURN;
+        let grace_over = Instant::now() + settings.grace + POLL_INTERVAL;
         tokio::select! {
             () = sleep_until(grace_over) => {}
             () = signals.recv() => {}
-            never = turns.forever(audit) => match never {},
+            never = event_loop.forever(audit) => match never {},
         }
     }
-    drop(turns);
-    let proceedings = audit.conclude(target(audit, settings, ended));
-    let judged = Judged {
+    drop(event_loop);
+    let audit_log = audit.conclude(target(audit, settings, ended));
+    let judged = AuditedCommand {
         child,
         ended,
-        _lending: lending,
+        _lending: job_control,
     };
-    Ok((proceedings, judged))
+    Ok((audit_log, judged))
 }
 
 /// The command's process group, which has its leader's number.
@@ -157,12 +159,12 @@ fn group(child: &Child) -> Option<Pid> {
 }
 
 /// Looks after the terminal whenever the command's state changes.
-struct Lending {
+struct JobControl {
     changes: Signal,
     terminal: Option<Terminal>,
 }
 
-impl Lending {
+impl JobControl {
     fn new() -> io::Result<Self> {
         Ok(Self {
             changes: signal(SignalKind::child())?,
@@ -182,13 +184,13 @@ impl Lending {
     }
 }
 
-/// The turns of the audit, on a timer and when the ring is half full, and the answers to those who ask for metrics.
-struct Turns<'a> {
+/// The event_loop of the audit, on a timer and when the ring is half full, and the answers to those who ask for metrics.
+struct EventLoop<'a> {
     ring: AsyncFd<OwnedFd>,
     endpoint: Option<&'a mut Endpoint>,
 }
 
-impl<'a> Turns<'a> {
+impl<'a> EventLoop<'a> {
     fn new(audit: &Audit, endpoint: Option<&'a mut Endpoint>) -> io::Result<Self> {
         #[expect(
             deprecated,
@@ -199,13 +201,13 @@ impl<'a> Turns<'a> {
     }
 
     async fn forever(&mut self, audit: &mut Audit) -> Infallible {
-        let mut timer = interval(TURN);
+        let mut timer = interval(POLL_INTERVAL);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = timer.tick() => {}
                 Ok(mut ready) = self.ring.readable() => ready.clear_ready(),
-                Some(ask) = asked(self.endpoint.as_deref_mut()) => ask.answer(audit),
+                Some(ask) = next_scrape(self.endpoint.as_deref_mut()) => ask.answer(audit),
             }
             while audit.turn() {
                 tokio::task::yield_now().await;
@@ -214,9 +216,9 @@ impl<'a> Turns<'a> {
     }
 }
 
-async fn asked(endpoint: Option<&mut Endpoint>) -> Option<crate::metrics::Ask> {
+async fn next_scrape(endpoint: Option<&mut Endpoint>) -> Option<crate::metrics::Scrape> {
     match endpoint {
-        Some(endpoint) => endpoint.asked().await,
+        Some(endpoint) => endpoint.next_scrape().await,
         None => std::future::pending().await,
     }
 }
@@ -228,7 +230,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-fn target(audit: &Audit, settings: &Settings, ended: Ended) -> Target {
+fn target(audit: &Audit, settings: &Settings, ended: StopReason) -> Target {
     Target {
         cgroup: audit.cgroup().path().display().to_string(),
         command: settings
@@ -237,8 +239,8 @@ fn target(audit: &Audit, settings: &Settings, ended: Ended) -> Target {
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect(),
         exit_status: match ended {
-            Ended::Command(status) => exit_code(status),
-            Ended::Window | Ended::Signal => None,
+            StopReason::Command(status) => exit_code(status),
+            StopReason::Window | StopReason::Signal => None,
         },
     }
 }
@@ -269,11 +271,11 @@ async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
     let emptied = async {
         let _ = child.wait().await;
         while audit.cgroup().is_populated() {
-            tokio::time::sleep(TURN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {
-        ended = timeout(FAREWELL, emptied) => if ended.is_ok() { return },
+        ended = timeout(TERM_TIMEOUT, emptied) => if ended.is_ok() { return },
         () = signals.recv() => {}
     }
     audit.cgroup().kill();

@@ -8,13 +8,13 @@ use thiserror::Error;
 use tracer_abi::counter::Counter;
 
 use crate::cgroup::Cgroup;
-use crate::enter::{self, READY, REHEARSED};
+use crate::exec::{self, READY, SELFTEST_OWNER};
 use crate::probes::{ProbeError, Probes};
 use crate::witness;
 use tracer_core::counters::Counters;
-use tracer_core::event::{self, News, Sight};
+use tracer_core::event::{self, Descriptor, Event};
 
-/// How long the errand may take.
+/// How long the child may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(5);
 
@@ -24,9 +24,9 @@ pub enum SelfTestError {
     /// The programs or their maps.
     #[error(transparent)]
     Probes(#[from] ProbeError),
-    /// The errand could not be run.
+    /// The child could not be run.
     #[error("the self-test's process failed: {0}")]
-    Errand(String),
+    ProbeChild(String),
     /// Hooks that should have fired did not.
     #[error("these hooks did not see the self-test's connection: {}", .0.join(", "))]
     Blind(Vec<&'static str>),
@@ -38,7 +38,7 @@ pub enum Witness {
     /// It has just met sockets of the audit.
     Proven,
     /// It must meet the self-test's.
-    OnTrial,
+    Untested,
 }
 
 /// Runs the self-test. Other processes may live in the cgroup meanwhile; records that wait in the rings are lost.
@@ -48,34 +48,36 @@ pub enum Witness {
 /// When a hook is blind, or the test could not be made.
 pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(), SelfTestError> {
     // An audit within this one may have told of the same owner's end.
-    probes.forget(&[REHEARSED]);
+    probes.forget(&[SELFTEST_OWNER]);
     let before = probes.counters()?;
-    let mut errand = start(cgroup)?;
+    let mut child = start(cgroup)?;
     // Before the witness looks, only an accept that asks for the address can have told of it.
     let accept_seen = probes.counters()?.since(&before).of(Counter::Accepted) >= 1;
     let witnessed = witness == Witness::Proven || witnessed(probes)?;
-    drop(errand.stdin.take());
-    let status = wait(&mut errand)?;
+    drop(child.stdin.take());
+    let status = wait(&mut child)?;
     if !status {
-        return Err(SelfTestError::Errand("it ended with an error".to_owned()));
+        return Err(SelfTestError::ProbeChild(
+            "it ended with an error".to_owned(),
+        ));
     }
     let counters = settled(probes, &before)?;
     let (mut bound, mut peer_done) = (None, false);
     probes.drain(usize::MAX, |record| match event::decode(record) {
-        Ok(News::Bound(of)) if of.owner == REHEARSED => {
+        Ok(Event::Bound(of)) if of.owner == SELFTEST_OWNER => {
             bound = Some(of.brief.id);
         }
-        Ok(News::PeerDone(of)) => peer_done |= Some(of.brief.id) == bound,
+        Ok(Event::PeerDone(of)) => peer_done |= Some(of.brief.id) == bound,
         Ok(
-            News::Created(_)
-            | News::Bound(_)
-            | News::Arrived(_)
-            | News::Ended(_)
-            | News::Died(_)
-            | News::Released(_)
-            | News::Left(_)
-            | News::Renewed(_)
-            | News::Overstayed(_),
+            Event::Created(_)
+            | Event::Bound(_)
+            | Event::Arrived(_)
+            | Event::Ended(_)
+            | Event::Died(_)
+            | Event::Released(_)
+            | Event::Left(_)
+            | Event::Renewed(_)
+            | Event::Overstayed(_),
         )
         | Err(_) => {}
     });
@@ -94,7 +96,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
         ("iter/task_file", witnessed),
         ("the ring", bound.is_some()),
     ];
-    probes.forget(&[REHEARSED]);
+    probes.forget(&[SELFTEST_OWNER]);
     let blind: Vec<&'static str> = checks
         .into_iter()
         .filter_map(|(hook, saw)| (!saw).then_some(hook))
@@ -106,49 +108,51 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
     }
 }
 
-/// Starts the errand and waits until it has a bound socket open.
+/// Starts the child and waits until it has a bound socket open.
 fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
-    let failed = |error: std::io::Error| SelfTestError::Errand(error.to_string());
-    let mut errand = enter::rehearsal(cgroup.path())
+    let failed = |error: std::io::Error| SelfTestError::ProbeChild(error.to_string());
+    let mut child = exec::selftest_command(cgroup.path())
         .and_then(|mut command: Command| {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
         })
         .map_err(failed)?;
     let mut line = String::new();
-    if let Some(stdout) = errand.stdout.take() {
+    if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout)
             .read_line(&mut line)
             .map_err(failed)?;
     }
     if line.trim_end() == READY {
-        return Ok(errand);
+        return Ok(child);
     }
     // It said why on standard error.
-    drop(errand.stdin.take());
-    let _ = errand.wait();
-    Err(SelfTestError::Errand("it did not get ready".to_owned()))
+    drop(child.stdin.take());
+    let _ = child.wait();
+    Err(SelfTestError::ProbeChild("it did not get ready".to_owned()))
 }
 
 fn witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {
-    let is_rehearsed = |sight: &Sight| {
-        let socket = sight.socket;
-        socket.is_some_and(|socket| socket.facts.owner == REHEARSED)
+    let is_selftest = |descriptor: &Descriptor| {
+        let socket = descriptor.socket;
+        socket.is_some_and(|socket| socket.facts.owner == SELFTEST_OWNER)
     };
-    let met = witness::meets(probes.walk()?, is_rehearsed).map_err(ProbeError::Witness)?;
+    let met = witness::meets(probes.walk()?, is_selftest).map_err(ProbeError::Witness)?;
     Ok(met)
 }
 
-fn wait(errand: &mut Child) -> Result<bool, SelfTestError> {
-    let failed = |error: std::io::Error| SelfTestError::Errand(error.to_string());
+fn wait(child: &mut Child) -> Result<bool, SelfTestError> {
+    let failed = |error: std::io::Error| SelfTestError::ProbeChild(error.to_string());
     for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
-        if let Some(status) = errand.try_wait().map_err(failed)? {
+        if let Some(status) = child.try_wait().map_err(failed)? {
             return Ok(status.success());
         }
         std::thread::sleep(STEP);
     }
-    errand.kill().map_err(failed)?;
-    errand.wait().map_err(failed)?;
-    Err(SelfTestError::Errand("it did not end in time".to_owned()))
+    child.kill().map_err(failed)?;
+    child.wait().map_err(failed)?;
+    Err(SelfTestError::ProbeChild(
+        "it did not end in time".to_owned(),
+    ))
 }
 
 /// Waits until the connection's three sockets are released, and returns what was counted since `before`.

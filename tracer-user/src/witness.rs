@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 
-use tracer_core::event::{Sight, next_sight};
-use tracer_core::ledger::{Ledger, Stranger};
+use tracer_core::event::{Descriptor, next_descriptor};
+use tracer_core::ledger::{ForeignSocket, Ledger};
 use tracer_core::verdict::Holder;
 
-/// Bytes asked of the kernel at once.
+/// Bytes next_scrape of the kernel at once.
 const CHUNK: usize = 256 << 10;
 
 /// Reads `walk` to its end into the ledger, whose walk must have begun. Sockets that are not of the audit count only when a
@@ -22,13 +22,13 @@ pub fn read(
     ledger: &mut Ledger,
     mut now_ns: impl FnMut() -> u64,
 ) -> io::Result<()> {
-    each_chunk(walk, |sights| {
+    each_chunk(walk, |descriptors| {
         let now_ns = now_ns();
-        for sight in sights {
-            match stranger(&sight) {
-                None => ledger.sight(&sight, now_ns),
-                Some(stranger) if targets.contains(&stranger.holder.pid) => {
-                    ledger.sight_stranger(stranger);
+        for descriptor in descriptors {
+            match foreign_socket(&descriptor) {
+                None => ledger.observe(&descriptor, now_ns),
+                Some(foreign) if targets.contains(&foreign.holder.pid) => {
+                    ledger.observe_foreign(foreign);
                 }
                 Some(_) => {}
             }
@@ -42,10 +42,10 @@ pub fn read(
 /// # Errors
 ///
 /// As [`read`].
-pub fn strangers(walk: impl Read, mut take: impl FnMut(Stranger)) -> io::Result<()> {
-    each_chunk(walk, |sights| {
-        sights
-            .filter_map(|sight| stranger(&sight))
+pub fn foreign_sockets(walk: impl Read, mut take: impl FnMut(ForeignSocket)) -> io::Result<()> {
+    each_chunk(walk, |descriptors| {
+        descriptors
+            .filter_map(|descriptor| foreign_socket(&descriptor))
             .for_each(&mut take)
     })
 }
@@ -55,29 +55,29 @@ pub fn strangers(walk: impl Read, mut take: impl FnMut(Stranger)) -> io::Result<
 /// # Errors
 ///
 /// As [`read`].
-pub fn meets(walk: impl Read, is_wanted: impl Fn(&Sight) -> bool) -> io::Result<bool> {
+pub fn meets(walk: impl Read, is_wanted: impl Fn(&Descriptor) -> bool) -> io::Result<bool> {
     let mut met = false;
-    each_chunk(walk, |sights| {
-        for sight in sights {
-            met |= is_wanted(&sight);
+    each_chunk(walk, |descriptors| {
+        for descriptor in descriptors {
+            met |= is_wanted(&descriptor);
         }
     })?;
     Ok(met)
 }
 
-fn stranger(sight: &Sight) -> Option<Stranger> {
-    sight.socket.is_none().then_some(Stranger {
+fn foreign_socket(descriptor: &Descriptor) -> Option<ForeignSocket> {
+    descriptor.socket.is_none().then_some(ForeignSocket {
         holder: Holder {
-            pid: sight.sighting.tgid,
-            fd: sight.sighting.fd,
+            pid: descriptor.sighting.tgid,
+            fd: descriptor.sighting.fd,
             comm: None,
         },
-        local_port: sight.sighting.local_port,
+        local_port: descriptor.sighting.local_port,
     })
 }
 
 /// Gives what each read of `walk` brought to `take`.
-fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Sights<'_, '_>)) -> io::Result<()> {
+fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Descriptors<'_, '_>)) -> io::Result<()> {
     let mut bytes = vec![0; CHUNK];
     let mut filled = 0;
     loop {
@@ -99,7 +99,7 @@ fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Sights<'_, '_>)) -> io::
         };
         filled += length;
         let mut rest = bytes.get(..filled).unwrap_or_default();
-        take(Sights(&mut rest));
+        take(Descriptors(&mut rest));
         let left = rest.len();
         let start = filled - left;
         bytes.copy_within(start..filled, 0);
@@ -107,15 +107,15 @@ fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Sights<'_, '_>)) -> io::
     }
 }
 
-/// The whole sights at the front of some bytes.
-struct Sights<'a, 'b>(&'a mut &'b [u8]);
+/// The whole descriptors at the front of some bytes.
+struct Descriptors<'a, 'b>(&'a mut &'b [u8]);
 
-impl Iterator for Sights<'_, '_> {
-    type Item = Sight;
+impl Iterator for Descriptors<'_, '_> {
+    type Item = Descriptor;
 
-    fn next(&mut self) -> Option<Sight> {
-        let (sight, rest) = next_sight(self.0)?;
+    fn next(&mut self) -> Option<Descriptor> {
+        let (descriptor, rest) = next_descriptor(self.0)?;
         *self.0 = rest;
-        Some(sight)
+        Some(descriptor)
     }
 }

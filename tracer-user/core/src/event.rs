@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 
 /// One record of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Event {
     /// `socket(2)` made a socket.
     Created(BriefEvent),
     /// A listener got a child that nobody has accepted yet.
@@ -55,19 +55,19 @@ pub enum DecodeError {
 /// # Errors
 ///
 /// When the kind is unknown or the record is too short for it.
-pub fn decode(bytes: &[u8]) -> Result<News, DecodeError> {
+pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     let head: Head = prefix(bytes)?;
     Ok(match head.kind {
-        record::CREATED => News::Created(prefix(bytes)?),
-        record::ARRIVED => News::Arrived(prefix(bytes)?),
-        record::BOUND => News::Bound(prefix(bytes)?),
-        record::ENDED => News::Ended(prefix(bytes)?),
-        record::PEER_DONE => News::PeerDone(prefix(bytes)?),
-        record::DIED => News::Died(prefix(bytes)?),
-        record::RELEASED => News::Released(prefix(bytes)?),
-        record::OVERSTAYED => News::Overstayed(prefix(bytes)?),
-        record::RENEWED => News::Renewed(prefix(bytes)?),
-        record::LEFT => News::Left(prefix(bytes)?),
+        record::CREATED => Event::Created(prefix(bytes)?),
+        record::ARRIVED => Event::Arrived(prefix(bytes)?),
+        record::BOUND => Event::Bound(prefix(bytes)?),
+        record::ENDED => Event::Ended(prefix(bytes)?),
+        record::PEER_DONE => Event::PeerDone(prefix(bytes)?),
+        record::DIED => Event::Died(prefix(bytes)?),
+        record::RELEASED => Event::Released(prefix(bytes)?),
+        record::OVERSTAYED => Event::Overstayed(prefix(bytes)?),
+        record::RENEWED => Event::Renewed(prefix(bytes)?),
+        record::LEFT => Event::Left(prefix(bytes)?),
         kind => return Err(DecodeError::Kind(kind)),
     })
 }
@@ -83,7 +83,7 @@ fn prefix<T: FromBytes>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 /// One open file descriptor, with what the kernel keeps of its socket if the socket is one of the audit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct Descriptor {
     /// Who holds it, and what TCP says.
     pub sighting: Sighting,
     /// The storage, for sockets of the audit.
@@ -92,21 +92,21 @@ pub struct Sight {
 
 /// Takes the next descriptor off the witness's byte stream; `None` when more bytes are needed.
 #[must_use]
-pub fn next_sight(bytes: &[u8]) -> Option<(Sight, &[u8])> {
+pub fn next_descriptor(bytes: &[u8]) -> Option<(Descriptor, &[u8])> {
     let (sighting, rest) = Sighting::read_from_prefix(bytes).ok()?;
     if sighting.flags & KNOWN == 0 {
-        let sight = Sight {
+        let descriptor = Descriptor {
             sighting,
             socket: None,
         };
-        return Some((sight, rest));
+        return Some((descriptor, rest));
     }
     let (socket, rest) = Socket::read_from_prefix(rest).ok()?;
-    let sight = Sight {
+    let descriptor = Descriptor {
         sighting,
         socket: Some(socket),
     };
-    Some((sight, rest))
+    Some((descriptor, rest))
 }
 
 /// Returns the text of a `comm`, with everything that is not printable replaced.
@@ -176,14 +176,14 @@ mod tests {
     #[test]
     fn a_sight_is_whole_or_not_there() {
         let mut bytes = [0; 64 + 224];
-        assert!(next_sight(&bytes[..63]).is_none());
-        let (sight, rest) = next_sight(&bytes[..70]).unwrap();
-        assert!(sight.socket.is_none());
+        assert!(next_descriptor(&bytes[..63]).is_none());
+        let (descriptor, rest) = next_descriptor(&bytes[..70]).unwrap();
+        assert!(descriptor.socket.is_none());
         assert_eq!(rest.len(), 6);
         bytes[8..12].copy_from_slice(&KNOWN.to_ne_bytes());
-        assert!(next_sight(&bytes[..287]).is_none());
-        let (sight, rest) = next_sight(&bytes).unwrap();
-        assert!(sight.socket.is_some());
+        assert!(next_descriptor(&bytes[..287]).is_none());
+        let (descriptor, rest) = next_descriptor(&bytes).unwrap();
+        assert!(descriptor.socket.is_some());
         assert!(rest.is_empty());
     }
 

@@ -1,11 +1,11 @@
-//! The ledger: what is known of every socket of the audit, from the kernel's news and from the witness's walks.
+//! The ledger: what is known of every socket of the audit, from the kernel's events and from the witness's walks.
 //!
-//! A pure core: no clock, no I/O, no task. News is put in with [`Ledger::apply`]; a walk of the witness with
-//! [`Ledger::begin_walk`], [`Ledger::sight`] and [`Ledger::finish_walk`]. All that a verdict needs is stamped by the
+//! A pure core: no clock, no I/O, no task. An event is put in with [`Ledger::apply`]; a walk of the witness with
+//! [`Ledger::begin_walk`], [`Ledger::descriptor`] and [`Ledger::finish_walk`]. All that a verdict needs is stamped by the
 //! kernel on the record itself, so a lost record costs a timestamp: the next walk sets the ledger right.
 
 mod bytes;
-mod docket;
+mod findings;
 pub mod lifetime;
 mod owner;
 mod peers;
@@ -23,15 +23,15 @@ use tracer_abi::record::{
     BoundEvent, Brief, BriefEvent, EndedEvent, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
-use crate::event::{News, comm_text, label_text};
+use crate::event::{Event, comm_text, label_text};
 use crate::verdict::{Kind, Levels};
 use bytes::Payload;
-pub use docket::Docket;
-use docket::finding;
-use lifetime::{Evidence, Limits};
+pub use findings::Findings;
+use findings::new_finding;
+use lifetime::{Evidence, Timeouts};
 use owner::Owners;
 pub use peers::{OTHER, Peer, Peers, Remote};
-pub use walk::{Stranger, Walk};
+pub use walk::{ForeignSocket, Walk};
 
 /// How many deadlines are kept. Past that a walk is made when the first one dropped would have come, and that walk finds
 /// what runs yet.
@@ -79,7 +79,7 @@ impl Lifetime {
 
 /// When a socket may be overdue, so that the witness should look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+enum Deadline {
     /// Sockets of an owner that ended.
     Owner(Owner),
     /// A socket that TCP is done with.
@@ -92,7 +92,7 @@ enum Due {
     Dead,
 }
 
-/// Plain counts of what the news told.
+/// Plain counts of what the events told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Sockets bound as listeners.
@@ -110,7 +110,7 @@ pub struct Counts {
 /// The ledger.
 #[derive(Debug)]
 pub struct Ledger {
-    limits: Limits,
+    timeouts: Timeouts,
     lifetimes: HashMap<u64, Lifetime>,
     /// Sockets whose release was told before their last BIND: violations come by another ring. One is forgotten as its BIND comes,
     /// or by the walk that follows if that is lost.
@@ -118,10 +118,10 @@ pub struct Ledger {
     owners: Owners,
     /// The processes of the audit that annotate, as many as the kernel side remembers.
     annotators: HashSet<u32>,
-    due: BinaryHeap<Reverse<(u64, Due)>>,
+    due: BinaryHeap<Reverse<(u64, Deadline)>>,
     /// The first deadline that did not fit into `due`.
     dropped_due_ns: Option<u64>,
-    docket: Docket,
+    findings: Findings,
     outlive: Histogram<u64>,
     peers: Peers,
     counts: Counts,
@@ -139,7 +139,7 @@ impl Ledger {
     ///
     /// Never: the histogram's bounds are constants that it accepts.
     #[must_use]
-    pub fn new(limits: Limits, levels: Levels) -> Self {
+    pub fn new(timeouts: Timeouts, levels: Levels) -> Self {
         #[expect(
             clippy::expect_used,
             reason = "the bounds are constants that a test covers"
@@ -147,14 +147,14 @@ impl Ledger {
         let outlive = Histogram::new_with_bounds(1, OUTLIVE_MAX_NS, 3)
             .expect("a range above zero and three digits are valid");
         Self {
-            limits,
+            timeouts,
             lifetimes: HashMap::new(),
             gone_early: HashSet::new(),
             owners: Owners::default(),
             annotators: HashSet::new(),
             due: BinaryHeap::new(),
             dropped_due_ns: None,
-            docket: Docket::new(levels),
+            findings: Findings::new(levels),
             outlive,
             peers: Peers::default(),
             counts: Counts::default(),
@@ -166,17 +166,17 @@ impl Ledger {
     }
 
     /// Takes one record of the ring.
-    pub fn apply(&mut self, news: &News) {
-        match news {
-            News::Created(of) | News::Arrived(of) => self.recv_born(of),
-            News::Bound(of) => self.recv_bound(of),
-            News::Ended(event) => self.recv_ended(event),
-            News::PeerDone(of) => self.due(of.head.at_ns, Due::Socket(of.brief.id)),
-            News::Died(of) => self.recv_died(of),
-            News::Released(of) => self.recv_released(of),
-            News::Overstayed(of) => self.recv_overstayed(of),
-            News::Renewed(of) => self.recv_renewed(of),
-            News::Left(event) => self.recv_left(event),
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Created(of) | Event::Arrived(of) => self.recv_born(of),
+            Event::Bound(of) => self.recv_bound(of),
+            Event::Ended(event) => self.recv_ended(event),
+            Event::PeerDone(of) => self.due(of.head.at_ns, Deadline::Socket(of.brief.id)),
+            Event::Died(of) => self.recv_died(of),
+            Event::Released(of) => self.recv_released(of),
+            Event::Overstayed(of) => self.recv_overstayed(of),
+            Event::Renewed(of) => self.recv_renewed(of),
+            Event::Left(event) => self.recv_left(event),
         }
     }
 
@@ -188,7 +188,7 @@ impl Ledger {
             .or_insert_with(|| Lifetime::new(brief));
         known.unannounced = false;
         if brief.protocol == IPPROTO_TCP && known.bound.is_none() && !self.annotators.is_empty() {
-            self.due(of.head.at_ns, Due::Unbound(brief.id));
+            self.due(of.head.at_ns, Deadline::Unbound(brief.id));
         }
     }
 
@@ -196,23 +196,23 @@ impl Ledger {
         if let Some(known) = self.lifetimes.get_mut(&of.brief.id) {
             known.dead = true;
         }
-        self.due(of.head.at_ns, Due::Socket(of.brief.id));
+        self.due(of.head.at_ns, Deadline::Socket(of.brief.id));
     }
 
     fn recv_bound(&mut self, of: &BoundEvent) {
         let at_ns = of.head.at_ns;
         if self.annotators.len() < ANNOTATORS_MAX as usize && self.annotators.insert(of.tgid) {
-            self.due(at_ns, Due::Annotator);
+            self.due(at_ns, Deadline::Annotator);
         }
         self.count_bind(of.brief.id, of.role);
         let known = self.set_bound(&of.brief, (of.owner, of.role, at_ns));
         known.unannounced = false;
         if of.state != 0 {
             // What TCP did to it while it was pooled counts from now.
-            self.due(at_ns, Due::Socket(of.brief.id));
+            self.due(at_ns, Deadline::Socket(of.brief.id));
         }
         if self.owners.has_ended(of.owner) {
-            self.due(at_ns, Due::Owner(of.owner));
+            self.due(at_ns, Deadline::Owner(of.owner));
         }
         if self.gone_early.remove(&of.brief.id) {
             self.drop_lifetime(of.brief.id);
@@ -228,10 +228,11 @@ impl Ledger {
             moved_ns: None,
             at_ns: of.head.at_ns,
         };
-        if let Some(offence) = evidence.offence(&self.limits) {
+        if let Some(violation) = evidence.violation(&self.timeouts) {
             self.counts.late += 1;
             let label = label_text(&of.socket);
-            self.docket.convict(finding(&evidence, offence, label));
+            self.findings
+                .record(new_finding(&evidence, violation, label));
         }
     }
 
@@ -278,7 +279,7 @@ impl Ledger {
         if owner.stream != 0 {
             self.counts.streams_ended += 1;
         }
-        self.due(event.head.at_ns, Due::Owner(owner));
+        self.due(event.head.at_ns, Deadline::Owner(owner));
     }
 
     fn recv_released(&mut self, of: &ReleaseEvent) {
@@ -288,7 +289,7 @@ impl Ledger {
         if of.over_ns != 0 {
             self.note_outlive(of.over_ns, at_ns);
         }
-        self.docket.released(brief.id, at_ns);
+        self.findings.released(brief.id, at_ns);
     }
 
     fn note_outlive(&mut self, over_ns: u64, at_ns: u64) {
@@ -316,16 +317,16 @@ impl Ledger {
         if let Some(over_ns) = evidence.request_over_ns() {
             self.note_outlive(over_ns, at_ns);
         }
-        if let Some(offence) = evidence.offence(&self.limits) {
-            if offence.kind != Kind::OpenAtExit {
+        if let Some(violation) = evidence.violation(&self.timeouts) {
+            if violation.kind != Kind::OpenAtExit {
                 self.counts.late += 1;
             }
-            let mut finding = finding(&evidence, offence, label_text(&of.socket));
+            let mut finding = new_finding(&evidence, violation, label_text(&of.socket));
             finding.released_ns = Some(at_ns);
             finding.releaser = Some((of.tgid, comm_text(&of.comm)));
-            self.docket.convict(finding);
+            self.findings.record(finding);
         } else {
-            self.docket.released(facts.id, at_ns);
+            self.findings.released(facts.id, at_ns);
         }
     }
 
@@ -344,12 +345,12 @@ impl Ledger {
     }
 
     /// Has the witness look when a rule that runs since `since_ns` is broken.
-    fn due(&mut self, since_ns: u64, due: Due) {
-        self.due_at(since_ns.saturating_add(self.limits.grace_ns), due);
+    fn due(&mut self, since_ns: u64, due: Deadline) {
+        self.due_at(since_ns.saturating_add(self.timeouts.grace_ns), due);
     }
 
     /// Has the witness look after `at_ns`; `false` when there is no room to remember why.
-    fn due_at(&mut self, at_ns: u64, due: Due) -> bool {
+    fn due_at(&mut self, at_ns: u64, due: Deadline) -> bool {
         let fits = self.due.len() < DEADLINES_MAX;
         if fits {
             self.due.push(Reverse((at_ns, due)));
@@ -371,15 +372,15 @@ impl Ledger {
             }
             self.due.pop();
             overdue |= match due {
-                Due::Owner(owner) => self.owners.has_open(owner),
-                Due::Annotator => {
-                    self.holds_unbound_since(at_ns.saturating_sub(self.limits.grace_ns))
+                Deadline::Owner(owner) => self.owners.has_open(owner),
+                Deadline::Annotator => {
+                    self.holds_unbound_since(at_ns.saturating_sub(self.timeouts.grace_ns))
                 }
-                Due::Dead => !self.lifetimes.is_empty(),
-                Due::Socket(id) | Due::Unbound(id) => {
+                Deadline::Dead => !self.lifetimes.is_empty(),
+                Deadline::Socket(id) | Deadline::Unbound(id) => {
                     let known = self.lifetimes.get(&id);
                     let runs = known.is_some_and(|known| {
-                        matches!(due, Due::Socket(_)) || known.bound.is_none()
+                        matches!(due, Deadline::Socket(_)) || known.bound.is_none()
                     });
                     // One that waits in a backlog may be accepted unseen at any time: look again.
                     if runs && known.is_some_and(|known| !known.held) {
@@ -425,14 +426,14 @@ impl Ledger {
 
     /// Returns the findings.
     #[must_use]
-    pub fn docket(&self) -> &Docket {
-        &self.docket
+    pub fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     /// Whether a socket is open, as far as is known, or has a finding.
     #[must_use]
     pub fn knows(&self, id: u64) -> bool {
-        self.lifetimes.contains_key(&id) || self.docket.has(id)
+        self.lifetimes.contains_key(&id) || self.findings.contains(id)
     }
 
     /// Returns number and name of the processes that left the audited cgroup, as far as they are kept.
@@ -443,12 +444,12 @@ impl Ledger {
 
     /// Has the witness look when what is dead now has been so longer than grace.
     pub fn expect_dead(&mut self, now_ns: u64) {
-        self.due(now_ns, Due::Dead);
+        self.due(now_ns, Deadline::Dead);
     }
 
     /// Asks `name` for the names of holders that have none yet.
     pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<Arc<str>>) {
-        self.docket.name_holders(name);
+        self.findings.name_holders(name);
     }
 
     /// Returns how long sockets were open after their request was over, in nanoseconds.

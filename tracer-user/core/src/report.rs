@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracer_abi::counter::Counter;
 
 use crate::counters::Counters;
-use crate::ledger::{Ledger, Stranger, Walk};
+use crate::ledger::{ForeignSocket, Ledger, Walk};
 use crate::verdict::{Finding, Level, Verdict};
 
 /// How many remote addresses a report lists.
@@ -44,7 +44,7 @@ pub struct Attachment {
     pub program: String,
     /// The link's number: `bpftool link show id N`.
     pub link_id: u32,
-    /// Whether the link still leads to a cgroup: `bpftool link detach` cuts it and leaves it standing.
+    /// Whether the link still leads to a cgroup: `bpftool link detach` cuts it and leaves it attach_state.
     pub attached: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Call {
 
 /// What the shell saw of its own work.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Proceedings {
+pub struct AuditLog {
     /// What was audited.
     pub target: Target,
     /// When.
@@ -83,7 +83,7 @@ pub struct Proceedings {
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// Internet sockets from outside the audit that the command was started with.
-    pub inherited: Vec<Stranger>,
+    pub inherited: Vec<ForeignSocket>,
     /// Where the programs were attached as the audit ended.
     pub attachments: Vec<Attachment>,
     /// Runs of the programs that the kernel skipped.
@@ -102,7 +102,7 @@ pub struct Report<'a> {
     /// Why it is not clean.
     pub reasons: Vec<String>,
     /// What the shell saw.
-    pub proceedings: &'a Proceedings,
+    pub audit_log: &'a AuditLog,
     /// What the ledger holds.
     pub ledger: &'a Ledger,
     /// The findings, worst first.
@@ -112,9 +112,9 @@ pub struct Report<'a> {
 impl<'a> Report<'a> {
     /// Weighs what was found and what is missing.
     #[must_use]
-    pub fn new(proceedings: &'a Proceedings, ledger: &'a Ledger) -> Self {
-        let denied = ledger.docket().standing(Level::Deny);
-        let missing = missing(proceedings, ledger);
+    pub fn new(audit_log: &'a AuditLog, ledger: &'a Ledger) -> Self {
+        let denied = ledger.findings().count(Level::Deny);
+        let missing = missing(audit_log, ledger);
         let verdict = Verdict::of(denied, &missing);
         let mut reasons = Vec::new();
         if denied > 0 {
@@ -131,9 +131,9 @@ impl<'a> Report<'a> {
         Self {
             verdict,
             reasons,
-            proceedings,
+            audit_log,
             ledger,
-            findings: ledger.docket().findings(),
+            findings: ledger.findings().sorted(),
         }
     }
 
@@ -142,32 +142,32 @@ impl<'a> Report<'a> {
         self.findings
             .iter()
             .copied()
-            .filter(move |found| self.ledger.docket().levels().of(found.kind) == level)
+            .filter(move |found| self.ledger.findings().levels().of(found.kind) == level)
     }
 
     /// Whether counters, ledger and witness tell the same story.
     #[must_use]
     pub fn agrees(&self) -> bool {
-        agrees(self.proceedings)
+        agrees(self.audit_log)
     }
 }
 
 /// Whether the last walk met exactly the sockets that must be open by the kernel's counters and by the ledger.
 #[must_use]
-pub fn agrees(proceedings: &Proceedings) -> bool {
-    proceedings.walk.as_ref().is_some_and(|walk| {
+pub fn agrees(audit_log: &AuditLog) -> bool {
+    audit_log.walk.as_ref().is_some_and(|walk| {
         walk.only_in_kernel == 0
             && walk.only_in_ledger == 0
-            && proceedings.counters.open() == i128::from(walk.open)
+            && audit_log.counters.open() == i128::from(walk.open)
     })
 }
 
 /// Says what the evidence lacks, one whole sentence each.
-fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
-    let counters = &proceedings.counters;
-    let mut missing = proceedings.failures.clone();
+fn missing(audit_log: &AuditLog, ledger: &Ledger) -> Vec<String> {
+    let counters = &audit_log.counters;
+    let mut missing = audit_log.failures.clone();
     missing.extend(
-        proceedings
+        audit_log
             .attachments
             .iter()
             .filter(|of| !of.attached)
@@ -178,7 +178,7 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
                 )
             }),
     );
-    missing.extend(proceedings.inherited.iter().map(|of| {
+    missing.extend(audit_log.inherited.iter().map(|of| {
         format!(
             "the command inherited fd {}, an internet socket from outside the audit with the local port {}: what happens on it is not seen",
             of.holder.fd, of.local_port
@@ -219,11 +219,11 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
         "processes could not be followed: the kernel's table was full",
     );
     lacks(
-        proceedings.missed_runs,
+        audit_log.missed_runs,
         "runs of the eBPF programs were skipped by the kernel",
     );
     lacks(
-        proceedings.undecodable,
+        audit_log.undecodable,
         "records of the kernel side could not be decoded: it is of another build",
     );
     lacks(
@@ -232,7 +232,7 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
             .saturating_sub(ledger.counts().late),
         "sockets were released, or began anew, too late by the kernel's count, but the records that name them were lost",
     );
-    let Some(walk) = &proceedings.walk else {
+    let Some(walk) = &audit_log.walk else {
         return missing;
     };
     lacks(
@@ -243,12 +243,12 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
         walk.only_in_kernel,
         "sockets were met by the witness that no record told of",
     );
-    if let Some(one) = walk.strangers.first()
-        && proceedings.inherited.is_empty()
+    if let Some(one) = walk.foreign_sockets.first()
+        && audit_log.inherited.is_empty()
     {
         missing.push(format!(
             "{} file descriptors of the command are internet sockets from outside the audit, so that what happens on them is not seen: the first is fd {} of process {}, local port {}",
-            walk.strangers.len(), one.holder.fd, one.holder.pid, one.local_port
+            walk.foreign_sockets.len(), one.holder.fd, one.holder.pid, one.local_port
         ));
     }
     let must = counters.open();
@@ -264,28 +264,28 @@ fn missing(proceedings: &Proceedings, ledger: &Ledger) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::lifetime::Limits;
+    use crate::ledger::lifetime::Timeouts;
     use crate::verdict::Levels;
 
     fn ledger() -> Ledger {
-        let limits = Limits {
+        let timeouts = Timeouts {
             grace_ns: 1,
             idle_ns: 1,
         };
-        Ledger::new(limits, Levels::default())
+        Ledger::new(timeouts, Levels::default())
     }
 
-    fn whole() -> Proceedings {
-        Proceedings {
+    fn whole() -> AuditLog {
+        AuditLog {
             walk: Some(Walk::default()),
-            ..Proceedings::default()
+            ..AuditLog::default()
         }
     }
 
     #[test]
     fn whole_evidence_without_findings_is_clean() {
-        let (proceedings, ledger) = (whole(), ledger());
-        let report = Report::new(&proceedings, &ledger);
+        let (audit_log, ledger) = (whole(), ledger());
+        let report = Report::new(&audit_log, &ledger);
         assert_eq!(report.verdict, Verdict::Clean);
         assert!(report.reasons.is_empty());
         assert!(report.agrees());
@@ -301,24 +301,24 @@ mod tests {
             Counter::Late,
             Counter::Created,
         ] {
-            let mut proceedings = whole();
-            proceedings.counters.set(counter as u32, 3);
-            let report = Report::new(&proceedings, &ledger);
+            let mut audit_log = whole();
+            audit_log.counters.set(counter as u32, 3);
+            let report = Report::new(&audit_log, &ledger);
             assert_eq!(report.verdict, Verdict::Inconclusive, "{counter:?}");
             assert_eq!(report.reasons.len(), 1, "{counter:?}");
             assert!(report.reasons[0].contains('3'), "{counter:?}");
         }
-        for proceedings in [
-            Proceedings {
+        for audit_log in [
+            AuditLog {
                 undecodable: 1,
                 ..whole()
             },
-            Proceedings {
+            AuditLog {
                 failures: vec!["the witness failed".to_owned()],
                 walk: None,
                 ..whole()
             },
-            Proceedings {
+            AuditLog {
                 walk: Some(Walk {
                     only_in_ledger: 1,
                     ..Walk::default()
@@ -326,7 +326,7 @@ mod tests {
                 ..whole()
             },
         ] {
-            let report = Report::new(&proceedings, &ledger);
+            let report = Report::new(&audit_log, &ledger);
             assert_eq!(report.verdict, Verdict::Inconclusive);
             assert_eq!(report.reasons.len(), 1);
         }
@@ -334,8 +334,8 @@ mod tests {
 
     #[test]
     fn lost_records_alone_change_nothing_when_the_rest_agrees() {
-        let mut proceedings = whole();
-        proceedings.counters.set(Counter::RingFailures as u32, 100);
-        assert_eq!(Report::new(&proceedings, &ledger()).verdict, Verdict::Clean);
+        let mut audit_log = whole();
+        audit_log.counters.set(Counter::RingFailures as u32, 100);
+        assert_eq!(Report::new(&audit_log, &ledger()).verdict, Verdict::Clean);
     }
 }

@@ -138,13 +138,13 @@ pub struct Holder {
     pub pid: u32,
     /// Its file descriptor.
     pub fd: u32,
-    /// Its name, shared by all that it holds; `None` when it was gone before it could be asked.
+    /// Its name, shared by all that it holds; `None` when it was gone before it could be next_scrape.
     pub comm: Option<Arc<str>>,
 }
 
 /// Who a socket was for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnerNote {
+pub struct OwnerInfo {
     /// Session and stream.
     pub owner: Owner,
     /// What the socket was for; `None` when the kernel side named a role that this build does not know.
@@ -176,7 +176,7 @@ pub struct Finding {
     /// `TCP_*` number; `None` for sockets that are not TCP.
     pub tcp_state: Option<u16>,
     /// Who it was for.
-    pub owner: Option<OwnerNote>,
+    pub owner: Option<OwnerInfo>,
     /// Who had it open when it was last looked at.
     pub holders: Vec<Holder>,
     /// How many more there were than are named.

@@ -5,25 +5,25 @@ use std::io;
 
 /// What `/proc/self/fdinfo` tells of the eBPF objects of this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct AttachState {
     /// Program id, link id and whether it is attached, of each link to a cgroup.
     pub(super) links: Vec<(u32, u32, bool)>,
     /// How often the kernel skipped a program because it was running already (`bpf_prog_stats.misses`).
     pub(super) misses: u64,
 }
 
-impl Standing {
+impl AttachState {
     /// Reads it.
     pub(super) fn read() -> io::Result<Self> {
-        let mut standing = Self::default();
+        let mut attach_state = Self::default();
         for entry in fs::read_dir("/proc/self/fdinfo")? {
             // The directory's own descriptor is gone by the time it is read.
             if let Ok(text) = fs::read_to_string(entry?.path()) {
-                standing.take(&text);
+                attach_state.take(&text);
             }
         }
-        standing.links.sort_unstable();
-        Ok(standing)
+        attach_state.links.sort_unstable();
+        Ok(attach_state)
     }
 
     /// Takes one descriptor's text (`bpf_link_show_fdinfo`, `bpf_prog_show_fdinfo`).
@@ -54,12 +54,12 @@ mod tests {
 
     #[test]
     fn a_link_without_a_cgroup_is_detached() {
-        let mut standing = Standing::default();
-        standing.take("pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\tab\nprog_id:\t31\ncgroup_id:\t812\nattach_type:\t34\n");
-        standing.take("link_type:\tcgroup\nlink_id:\t8\nprog_id:\t32\ncgroup_id:\t0\n");
-        standing.take("link_type:\titer\nlink_id:\t9\nprog_id:\t33\n");
-        standing.take("prog_type:\t8\nprog_id:\t31\nrecursion_misses:\t5\n");
-        assert_eq!(standing.links, [(31, 7, true), (32, 8, false)]);
-        assert_eq!(standing.misses, 5);
+        let mut attach_state = AttachState::default();
+        attach_state.take("pos:\t0\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\tab\nprog_id:\t31\ncgroup_id:\t812\nattach_type:\t34\n");
+        attach_state.take("link_type:\tcgroup\nlink_id:\t8\nprog_id:\t32\ncgroup_id:\t0\n");
+        attach_state.take("link_type:\titer\nlink_id:\t9\nprog_id:\t33\n");
+        attach_state.take("prog_type:\t8\nprog_id:\t31\nrecursion_misses:\t5\n");
+        assert_eq!(attach_state.links, [(31, 7, true), (32, 8, false)]);
+        assert_eq!(attach_state.misses, 5);
     }
 }

@@ -15,7 +15,7 @@ use tracer_abi::counter::Counter;
 
 use layout::Layout;
 use tracer_core::ledger::lifetime::tcp_state_name;
-use tracer_core::report::{Call, PEERS_LISTED, Proceedings, Report};
+use tracer_core::report::{AuditLog, Call, PEERS_LISTED, Report};
 use tracer_core::verdict::{Finding, Level, Tuple};
 
 /// The schema's name.
@@ -96,8 +96,8 @@ struct LostByStage {
 }
 
 impl LostByStage {
-    fn of(proceedings: &Proceedings) -> Self {
-        let of = |counter| proceedings.counters.of(counter);
+    fn of(audit_log: &AuditLog) -> Self {
+        let of = |counter| audit_log.counters.of(counter);
         Self {
             ring: of(Counter::RingFailures),
             violations_ring: of(Counter::CaseFailures),
@@ -105,7 +105,7 @@ impl LostByStage {
             socket_storage: of(Counter::StorageFailures),
             ends_table: of(Counter::EndFailures),
             annotators_table: of(Counter::AnnotatorFailures),
-            decoding: proceedings.undecodable,
+            decoding: audit_log.undecodable,
         }
     }
 }
@@ -117,8 +117,8 @@ struct Link<'a> {
     attached: bool,
 }
 
-fn links(proceedings: &Proceedings) -> Vec<Link<'_>> {
-    let links = proceedings.attachments.iter();
+fn links(audit_log: &AuditLog) -> Vec<Link<'_>> {
+    let links = audit_log.attachments.iter();
     links
         .map(|of| Link {
             program: &of.program,
@@ -179,12 +179,12 @@ struct Peer<'a> {
 
 impl<'a> Document<'a> {
     fn of(report: &'a Report<'a>) -> Self {
-        let proceedings = report.proceedings;
-        let of = |counter| proceedings.counters.of(counter);
-        let walk = proceedings.walk.as_ref();
+        let audit_log = report.audit_log;
+        let of = |counter| audit_log.counters.of(counter);
+        let walk = audit_log.walk.as_ref();
         let counts = report.ledger.counts();
         // What only records tell is unknown when some were lost.
-        let told = |count: u64| (proceedings.counters.lost_records() == 0).then_some(count);
+        let told = |count: u64| (audit_log.counters.lost_records() == 0).then_some(count);
         let outlive = report.ledger.outlive();
         let measured = |value: u64| (!outlive.is_empty()).then_some(value);
         Self {
@@ -192,25 +192,25 @@ impl<'a> Document<'a> {
             verdict: report.verdict.name(),
             reasons: &report.reasons,
             window: Window {
-                start_ns: proceedings.window.start_ns,
-                end_ns: proceedings.window.end_ns,
-                grace_ms: proceedings.window.grace_ns / 1_000_000,
+                start_ns: audit_log.window.start_ns,
+                end_ns: audit_log.window.end_ns,
+                grace_ms: audit_log.window.grace_ns / 1_000_000,
             },
             target: Target {
-                cgroup: &proceedings.target.cgroup,
-                command: &proceedings.target.command,
-                exit_status: proceedings.target.exit_status,
+                cgroup: &audit_log.target.cgroup,
+                command: &audit_log.target.command,
+                exit_status: audit_log.target.exit_status,
             },
             kernel: Kernel {
-                release: &proceedings.kernel,
+                release: &audit_log.kernel,
             },
             completeness: Completeness {
-                events: proceedings.records,
-                lost_events: proceedings.counters.lost_records(),
-                lost_by_stage: LostByStage::of(proceedings),
-                missed_runs: proceedings.missed_runs,
-                links: links(proceedings),
-                resyncs: proceedings.resyncs,
+                events: audit_log.records,
+                lost_events: audit_log.counters.lost_records(),
+                lost_by_stage: LostByStage::of(audit_log),
+                missed_runs: audit_log.missed_runs,
+                links: links(audit_log),
+                resyncs: audit_log.resyncs,
                 without_place: of(Counter::Unplaced),
                 baseline_sockets: of(Counter::Adopted),
                 malformed_annotations: of(Counter::Refused),
@@ -221,7 +221,7 @@ impl<'a> Document<'a> {
                 accepted: of(Counter::Accepted),
                 released: of(Counter::Released),
                 open: walk.map(|walk| walk.open),
-                unowned: proceedings.counters.unowned(),
+                unowned: audit_log.counters.unowned(),
             },
             owners: Owners {
                 listeners: told(counts.listeners),
@@ -236,14 +236,14 @@ impl<'a> Document<'a> {
                 max: measured(outlive.max()),
             },
             witness: Witness {
-                scans: proceedings.scans,
+                scans: audit_log.scans,
                 agrees: report.agrees(),
                 only_in_ledger: walk.map(|walk| walk.only_in_ledger),
                 only_in_kernel: walk.map(|walk| walk.only_in_kernel),
             },
             findings_by_level: ByLevel {
-                deny: report.ledger.docket().standing(Level::Deny),
-                warn: report.ledger.docket().standing(Level::Warn),
+                deny: report.ledger.findings().count(Level::Deny),
+                warn: report.ledger.findings().count(Level::Warn),
             },
             peers: peers(report, &told),
             findings: report,
@@ -252,7 +252,7 @@ impl<'a> Document<'a> {
 }
 
 fn peers<'a>(report: &'a Report<'a>, told: &impl Fn(u64) -> Option<u64>) -> Vec<Peer<'a>> {
-    let end_ns = report.proceedings.window.end_ns;
+    let end_ns = report.audit_log.window.end_ns;
     report
         .ledger
         .peers()
@@ -391,10 +391,10 @@ impl<'a> Frame<'a> {
 
 fn findings<S: Serializer>(report: &Report<'_>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut list = serializer.serialize_seq(Some(report.findings.len()))?;
-    let end_ns = report.proceedings.window.end_ns;
+    let end_ns = report.audit_log.window.end_ns;
     for found in &report.findings {
-        let level = report.ledger.docket().levels().of(found.kind);
-        let calls = report.proceedings.stacks.get(&found.id).map(AsRef::as_ref);
+        let level = report.ledger.findings().levels().of(found.kind);
+        let calls = report.audit_log.stacks.get(&found.id).map(AsRef::as_ref);
         list.serialize_element(&Found::of(found, level, end_ns, calls))?;
     }
     list.end()

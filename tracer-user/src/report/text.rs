@@ -38,8 +38,8 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         Verdict::Leak => BAD,
         Verdict::Inconclusive => DOUBTFUL,
     };
-    let denied = report.ledger.docket().standing(Level::Deny);
-    let warned = report.ledger.docket().standing(Level::Warn);
+    let denied = report.ledger.findings().count(Level::Deny);
+    let warned = report.ledger.findings().count(Level::Warn);
     writeln!(
         text,
         "verdict    {style}{}{style:#}  ({denied} denied, {warned} warned)",
@@ -55,7 +55,7 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             write_finding(text, report, found)?;
             told += 1;
         }
-        let rest = report.ledger.docket().standing(level).saturating_sub(told);
+        let rest = report.ledger.findings().count(level).saturating_sub(told);
         if rest > 0 {
             let name = level.name();
             writeln!(
@@ -68,9 +68,9 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
 }
 
 fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
-    let proceedings = report.proceedings;
-    let of = |counter| proceedings.counters.of(counter);
-    let open = proceedings
+    let audit_log = report.audit_log;
+    let of = |counter| audit_log.counters.of(counter);
+    let open = audit_log
         .walk
         .as_ref()
         .map_or_else(|| "unknown".to_owned(), |walk| walk.open.to_string());
@@ -86,14 +86,14 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
     writeln!(
         text,
         "requests   {}{} streams bound, {} ended; {} sockets never annotated",
-        if proceedings.counters.lost_records() > 0 {
+        if audit_log.counters.lost_records() > 0 {
             "at least "
         } else {
             ""
         },
         counts.streams_bound,
         counts.streams_ended,
-        proceedings.counters.unowned(),
+        audit_log.counters.unowned(),
     )?;
     let outlive = report.ledger.outlive();
     if !outlive.is_empty() {
@@ -103,10 +103,10 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             duration(outlive.value_at_quantile(0.5)),
             duration(outlive.value_at_quantile(0.99)),
             duration(outlive.max()),
-            duration(proceedings.window.grace_ns),
+            duration(audit_log.window.grace_ns),
         )?;
     }
-    let lost = proceedings.counters.lost_records();
+    let lost = audit_log.counters.lost_records();
     writeln!(
         text,
         "witness    {}, walks {}; records {}, lost {lost}",
@@ -115,13 +115,13 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         } else {
             "does not agree"
         },
-        proceedings.scans,
-        proceedings.records,
+        audit_log.scans,
+        audit_log.records,
     )
 }
 
 fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std::fmt::Result {
-    let level = report.ledger.docket().levels().of(found.kind);
+    let level = report.ledger.findings().levels().of(found.kind);
     let style = if level == Level::Deny { BAD } else { DOUBTFUL };
     write!(text, "{style}{}{style:#} {}", level.name(), found.kind)?;
     if let Some(tuple) = found.tuple {
@@ -130,7 +130,7 @@ fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std
     if let Some(state) = found.tcp_state {
         write!(text, "  {}", tcp_state_name(state))?;
     }
-    writeln!(text, "  {}", offence(found))?;
+    writeln!(text, "  {}", violation(found))?;
     if let Some(note) = &found.owner {
         let role = note
             .role
@@ -150,7 +150,7 @@ fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std
     } else if let Some((pid, comm)) = &found.opener {
         writeln!(text, "     opened by {comm}[{pid}]")?;
     }
-    if let Some(calls) = report.proceedings.stacks.get(&found.id) {
+    if let Some(calls) = report.audit_log.stacks.get(&found.id) {
         write_stack(text, calls)?;
     }
     Ok(())
@@ -174,7 +174,7 @@ fn write_stack(text: &mut String, calls: &[Call]) -> std::fmt::Result {
     Ok(())
 }
 
-fn offence(found: &Finding) -> String {
+fn violation(found: &Finding) -> String {
     let until_ns = found.released_ns.unwrap_or(found.seen_ns);
     let lasted = duration(until_ns.saturating_sub(found.since_ns));
     let open = if found.released_ns.is_some() {

@@ -1,7 +1,5 @@
 //! What each program must be found to have done.
 
-mod corpus;
-
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -14,10 +12,8 @@ use libtest_mimic::Failed;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-pub(crate) use corpus::all;
-
 /// The argument that makes this binary the program under audit.
-pub(crate) const COMMIT: &str = "__commit";
+pub(crate) const FIXTURE: &str = "__fixture";
 
 /// The program under audit is then in the middle of its connections.
 const BEFORE_THE_STOP: Duration = Duration::from_millis(700);
@@ -25,41 +21,41 @@ const STOPPED: Duration = Duration::from_secs(2);
 
 const CLEAN: i32 = 0;
 pub(crate) const LEAK: i32 = 3;
-const INCONCLUSIVE: i32 = 4;
+pub(crate) const INCONCLUSIVE: i32 = 4;
 
 /// A program and what must be found.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    status: i32,
+    pub(crate) status: i32,
     /// Findings that deny, by kind.
-    denied: &'static [(&'static str, usize)],
+    pub(crate) denied: &'static [(&'static str, usize)],
     /// How many processes hold each socket found; the program names them on its standard output.
-    holders: Holders,
-    options: &'static [&'static str],
+    pub(crate) holders: Holders,
+    pub(crate) options: &'static [&'static str],
     /// Programs that must be installed: unmodified ones, which annotate nothing.
-    needs: &'static [&'static str],
+    pub(crate) needs: &'static [&'static str],
     /// What the tracer is started by.
-    started_by: &'static [&'static str],
+    pub(crate) started_by: &'static [&'static str],
     /// The command inherits a listener that was made outside as its standard input.
-    inherits: bool,
+    pub(crate) inherits: bool,
     /// Counters, ledger and witness tell the same story.
-    agrees: bool,
+    pub(crate) agrees: bool,
     /// The tracer is stopped (SIGSTOP) for a while in the middle.
-    reader_stops: bool,
-    more: fn(&Value) -> Result<(), String>,
+    pub(crate) reader_stops: bool,
+    pub(crate) more: fn(&Value) -> Result<(), String>,
 }
 
 /// Who must be named as the holder.
-enum Holders {
-    /// The report must name exactly what the program said: "guilty PID FD".
-    AsConfessed,
+pub(crate) enum Holders {
+    /// The report must name exactly what the program said: "holder PID FD".
+    AsPrinted,
     /// Nobody has the socket any more.
     Nobody,
     /// What the program said, if the tracer was awake while it was so.
-    AsConfessedIfSeen,
+    AsPrintedIfSeen,
 }
 
-const BASE: Case = Case {
+pub(crate) const BASE: Case = Case {
     name: "",
     status: CLEAN,
     denied: &[],
@@ -73,16 +69,16 @@ const BASE: Case = Case {
     more: |_| Ok(()),
 };
 
-const fn innocent(name: &'static str) -> Case {
+pub(crate) const fn clean(name: &'static str) -> Case {
     Case { name, ..BASE }
 }
 
-const fn guilty(name: &'static str, denied: &'static [(&'static str, usize)]) -> Case {
+pub(crate) const fn leaks(name: &'static str, denied: &'static [(&'static str, usize)]) -> Case {
     Case {
         name,
         status: LEAK,
         denied,
-        holders: Holders::AsConfessed,
+        holders: Holders::AsPrinted,
         ..BASE
     }
 }
@@ -119,8 +115,8 @@ impl Case {
     }
 
     fn run(&self, json: &Path) -> std::io::Result<Output> {
-        // Cases that differ in circumstances only share a deed.
-        let deed = self.name.split(' ').next().unwrap_or_default();
+        // Cases that differ in conditions only share a fixture.
+        let fixture = self.name.split(' ').next().unwrap_or_default();
         let (starter, arguments) = self
             .started_by
             .split_first()
@@ -136,7 +132,7 @@ impl Case {
             .arg(json)
             .arg("--")
             .arg(std::env::current_exe()?)
-            .args([COMMIT, deed])
+            .args([FIXTURE, fixture])
             .stdin(self.standard_input()?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -179,11 +175,11 @@ impl Case {
             "denied findings",
         )?;
         (self.more)(report)?;
-        let confessed = confessions(&String::from_utf8_lossy(&output.stdout));
+        let printed = printed_holders(&String::from_utf8_lossy(&output.stdout));
         match self.holders {
-            Holders::AsConfessed => expect(&holders(report), &confessed, "holders"),
-            Holders::AsConfessedIfSeen if holders(report).is_empty() => Ok(()),
-            Holders::AsConfessedIfSeen => expect(&holders(report), &confessed, "holders"),
+            Holders::AsPrinted => expect(&holders(report), &printed, "holders"),
+            Holders::AsPrintedIfSeen if holders(report).is_empty() => Ok(()),
+            Holders::AsPrintedIfSeen => expect(&holders(report), &printed, "holders"),
             Holders::Nobody => expect(&holders(report), &Vec::new(), "holders"),
         }
     }
@@ -215,7 +211,7 @@ pub(crate) fn findings(report: &Value) -> &[Value] {
     report["findings"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn only(report: &Value) -> Result<&Value, String> {
+pub(crate) fn only(report: &Value) -> Result<&Value, String> {
     match findings(report) {
         [found] => Ok(found),
         found => Err(format!("{} findings where one was expected", found.len())),
@@ -238,17 +234,17 @@ pub(crate) fn holders(report: &Value) -> Vec<(u64, u64)> {
     holders
 }
 
-/// Reads the lines "guilty PID FD".
-pub(crate) fn confessions(printed: &str) -> Vec<(u64, u64)> {
-    let mut confessed: Vec<(u64, u64)> = printed
+/// Reads the lines "holder PID FD".
+pub(crate) fn printed_holders(printed: &str) -> Vec<(u64, u64)> {
+    let mut printed: Vec<(u64, u64)> = printed
         .lines()
         .filter_map(|line| {
-            let mut words = line.strip_prefix("guilty ")?.split(' ');
+            let mut words = line.strip_prefix("holder ")?.split(' ');
             Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
         })
         .collect();
-    confessed.sort_unstable();
-    confessed
+    printed.sort_unstable();
+    printed
 }
 
 pub(crate) fn expect<T: PartialEq + std::fmt::Debug>(

@@ -12,18 +12,19 @@
 
 mod bounds;
 mod case;
+mod cases;
 mod commands;
-mod deeds;
-mod lives;
+mod fixtures;
+mod random_programs;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(case::COMMIT) {
-        let deed = arguments.next().unwrap_or_default();
-        if !lives::commit(&deed) {
-            deeds::commit(&deed);
+    if arguments.next().as_deref() == Some(case::FIXTURE) {
+        let fixture = arguments.next().unwrap_or_default();
+        if !random_programs::run(&fixture) {
+            fixtures::run(&fixture);
         }
         return;
     }
@@ -31,14 +32,14 @@ fn main() {
     // Cases measure times against each other's load.
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
     let skipped = case::must_skip();
-    let cases = case::all().into_iter().map(|case| {
+    let cases = cases::all().into_iter().map(|case| {
         let skipped = case.is_skipped();
         Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped)
     });
     let trials = cases
         .chain(commands::trials(skipped))
         .chain(bounds::trials(skipped))
-        .chain(lives::trials(skipped))
+        .chain(random_programs::trials(skipped))
         .collect();
     if skipped {
         eprintln!("skipped: these cases load eBPF programs and need root (sudo -E)");

@@ -48,7 +48,7 @@ pub const fn tcp_state_name(state: u16) -> &'static str {
 
 /// How long a socket may do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct Timeouts {
     /// From the end of the request (or of the peer) to the release, in nanoseconds.
     pub grace_ns: u64,
     /// Without a byte, in nanoseconds.
@@ -57,7 +57,7 @@ pub struct Limits {
 
 /// A rule that holds, and since when it ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Offence {
+pub struct Violation {
     /// The rule.
     pub kind: Kind,
     /// END, CLOSE_WAIT, CLOSE, opening, last byte or release.
@@ -80,27 +80,28 @@ pub struct Evidence<'a> {
 }
 
 impl Evidence<'_> {
-    /// Tries the rules in order; the first that holds is the socket's one offence.
+    /// Tries the rules in order; the first that holds is the socket's one violation.
     #[must_use]
-    pub fn offence(&self, limits: &Limits) -> Option<Offence> {
+    pub fn violation(&self, timeouts: &Timeouts) -> Option<Violation> {
         Kind::ALL.into_iter().find_map(|kind| {
             let since_ns = self.since(kind)?;
-            let late_ns = since_ns.saturating_add(limit_ns(kind, limits));
-            (kind == Kind::OpenAtExit || self.at_ns > late_ns).then_some(Offence { kind, since_ns })
+            let late_ns = since_ns.saturating_add(limit_ns(kind, timeouts));
+            (kind == Kind::OpenAtExit || self.at_ns > late_ns)
+                .then_some(Violation { kind, since_ns })
         })
     }
 
     /// Returns the rule that is broken next if nothing changes, and the last moment at which it is not. Idleness, which every
     /// byte puts off, has no such moment.
     #[must_use]
-    pub fn deadline(&self, limits: &Limits) -> Option<(Kind, u64)> {
+    pub fn deadline(&self, timeouts: &Timeouts) -> Option<(Kind, u64)> {
         Kind::ALL
             .into_iter()
             .filter(|kind| !matches!(kind, Kind::Idle | Kind::OpenAtExit))
             .filter_map(|kind| {
                 Some((
                     kind,
-                    self.since(kind)?.saturating_add(limit_ns(kind, limits)),
+                    self.since(kind)?.saturating_add(limit_ns(kind, timeouts)),
                 ))
             })
             .filter(|(_, at_ns)| *at_ns >= self.at_ns)
@@ -141,14 +142,14 @@ impl Evidence<'_> {
 }
 
 /// How long a rule may run before it is broken.
-const fn limit_ns(kind: Kind, limits: &Limits) -> u64 {
+const fn limit_ns(kind: Kind, timeouts: &Timeouts) -> u64 {
     match kind {
         Kind::OutlivedRequest
         | Kind::SessionRemnant
         | Kind::PeerClosed
         | Kind::DeadSocket
-        | Kind::Unowned => limits.grace_ns,
-        Kind::Idle => limits.idle_ns,
+        | Kind::Unowned => timeouts.grace_ns,
+        Kind::Idle => timeouts.idle_ns,
         Kind::OpenAtExit => 0,
     }
 }
@@ -201,7 +202,7 @@ pub(crate) mod tests {
         session_ns: 0,
     };
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: Timeouts = Timeouts {
         grace_ns: 10,
         idle_ns: 1000,
     };
@@ -233,7 +234,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn offence(facts: &Facts, ends: Ends, flags: u32, at_ns: u64) -> Option<(Kind, u64)> {
+    fn violation(facts: &Facts, ends: Ends, flags: u32, at_ns: u64) -> Option<(Kind, u64)> {
         let evidence = Evidence {
             facts,
             ends: &ends,
@@ -241,7 +242,7 @@ pub(crate) mod tests {
             moved_ns: None,
             at_ns,
         };
-        evidence.offence(&LIMITS).map(|o| (o.kind, o.since_ns))
+        evidence.violation(&LIMITS).map(|o| (o.kind, o.since_ns))
     }
 
     #[test]
@@ -253,9 +254,9 @@ pub(crate) mod tests {
             own_ns: 300,
             session_ns: 0,
         };
-        assert_eq!(offence(&facts, ends, 0, 310), None);
+        assert_eq!(violation(&facts, ends, 0, 310), None);
         assert_eq!(
-            offence(&facts, ends, 0, 311),
+            violation(&facts, ends, 0, 311),
             Some((Kind::OutlivedRequest, 300))
         );
     }
@@ -268,9 +269,9 @@ pub(crate) mod tests {
             own_ns: 300,
             session_ns: 300,
         };
-        assert_eq!(offence(&facts, ends, 0, 510), None);
+        assert_eq!(violation(&facts, ends, 0, 510), None);
         assert_eq!(
-            offence(&facts, ends, 0, 511),
+            violation(&facts, ends, 0, 511),
             Some((Kind::OutlivedRequest, 500))
         );
     }
@@ -286,24 +287,24 @@ pub(crate) mod tests {
             session_ns: 140,
         };
         assert_eq!(
-            offence(&facts, NO_ENDS, BY_EXIT, 125),
+            violation(&facts, NO_ENDS, BY_EXIT, 125),
             Some((Kind::OpenAtExit, 125))
         );
         assert_eq!(
-            offence(&facts, NO_ENDS, BY_EXIT, 135),
+            violation(&facts, NO_ENDS, BY_EXIT, 135),
             Some((Kind::PeerClosed, 120))
         );
         assert_eq!(
-            offence(&facts, session, 0, 145),
+            violation(&facts, session, 0, 145),
             Some((Kind::PeerClosed, 120))
         );
         assert_eq!(
-            offence(&facts, session, 0, 151),
+            violation(&facts, session, 0, 151),
             Some((Kind::SessionRemnant, 140))
         );
         facts.peer_done_ns = 0;
         assert_eq!(
-            offence(&facts, NO_ENDS, 0, 141),
+            violation(&facts, NO_ENDS, 0, 141),
             Some((Kind::DeadSocket, 130))
         );
     }
@@ -314,9 +315,9 @@ pub(crate) mod tests {
         facts.peer_done_ns = 120;
         facts.dead_ns = 130;
         facts.held_ns = 500;
-        assert_eq!(offence(&facts, NO_ENDS, 0, 510), None);
+        assert_eq!(violation(&facts, NO_ENDS, 0, 510), None);
         assert_eq!(
-            offence(&facts, NO_ENDS, 0, 511),
+            violation(&facts, NO_ENDS, 0, 511),
             Some((Kind::PeerClosed, 500))
         );
     }
@@ -324,14 +325,14 @@ pub(crate) mod tests {
     #[test]
     fn only_a_process_that_annotates_owes_an_owner() {
         let mut facts = facts(1);
-        assert_eq!(offence(&facts, NO_ENDS, 0, 999), None);
+        assert_eq!(violation(&facts, NO_ENDS, 0, 999), None);
         assert_eq!(
-            offence(&facts, NO_ENDS, ANNOTATES, 111),
+            violation(&facts, NO_ENDS, ANNOTATES, 111),
             Some((Kind::Unowned, 100))
         );
-        assert_eq!(offence(&facts, NO_ENDS, ANNOTATES, 110), None);
+        assert_eq!(violation(&facts, NO_ENDS, ANNOTATES, 110), None);
         facts.protocol = 17;
-        assert_eq!(offence(&facts, NO_ENDS, ANNOTATES, 999), None);
+        assert_eq!(violation(&facts, NO_ENDS, ANNOTATES, 999), None);
     }
 
     #[test]
@@ -345,7 +346,7 @@ pub(crate) mod tests {
             own_ns: 115,
             session_ns: 115,
         };
-        assert_eq!(offence(&facts, ends, BY_EXIT | ANNOTATES, 900), None);
+        assert_eq!(violation(&facts, ends, BY_EXIT | ANNOTATES, 900), None);
         let idle = Evidence {
             facts: &facts,
             ends: &ends,
@@ -353,7 +354,7 @@ pub(crate) mod tests {
             moved_ns: Some(120),
             at_ns: 1121,
         };
-        assert_eq!(idle.offence(&LIMITS).map(|o| o.kind), Some(Kind::Idle));
+        assert_eq!(idle.violation(&LIMITS).map(|o| o.kind), Some(Kind::Idle));
     }
 
     #[test]
@@ -399,8 +400,8 @@ pub(crate) mod tests {
             facts.role = role;
             let ends = Ends { own_ns: own, session_ns: session };
             let evidence = Evidence { facts: &facts, ends: &ends, flags, moved_ns: None, at_ns };
-            if let Some(offence) = evidence.offence(&LIMITS) {
-                prop_assert!(offence.since_ns <= at_ns);
+            if let Some(violation) = evidence.violation(&LIMITS) {
+                prop_assert!(violation.since_ns <= at_ns);
             }
         }
     }

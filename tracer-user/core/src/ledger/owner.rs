@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_bind_of_a_stream_is_news() {
+    fn only_the_first_bind_of_a_stream_is_counted() {
         let mut owners = Owners::default();
         assert!(
             !owners.bind(stream(1), false),

@@ -10,17 +10,17 @@ use tracer_abi::sighting::{KNOWN, Sighting};
 use super::lifetime::TCP_CLOSE;
 use super::lifetime::tests::{NO_ENDS, facts};
 use super::*;
-use crate::event::Sight;
+use crate::event::Descriptor;
 use crate::verdict::Level;
 
 const GRACE_NS: u64 = 100;
 
 fn ledger() -> Ledger {
-    let limits = Limits {
+    let timeouts = Timeouts {
         grace_ns: GRACE_NS,
         idle_ns: u64::MAX,
     };
-    Ledger::new(limits, Levels::default())
+    Ledger::new(timeouts, Levels::default())
 }
 
 fn head(kind: u32, at_ns: u64) -> Head {
@@ -86,20 +86,20 @@ impl Kernel {
             .any(|end_ns| self.now_ns - end_ns.max(facts.bound_ns) > GRACE_NS)
     }
 
-    fn create(&mut self) -> News {
+    fn create(&mut self) -> Event {
         self.next_id += 1;
         let mut facts = facts(self.next_id);
         facts.born_ns = self.now_ns;
         facts.held_ns = self.now_ns;
         self.open.insert(facts.id, facts);
-        News::Created(BriefEvent {
+        Event::Created(BriefEvent {
             head: head(record::CREATED, self.now_ns),
             brief: (&facts).into(),
         })
     }
 
     /// Returns the record of the bind, and before it that of its being too late if it is.
-    fn bind(&mut self, id: u64, owner: Owner) -> Option<(Option<News>, News)> {
+    fn bind(&mut self, id: u64, owner: Owner) -> Option<(Option<Event>, Event)> {
         let former = *self.open.get(&id)?;
         let is_late = self.is_late(&former);
         self.late += u64::from(is_late);
@@ -109,7 +109,7 @@ impl Kernel {
         facts.role = Role::Stream as u16;
         facts.bound_ns = self.now_ns;
         facts.flags |= fact::BOUND;
-        let bound = News::Bound(BoundEvent {
+        let bound = Event::Bound(BoundEvent {
             head: head(record::BOUND, self.now_ns),
             brief: (&*facts).into(),
             owner,
@@ -117,15 +117,15 @@ impl Kernel {
             role: facts.role,
             state: facts.state,
         });
-        Some((is_late.then_some(News::Renewed(renewed)), bound))
+        Some((is_late.then_some(Event::Renewed(renewed)), bound))
     }
 
-    fn end(&mut self, owner: Owner) -> Option<News> {
+    fn end(&mut self, owner: Owner) -> Option<Event> {
         if self.ends.contains_key(&owner) {
             return None;
         }
         self.ends.insert(owner, self.now_ns);
-        Some(News::Ended(EndedEvent {
+        Some(Event::Ended(EndedEvent {
             head: head(record::ENDED, self.now_ns),
             owner,
             tgid: 42,
@@ -133,18 +133,18 @@ impl Kernel {
         }))
     }
 
-    fn release(&mut self, id: u64) -> Option<News> {
+    fn release(&mut self, id: u64) -> Option<Event> {
         let facts = self.open.remove(&id)?;
         let ends = self.ends_of(&facts);
         if self.is_late(&facts) {
             self.late += 1;
             let overstayed = overstay(record::OVERSTAYED, self.now_ns, &facts, ends);
-            return Some(News::Overstayed(overstayed));
+            return Some(Event::Overstayed(overstayed));
         }
         let over_ns = [ends.own_ns, ends.session_ns]
             .into_iter()
             .find(|end_ns| *end_ns != 0);
-        Some(News::Released(ReleaseEvent {
+        Some(Event::Released(ReleaseEvent {
             head: head(record::RELEASED, self.now_ns),
             brief: (&facts).into(),
             over_ns: over_ns.map_or(0, |end_ns| end_ns.max(facts.bound_ns)),
@@ -157,13 +157,13 @@ impl Kernel {
     fn walk(&self, ledger: &mut Ledger, lossy: bool) -> Walk {
         ledger.begin_walk(self.now_ns);
         for facts in self.open.values() {
-            ledger.sight(&self.sight(facts, 3), self.now_ns);
+            ledger.observe(&self.observe(facts, 3), self.now_ns);
         }
         ledger.finish_walk(lossy)
     }
 
-    fn sight(&self, facts: &Facts, fd: u32) -> Sight {
-        Sight {
+    fn observe(&self, facts: &Facts, fd: u32) -> Descriptor {
+        Descriptor {
             sighting: Sighting {
                 tgid: 42,
                 fd,
@@ -215,7 +215,7 @@ fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kin
     kernel.now_ns = 1;
     let mut lossy = false;
     for step in steps {
-        let news: Vec<News> = match step {
+        let events: Vec<Event> = match step {
             Step::Create => vec![kernel.create()],
             Step::Bind(id, owner) => {
                 let told = kernel.bind(*id, stream(*owner));
@@ -236,11 +236,11 @@ fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kin
         };
         // The clock never stands still between two calls.
         kernel.now_ns += 1;
-        for news in news {
+        for event in events {
             if is_lost() {
                 lossy = true;
             } else {
-                ledger.apply(&news);
+                ledger.apply(&event);
             }
         }
     }
@@ -253,8 +253,8 @@ fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kin
     );
     let open: BTreeSet<u64> = kernel.open.keys().copied().collect();
     let findings = ledger
-        .docket()
         .findings()
+        .sorted()
         .into_iter()
         .filter(|finding| open.contains(&finding.id))
         .map(|finding| (finding.id, finding.kind))
@@ -307,11 +307,11 @@ fn the_witness_names_every_holder_and_the_release_keeps_them() {
     assert!(ledger.take_overdue(kernel.now_ns));
     ledger.begin_walk(kernel.now_ns);
     let facts = kernel.open[&1];
-    ledger.sight(&kernel.sight(&facts, 3), kernel.now_ns);
-    ledger.sight(&kernel.sight(&facts, 9), kernel.now_ns);
+    ledger.observe(&kernel.observe(&facts, 3), kernel.now_ns);
+    ledger.observe(&kernel.observe(&facts, 9), kernel.now_ns);
     ledger.finish_walk(false);
     ledger.apply(&kernel.release(1).unwrap());
-    let findings = ledger.docket().findings();
+    let findings = ledger.findings().sorted();
     let [finding] = findings.as_slice() else {
         panic!("one finding was expected: {findings:?}");
     };
@@ -376,11 +376,11 @@ fn a_child_in_a_backlog_is_not_open_and_goes_when_it_dies() {
         head: head(kind, 200),
         brief: (&facts).into(),
     };
-    ledger.apply(&News::Arrived(of(record::ARRIVED, child)));
+    ledger.apply(&Event::Arrived(of(record::ARRIVED, child)));
     assert_eq!(ledger.open(), 0);
     ledger.begin_walk(300);
     assert_eq!(ledger.finish_walk(false), Walk::default());
-    ledger.apply(&News::Died(of(record::DIED, child)));
+    ledger.apply(&Event::Died(of(record::DIED, child)));
     assert!(ledger.take_overdue(201 + GRACE_NS));
     ledger.begin_walk(400);
     assert_eq!(ledger.finish_walk(false), Walk::default());
@@ -404,13 +404,13 @@ fn without_losses_ledger_and_witness_must_agree() {
 
 #[test]
 fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
-    let limits = Limits {
+    let timeouts = Timeouts {
         grace_ns: GRACE_NS,
         idle_ns: u64::MAX,
     };
     let mut levels = Levels::default();
     levels.set(Kind::OutlivedRequest, Level::Allow);
-    let mut ledger = Ledger::new(limits, levels);
+    let mut ledger = Ledger::new(timeouts, levels);
     let mut kernel = Kernel {
         now_ns: 1,
         ..Kernel::default()
@@ -424,7 +424,7 @@ fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     kernel.now_ns += GRACE_NS + 2;
     assert!(ledger.take_overdue(kernel.now_ns));
     kernel.walk(&mut ledger, false);
-    assert!(ledger.docket().findings().is_empty());
+    assert!(ledger.findings().sorted().is_empty());
 }
 
 #[test]
@@ -439,7 +439,7 @@ fn a_walk_looks_again_when_a_rule_is_broken_whose_record_was_lost() {
     assert_eq!(lost.len(), 3);
     kernel.now_ns += GRACE_NS / 2;
     kernel.walk(&mut ledger, true);
-    assert!(ledger.docket().findings().is_empty());
+    assert!(ledger.findings().sorted().is_empty());
     kernel.walk(&mut ledger, false);
     assert_eq!(ledger.due.len(), 1, "a deadline is kept once");
     assert!(!ledger.take_overdue(1000 + GRACE_NS), "grace is not over");
@@ -456,8 +456,8 @@ fn deadlines_come_in_the_order_of_their_times() {
     for _ in 0..3 {
         ledger.apply(&kernel.create());
     }
-    ledger.due(900, Due::Socket(2));
-    ledger.due(500, Due::Socket(1));
+    ledger.due(900, Deadline::Socket(2));
+    ledger.due(500, Deadline::Socket(1));
     assert!(ledger.take_overdue(501 + GRACE_NS));
     assert!(!ledger.take_overdue(900 + GRACE_NS));
     assert!(ledger.take_overdue(901 + GRACE_NS));

@@ -5,10 +5,10 @@ use tracer_abi::record::ANNOTATES;
 use tracer_abi::sighting::Sighting;
 
 use super::bytes::{Payload, is_set_back, payload_seen, unread, unsent};
-use super::docket::{HOLDERS_MAX, finding};
+use super::findings::{HOLDERS_MAX, new_finding};
 use super::lifetime::{Evidence, TCP_CLOSE, is_tcp};
-use super::{Due, Ledger, Lifetime};
-use crate::event::{Sight, label_text};
+use super::{Deadline, Ledger, Lifetime};
+use crate::event::{Descriptor, label_text};
 use crate::verdict::{Holder, Kind};
 
 /// What a walk of the witness added up to.
@@ -21,12 +21,12 @@ pub struct Walk {
     /// Sockets that the walk met and no record told of.
     pub only_in_kernel: u64,
     /// Descriptors of the target's processes for internet sockets that are not of this audit, as far as they are listed.
-    pub strangers: Vec<Stranger>,
+    pub foreign_sockets: Vec<ForeignSocket>,
 }
 
 /// A descriptor for an internet socket that is not of this audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stranger {
+pub struct ForeignSocket {
     /// Who has it.
     pub holder: Holder,
     /// The socket's local port; 0 while it has none.
@@ -52,15 +52,15 @@ impl Ledger {
     }
 
     /// Takes an open descriptor of a target process for an internet socket that is not of this audit.
-    pub fn sight_stranger(&mut self, stranger: Stranger) {
-        if self.walked.strangers.len() < HOLDERS_MAX {
-            self.walked.strangers.push(stranger);
+    pub fn observe_foreign(&mut self, foreign: ForeignSocket) {
+        if self.walked.foreign_sockets.len() < HOLDERS_MAX {
+            self.walked.foreign_sockets.push(foreign);
         }
     }
 
     /// Takes one open descriptor of a socket of the audit, seen at `now_ns`.
-    pub fn sight(&mut self, sight: &Sight, now_ns: u64) {
-        let (Some(socket), sighting) = (&sight.socket, &sight.sighting) else {
+    pub fn observe(&mut self, descriptor: &Descriptor, now_ns: u64) {
+        let (Some(socket), sighting) = (&descriptor.socket, &descriptor.sighting) else {
             return;
         };
         let facts = &as_seen(&socket.facts, sighting);
@@ -70,7 +70,8 @@ impl Ledger {
             comm: None,
         };
         if self.meet(facts) {
-            self.docket.held_by(facts.id, self.walk_began_ns, holder);
+            self.findings
+                .add_holder(facts.id, self.walk_began_ns, holder);
             return;
         }
         let moved_ns = self.observe_bytes(facts, sighting, now_ns);
@@ -81,8 +82,8 @@ impl Ledger {
             moved_ns,
             at_ns: now_ns,
         };
-        if let Some(offence) = evidence.offence(&self.limits) {
-            let mut finding = finding(&evidence, offence, label_text(socket));
+        if let Some(violation) = evidence.violation(&self.timeouts) {
+            let mut finding = new_finding(&evidence, violation, label_text(socket));
             // Most sockets have one holder: no room is kept for more.
             finding.holders = vec![holder];
             finding.tcp_state = is_tcp(facts).then(|| u16::try_from(sighting.state).unwrap_or(0));
@@ -94,9 +95,9 @@ impl Ledger {
                 finding.unread = Some(unread(facts, sighting));
                 finding.unsent = Some(unsent(sighting));
             }
-            self.docket.convict(finding);
+            self.findings.record(finding);
         }
-        if let Some((kind, at_ns)) = evidence.deadline(&self.limits) {
+        if let Some((kind, at_ns)) = evidence.deadline(&self.timeouts) {
             self.look_again(facts.id, kind, at_ns);
         }
     }
@@ -108,9 +109,9 @@ impl Ledger {
             return;
         }
         let due = if kind == Kind::Unowned {
-            Due::Unbound(id)
+            Deadline::Unbound(id)
         } else {
-            Due::Socket(id)
+            Deadline::Socket(id)
         };
         if self.due_at(at_ns, due)
             && let Some(known) = self.lifetimes.get_mut(&id)
@@ -164,7 +165,7 @@ impl Ledger {
         }
     }
 
-    /// Ends a walk, after the news that came during it was applied. When records were lost before it (`lossy`), sockets
+    /// Ends a walk, after the events that came during it were applied. When records were lost before it (`lossy`), sockets
     /// that it did not meet are taken for released; otherwise they are a disagreement.
     pub fn finish_walk(&mut self, lossy: bool) -> Walk {
         let mut gone = Vec::new();

@@ -1,9 +1,10 @@
-//! Lives at random: many sockets at once, each with a plan of its own, and a model of the rules that says what must be found of it.
+//! Random programs: many connections at once, each with random steps, and a model of the rules that
+//! predicts the finding.
 //!
-//! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed.
+//! `WATERTIGHT_TEST_SEED` repeats a run. A test that fails has printed its seed.
 
-mod deed;
 mod model;
+mod program;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,34 +17,31 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::case::{self, COMMIT, expect};
-pub(crate) use deed::commit;
+use crate::case::{self, FIXTURE, expect};
+pub(crate) use program::run;
+use program::{COUNT, PROGRAMS};
 
-/// What the program under audit does, with annotations and without.
-const DEEDS: [&str; 2] = ["lives", "lives_unannotated"];
-/// Lives lived at once.
-const COUNT: u64 = 240;
-/// The grace, as the tracer is told it.
+/// The grace that the tracer is given.
 const GRACE: &str = "1s";
-/// How long the tracer is left alone, and how long it is stopped, where it is.
-const BEFORE_A_STOP: Duration = Duration::from_millis(1500);
-const A_STOP: Duration = Duration::from_secs(4);
-/// How many, of both ends of the connections, must be lived in time: half of them.
-const TIMELY: u64 = COUNT;
+/// How long the tracer runs between two stops, and how long each stop lasts.
+const BETWEEN_STOPS: Duration = Duration::from_millis(1500);
+const STOP: Duration = Duration::from_secs(4);
+/// How many ends of connections must have run on time: half of them.
+const MIN_ON_TIME: u64 = COUNT;
 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
-    let circumstances = [
-        (Circumstance::Ordinary, ""),
-        (Circumstance::TinyRing, "_though_records_are_lost"),
-        (Circumstance::StoppedReader, "_though_the_reader_stops"),
-        (Circumstance::FewPlaces, "_though_places_are_few"),
+    let conditions = [
+        (Condition::Ordinary, ""),
+        (Condition::TinyRing, "_though_records_are_lost"),
+        (Condition::StoppedReader, "_though_the_reader_stops"),
+        (Condition::FewPlaces, "_though_places_are_few"),
     ];
     let mut trials = Vec::new();
-    for deed in DEEDS {
-        for (circumstance, suffix) in circumstances {
-            let name = format!("{deed}_at_random_are_judged_by_the_rules{suffix}");
+    for program in PROGRAMS {
+        for (condition, suffix) in conditions {
+            let name = format!("{program}_are_judged_by_the_rules{suffix}");
             let trial = Trial::test(name, move || {
-                lives_are_judged_by_the_rules(deed, circumstance)
+                random_programs_are_judged_by_the_rules(program, condition)
             });
             trials.push(trial.with_ignored_flag(skipped));
         }
@@ -51,9 +49,9 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     trials
 }
 
-/// Under what the tracer has to judge.
+/// The condition under which the tracer works.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Circumstance {
+enum Condition {
     Ordinary,
     /// Most records are lost.
     TinyRing,
@@ -63,8 +61,8 @@ enum Circumstance {
     FewPlaces,
 }
 
-impl Circumstance {
-    /// What the tracer is told of it.
+impl Condition {
+    /// Returns the tracer's options that bring it about.
     fn options(self) -> &'static [&'static str] {
         match self {
             Self::Ordinary | Self::StoppedReader => &[],
@@ -77,99 +75,102 @@ impl Circumstance {
 /// Stops the tracer again and again until it ends.
 fn stop_often(tracer: &mut Child) -> std::io::Result<()> {
     let pid = Pid::from_child(tracer);
-    thread::sleep(BEFORE_A_STOP);
+    thread::sleep(BETWEEN_STOPS);
     while tracer.try_wait()?.is_none() {
         kill_process(pid, Signal::STOP)?;
-        thread::sleep(A_STOP);
+        thread::sleep(STOP);
         kill_process(pid, Signal::CONT)?;
-        thread::sleep(BEFORE_A_STOP);
+        thread::sleep(BETWEEN_STOPS);
     }
     Ok(())
 }
 
-/// What is known of a life: kind, and holders.
-type Guilt = (String, BTreeSet<String>);
+/// A finding: its kind and its holders.
+type Found = (String, BTreeSet<String>);
 
-fn lives_are_judged_by_the_rules(deed: &str, circumstance: Circumstance) -> Result<(), Failed> {
+fn random_programs_are_judged_by_the_rules(
+    program: &str,
+    condition: Condition,
+) -> Result<(), Failed> {
     let seed = std::env::var("WATERTIGHT_TEST_SEED")
-        .unwrap_or_else(|_| RandomState::new().hash_one(deed).to_string());
-    eprintln!("{deed}: WATERTIGHT_TEST_SEED={seed}");
+        .unwrap_or_else(|_| RandomState::new().hash_one(program).to_string());
+    eprintln!("{program}: WATERTIGHT_TEST_SEED={seed}");
     let directory = tempfile::tempdir()?;
     let json = directory.path().join("report.json");
-    // Files, which take any amount without a reader.
-    let (printed, said) = (
+    // Files take any amount of output without a reader.
+    let (printed, stderr) = (
         directory.path().join("stdout"),
         directory.path().join("stderr"),
     );
     let mut tracer = Command::new(env!("CARGO_BIN_EXE_tracer"))
         .args(["run", "--grace", GRACE])
-        .args(circumstance.options())
+        .args(condition.options())
         .arg("--json")
         .arg(&json)
         .arg("--")
         .arg(std::env::current_exe()?)
-        .args([COMMIT, deed])
+        .args([FIXTURE, program])
         .env("WATERTIGHT_TEST_SEED", &seed)
         .stdin(Stdio::null())
         .stdout(File::create(&printed)?)
-        .stderr(File::create(&said)?)
+        .stderr(File::create(&stderr)?)
         .spawn()?;
-    if circumstance == Circumstance::StoppedReader {
+    if condition == Condition::StoppedReader {
         stop_often(&mut tracer)?;
     }
     tracer.wait()?;
     let printed = std::fs::read_to_string(printed)?;
-    let said = std::fs::read_to_string(said)?;
-    let failed = |what: String| format!("seed {seed}: {what}\n{said}");
+    let stderr = std::fs::read_to_string(stderr)?;
+    let failed = |what: String| format!("seed {seed}: {what}\n{stderr}");
     let report = std::fs::read(json).map_err(|error| failed(error.to_string()))?;
     let report: Value = serde_json::from_slice(&report)?;
     expect(&report["verdict"], &"leak".into(), "verdict").map_err(failed)?;
     expect(&report["witness"]["agrees"], &true.into(), "agrees").map_err(failed)?;
     let lost = report["completeness"]["lost_events"] != 0;
-    let loses = circumstance == Circumstance::TinyRing;
+    let loses = condition == Condition::TinyRing;
     expect(&lost, &loses, "records were lost").map_err(failed)?;
-    if circumstance == Circumstance::FewPlaces {
+    if condition == Condition::FewPlaces {
         let without_place = report["completeness"]["without_place"].as_u64();
         expect(&(without_place > Some(0)), &true, "some had no place").map_err(failed)?;
     }
-    let mut found = found(&report);
-    let (mut timely, mut wrong) = (0, Vec::new());
-    for life in printed
+    let mut findings = denied(&report);
+    let (mut on_time, mut wrong) = (0, Vec::new());
+    for line in printed
         .lines()
-        .filter_map(|line| line.strip_prefix("life "))
+        .filter_map(|line| line.strip_prefix("connection "))
     {
-        let (words, plan) = life.split_once(" = ").ok_or("no plan")?;
+        let (words, steps) = line.split_once(" = ").ok_or("no steps")?;
         let words: Vec<&str> = words.split(' ').collect();
-        let [what, local, remote, holders @ ..] = words.as_slice() else {
-            return Err(format!("no life: {life}").into());
+        let [expected, local, remote, holders @ ..] = words.as_slice() else {
+            return Err(format!("cannot parse {line}").into());
         };
-        let guilt = found.remove(&format!("{local} {remote}"));
-        if *what == "unsure" {
+        let found = findings.remove(&format!("{local} {remote}"));
+        if *expected == "late" {
             continue;
         }
-        timely += 1;
+        on_time += 1;
         let holders = holders.iter().copied().map(String::from).collect();
-        let wanted = (*what != "innocent").then(|| ((*what).to_owned(), holders));
-        if circumstance == Circumstance::StoppedReader {
-            // Who had it while nobody looked is not known.
-            let kind = |guilt: Option<Guilt>| guilt.map(|(kind, _)| kind);
-            wrong.extend(expect(&kind(guilt), &kind(wanted), plan).err());
+        let wanted = (*expected != "clean").then(|| ((*expected).to_owned(), holders));
+        if condition == Condition::StoppedReader {
+            // Nobody looked while the tracer was stopped: the holders are unknown.
+            let kind = |found: Option<Found>| found.map(|(kind, _)| kind);
+            wrong.extend(expect(&kind(found), &kind(wanted), steps).err());
         } else {
-            wrong.extend(expect(&guilt, &wanted, plan).err());
+            wrong.extend(expect(&found, &wanted, steps).err());
         }
     }
-    wrong.extend(expect(&found, &BTreeMap::new(), "findings of nobody").err());
+    wrong.extend(expect(&findings, &BTreeMap::new(), "unexpected findings").err());
     if !wrong.is_empty() {
         return Err(failed(wrong.join("\n")).into());
     }
-    if timely < TIMELY {
-        return Err(failed(format!("{timely} lives were lived in time")).into());
+    if on_time < MIN_ON_TIME {
+        return Err(failed(format!("only {on_time} connections ran on time")).into());
     }
     Ok(())
 }
 
 /// Returns kind and holders of each finding that denies, by its connection.
-fn found(report: &Value) -> BTreeMap<String, Guilt> {
+fn denied(report: &Value) -> BTreeMap<String, Found> {
     let denied = case::findings(report)
         .iter()
         .filter(|found| found["level"] == "deny");

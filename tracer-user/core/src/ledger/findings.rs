@@ -7,9 +7,9 @@ use tracer_abi::annotation::Role;
 use tracer_abi::facts::{Ends, fact};
 
 use super::bytes::payload;
-use super::lifetime::{Evidence, Offence, is_tcp, tuple};
+use super::lifetime::{Evidence, Violation, is_tcp, tuple};
 use crate::event::comm_text;
-use crate::verdict::{Finding, Holder, Level, Levels, OwnerNote};
+use crate::verdict::{Finding, Holder, Level, Levels, OwnerInfo};
 
 /// How many findings keep their evidence; any more are counted only.
 const FINDINGS_MAX: usize = 1 << 17;
@@ -18,7 +18,7 @@ pub(super) const HOLDERS_MAX: usize = 4096;
 
 /// The findings of an audit, at most one a socket, and the levels that weigh them.
 #[derive(Debug)]
-pub struct Docket {
+pub struct Findings {
     levels: Levels,
     /// Each in its own place: a table of whole findings would be there twice while it grows.
     findings: HashMap<u64, Box<Finding>>,
@@ -27,7 +27,7 @@ pub struct Docket {
     unlisted_warned: u64,
 }
 
-impl Docket {
+impl Findings {
     pub(super) fn new(levels: Levels) -> Self {
         Self {
             levels,
@@ -39,7 +39,7 @@ impl Docket {
 
     /// Keeps a finding. Of several that a socket earns in its life, the one of the earliest rule stays, with the
     /// holders that the witness named.
-    pub(super) fn convict(&mut self, mut finding: Finding) {
+    pub(super) fn record(&mut self, mut finding: Finding) {
         let level = self.levels.of(finding.kind);
         if level == Level::Allow {
             return;
@@ -79,7 +79,7 @@ impl Docket {
     }
 
     /// Adds a holder to a finding that was made, or made again, at `since_ns` or later.
-    pub(super) fn held_by(&mut self, id: u64, since_ns: u64, holder: Holder) {
+    pub(super) fn add_holder(&mut self, id: u64, since_ns: u64, holder: Holder) {
         if let Some(finding) = self.findings.get_mut(&id)
             && finding.seen_ns >= since_ns
         {
@@ -97,7 +97,7 @@ impl Docket {
     }
 
     /// Whether a socket has a finding.
-    pub(super) fn has(&self, id: u64) -> bool {
+    pub(super) fn contains(&self, id: u64) -> bool {
         self.findings.contains_key(&id)
     }
 
@@ -116,7 +116,7 @@ impl Docket {
 
     /// Returns the findings, those that deny first, then by rule and age.
     #[must_use]
-    pub fn findings(&self) -> Vec<&Finding> {
+    pub fn sorted(&self) -> Vec<&Finding> {
         let mut findings: Vec<&Finding> = self.findings.values().map(AsRef::as_ref).collect();
         findings.sort_by_key(|finding| {
             let warns = self.levels.of(finding.kind) == Level::Warn;
@@ -127,7 +127,7 @@ impl Docket {
 
     /// Returns how many findings stand at a level, those without evidence included.
     #[must_use]
-    pub fn standing(&self, level: Level) -> u64 {
+    pub fn count(&self, level: Level) -> u64 {
         let listed = self
             .findings
             .values()
@@ -151,19 +151,19 @@ impl Docket {
 }
 
 /// Writes a finding down; who holds the socket is added by whoever knows.
-pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: String) -> Finding {
+pub(super) fn new_finding(evidence: &Evidence<'_>, violation: Violation, label: String) -> Finding {
     let facts = evidence.facts;
     // Counted at the last state change: no more comes in after CLOSE_WAIT, nothing moves at all after CLOSE.
     let payload = payload(facts, facts.bytes_received, facts.bytes_acked);
     let dead = facts.dead_ns != 0;
     let peer_done = facts.flags & fact::PEER_FIN != 0;
     Finding {
-        kind: offence.kind,
+        kind: violation.kind,
         id: facts.id,
         cookie: (facts.cookie != 0).then_some(facts.cookie),
         tuple: tuple(facts),
         tcp_state: (is_tcp(facts) && facts.state != 0).then_some(facts.state),
-        owner: (facts.bound_ns != 0).then(|| OwnerNote {
+        owner: (facts.bound_ns != 0).then(|| OwnerInfo {
             owner: facts.owner,
             role: Role::from_u16(facts.role),
             label: Some(label),
@@ -173,7 +173,7 @@ pub(super) fn finding(evidence: &Evidence<'_>, offence: Offence, label: String) 
         opener: (facts.opener != 0).then(|| (facts.opener, comm_text(&facts.comm))),
         opened_ns: facts.born_ns,
         ended_ns: ended(evidence.ends),
-        since_ns: offence.since_ns,
+        since_ns: violation.since_ns,
         released_ns: None,
         releaser: None,
         seen_ns: evidence.at_ns,

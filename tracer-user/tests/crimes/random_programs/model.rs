@@ -1,4 +1,4 @@
-//! What may happen to a socket, and what the rules say of it then.
+//! A naive model of the rules: what may happen to a socket, and the finding that must follow.
 
 use tracer_abi::annotation::Role;
 
@@ -10,11 +10,11 @@ const OWNERS: usize = 3;
 pub(super) enum Step {
     /// It is bound to the owner of this number, which may have ended before.
     Bind(Role, usize),
-    /// The END of the owner of this number is told, on this socket, whoever it is bound to.
+    /// END is told for the owner of this number, whatever the socket is bound to.
     End(usize),
-    /// Its session's is.
+    /// END is told for the whole session.
     EndSession,
-    /// It sends a byte, which is read if anybody is there.
+    /// It sends a byte, which the peer reads if it is still open.
     Send,
     /// It finishes its own side.
     Finish,
@@ -24,7 +24,7 @@ pub(super) enum Step {
     PeerCloses,
     /// The peer resets the connection.
     PeerResets,
-    /// Longer than grace, nothing.
+    /// Nothing happens for longer than grace.
     Wait,
 }
 
@@ -53,7 +53,7 @@ struct Bound {
     since: u64,
 }
 
-/// What the rules say of one socket, with a clock that only waits move on: each is longer than grace.
+/// One socket under the rules. Only waits advance the clock, each by longer than grace.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     now: u64,
@@ -70,11 +70,11 @@ pub(super) struct Model {
     peer_done: Option<u64>,
     /// In CLOSE since.
     dead: Option<u64>,
-    /// The worst that it did, by its place in [`KINDS`].
-    guilt: Option<usize>,
+    /// The worst finding so far, as an index into [`KINDS`].
+    found: Option<usize>,
 }
 
-/// The kinds in the order in which they count.
+/// The kinds in order of precedence.
 const KINDS: [&str; 5] = [
     "outlived-request",
     "session-remnant",
@@ -104,11 +104,11 @@ impl Model {
         }
     }
 
-    pub(super) fn live(&mut self, step: Step) {
+    pub(super) fn step(&mut self, step: Step) {
         match step {
             Step::Bind(role, owner) => {
                 if self.is_pooled() {
-                    // Only idleness counted before.
+                    // The rules start to run as it leaves the pool.
                     self.peer_done = self.peer_done.map(|_| self.now);
                     self.dead = self.dead.map(|_| self.now);
                 }
@@ -123,7 +123,7 @@ impl Model {
                 *ended = ended.or(Some(self.now));
             }
             Step::EndSession => self.session_ended = self.session_ended.or(Some(self.now)),
-            // Whoever is gone answers with a reset.
+            // A closed peer answers with a reset.
             Step::Send if self.peer_gone && !self.finished => self.die(),
             Step::Send => {}
             Step::Finish if self.finished => {}
@@ -163,7 +163,7 @@ impl Model {
         }
     }
 
-    /// It leaves CLOSE_WAIT, if it was there: in time, or it is judged already.
+    /// Leaves CLOSE_WAIT, if it was in it: in time, or the finding is made already.
     fn die(&mut self) {
         self.peer_done = None;
         self.dead = self.dead.or(Some(self.now));
@@ -188,23 +188,23 @@ impl Model {
             self.owes_owner && self.bound.is_none(),
         ];
         let first = broken.iter().position(|broken| *broken);
-        // Of several that it earns in its life, the earliest counts.
-        self.guilt = self.guilt.into_iter().chain(first).min();
+        // Of several findings the one of the earliest rule is kept.
+        self.found = self.found.into_iter().chain(first).min();
     }
 
-    /// What must be found.
-    pub(super) fn guilt(&self) -> Option<&'static str> {
-        self.guilt.map(|place| KINDS[place])
+    /// Returns the kind of the finding that must be reported.
+    pub(super) fn found(&self) -> Option<&'static str> {
+        self.found.map(|index| KINDS[index])
     }
 }
 
 impl Step {
-    /// Whether it is the kernel that is told of it.
+    /// Whether the step is an annotation.
     pub(super) fn is_annotation(self) -> bool {
         matches!(self, Self::Bind(..) | Self::End(_) | Self::EndSession)
     }
 
-    /// What the peer lives through meanwhile, if it is there.
+    /// Returns the same step as the peer sees it.
     pub(super) fn of_peer(self) -> Option<Self> {
         match self {
             Self::Finish => Some(Self::PeerFinishes),

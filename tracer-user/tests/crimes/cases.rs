@@ -2,19 +2,19 @@
 
 use serde_json::Value;
 
-use crate::deeds::labels;
+use crate::fixtures::labels;
 
-use super::{BASE, Case, Holders, INCONCLUSIVE, LEAK, expect, guilty, innocent, only};
+use crate::case::{BASE, Case, Holders, INCONCLUSIVE, LEAK, clean, expect, leaks, only};
 
 pub(crate) fn all() -> Vec<Case> {
     const OUTLIVED: &[(&str, usize)] = &[("outlived-request", 1)];
     const LABELLED: &[(&str, usize)] = &[("outlived-request", labels::LENGTHS.len())];
     vec![
-        innocent("closes_in_time"),
-        guilty("fd_kept_after_end", OUTLIVED),
-        guilty("kept_by_a_dup", OUTLIVED),
-        guilty("held_twice", OUTLIVED),
-        guilty("kept_by_a_child", OUTLIVED),
+        clean("closes_in_time"),
+        leaks("fd_kept_after_end", OUTLIVED),
+        leaks("kept_by_a_dup", OUTLIVED),
+        leaks("held_twice", OUTLIVED),
+        leaks("kept_by_a_child", OUTLIVED),
         Case {
             more: |report| {
                 let found = only(report)?;
@@ -25,7 +25,7 @@ pub(crate) fn all() -> Vec<Case> {
                     "holders then",
                 )
             },
-            ..guilty("released_after_grace", OUTLIVED)
+            ..leaks("released_after_grace", OUTLIVED)
         },
         Case {
             more: |report| {
@@ -36,7 +36,7 @@ pub(crate) fn all() -> Vec<Case> {
                 expect(&found["unread_bytes"], &5.into(), "unread")?;
                 expect(&found["bytes_out"], &3.into(), "bytes out")
             },
-            ..guilty("close_wait_left_open", &[("peer-closed", 1)])
+            ..leaks("close_wait_left_open", &[("peer-closed", 1)])
         },
         Case {
             more: |report| {
@@ -44,7 +44,7 @@ pub(crate) fn all() -> Vec<Case> {
                 expect(&found["tcp_state"], &"CLOSE".into(), "state")?;
                 expect(&found["unsent_bytes"], &Value::Null, "unsent")
             },
-            ..guilty("refused_connect_left_open", &[("dead-socket", 1)])
+            ..leaks("refused_connect_left_open", &[("dead-socket", 1)])
         },
         Case {
             more: |report| {
@@ -52,61 +52,61 @@ pub(crate) fn all() -> Vec<Case> {
                 expect(&found["bytes_out"], &4.into(), "bytes out")?;
                 expect(&found["unsent_bytes"], &Value::Null, "unsent")
             },
-            ..guilty("corner_disconnected", &[("dead-socket", 1)])
+            ..leaks("corner_disconnected", &[("dead-socket", 1)])
         },
-        guilty("reset_left_open", &[("dead-socket", 1)]),
-        innocent("owner_bound_again"),
-        guilty("owner_bound_again_then_kept", OUTLIVED),
+        leaks("reset_left_open", &[("dead-socket", 1)]),
+        clean("owner_bound_again"),
+        leaks("owner_bound_again_then_kept", OUTLIVED),
         Case {
             more: |report| expect(&only(report)?["released_ns"].is_u64(), &true, "released"),
-            ..guilty("owner_bound_again_too_late", OUTLIVED)
+            ..leaks("owner_bound_again_too_late", OUTLIVED)
         },
-        guilty("owner_session_remnant", &[("session-remnant", 1)]),
-        guilty("owner_unowned", &[("unowned", 1)]),
-        guilty("owner_unowned_kept_by_a_child", &[("unowned", 1)]),
+        leaks("owner_session_remnant", &[("session-remnant", 1)]),
+        leaks("owner_unowned", &[("unowned", 1)]),
+        leaks("owner_unowned_kept_by_a_child", &[("unowned", 1)]),
         Case {
             reader_stops: true,
-            holders: Holders::AsConfessedIfSeen,
-            ..guilty(
+            holders: Holders::AsPrintedIfSeen,
+            ..leaks(
                 "owner_unowned_kept_by_a_child with a stopped reader",
                 &[("unowned", 1)],
             )
         },
-        guilty("owner_bound_to_an_ended_owner", OUTLIVED),
-        innocent("owner_bound_to_an_ended_owner_and_released"),
-        innocent("owner_pooled_after_end"),
-        guilty("owner_end_told_by_another_process", OUTLIVED),
-        guilty("annotated_unix_socket", OUTLIVED),
-        innocent("never_connected"),
-        guilty("owner_two_owners_kept", &[("outlived-request", 2)]),
-        guilty("owner_whole_session_kept", &[("session-remnant", 3)]),
-        guilty("udp_kept_after_end", OUTLIVED),
-        innocent("owner_ended_twice"),
-        innocent("replaced_by_dup2"),
-        innocent("half_closed_and_finished"),
-        guilty("accepted_without_asking_and_kept", &[("peer-closed", 1)]),
-        innocent("mptcp"),
-        guilty("mptcp_kept", OUTLIVED),
-        innocent("mptcp_listener_with_plain_clients"),
-        innocent("connected_again"),
+        leaks("owner_bound_to_an_ended_owner", OUTLIVED),
+        clean("owner_bound_to_an_ended_owner_and_released"),
+        clean("owner_pooled_after_end"),
+        leaks("owner_end_told_by_another_process", OUTLIVED),
+        leaks("annotated_unix_socket", OUTLIVED),
+        clean("never_connected"),
+        leaks("owner_two_owners_kept", &[("outlived-request", 2)]),
+        leaks("owner_whole_session_kept", &[("session-remnant", 3)]),
+        leaks("udp_kept_after_end", OUTLIVED),
+        clean("owner_ended_twice"),
+        clean("replaced_by_dup2"),
+        clean("half_closed_and_finished"),
+        leaks("accepted_without_asking_and_kept", &[("peer-closed", 1)]),
+        clean("mptcp"),
+        leaks("mptcp_kept", OUTLIVED),
+        clean("mptcp_listener_with_plain_clients"),
+        clean("connected_again"),
         Case {
             // One taken for another that was there before would be nobody's child.
             more: |report| expect(&report["sockets"]["connected"], &1100.into(), "connected"),
-            ..guilty(
+            ..leaks(
                 "corner_after_forgotten_backlogs",
                 &[("outlived-request", 10)],
             )
         },
-        guilty("corner_begun_anew_too_late", BEGUN_ANEW),
+        leaks("corner_begun_anew_too_late", BEGUN_ANEW),
         Case {
             reader_stops: true,
-            holders: Holders::AsConfessedIfSeen,
-            ..guilty(
+            holders: Holders::AsPrintedIfSeen,
+            ..leaks(
                 "corner_begun_anew_too_late with a stopped reader",
                 BEGUN_ANEW,
             )
         },
-        guilty("passed_and_kept", OUTLIVED),
+        leaks("passed_and_kept", OUTLIVED),
         Case {
             status: INCONCLUSIVE,
             options: &["--grace", "300ms", "--for", "900ms"],
@@ -115,14 +115,14 @@ pub(crate) fn all() -> Vec<Case> {
                 let reasons = report["reasons"].to_string();
                 expect(&reasons.contains("no file descriptor"), &true, "the reason")
             },
-            ..innocent("passed_in_flight")
+            ..clean("passed_in_flight")
         },
-        guilty("inherited_by_exec", OUTLIVED),
+        leaks("inherited_by_exec", OUTLIVED),
         Case {
             status: INCONCLUSIVE,
             options: &["--grace", "300ms", "--for", "900ms"],
             agrees: false,
-            ..innocent("io_uring_kept")
+            ..clean("io_uring_kept")
         },
         Case {
             inherits: true,
@@ -131,124 +131,124 @@ pub(crate) fn all() -> Vec<Case> {
                 let reasons = report["reasons"].to_string();
                 expect(&reasons.contains("inherited fd 0"), &true, "the reason")
             },
-            ..innocent("has_one_from_outside")
+            ..clean("has_one_from_outside")
         },
-        innocent("io_uring_released"),
-        innocent("killed"),
+        clean("io_uring_released"),
+        clean("killed"),
         Case {
             options: &["--grace", "300ms", "--idle", "400ms", "--deny", "idle"],
-            ..guilty("idle", &[("idle", 2)])
+            ..leaks("idle", &[("idle", 2)])
         },
         Case {
             options: &["--grace", "300ms", "--idle", "400ms", "--deny", "idle"],
-            ..innocent("busy")
+            ..clean("busy")
         },
         Case {
             more: |report| {
                 let label = only(report)?["owner"]["label"].as_str();
                 expect(&label, &Some("\u{fffd}]52;c;evil\u{fffd}"), "label")
             },
-            ..guilty("label_hostile", OUTLIVED)
+            ..leaks("label_hostile", OUTLIVED)
         },
         Case {
             more: labelled,
-            ..guilty("label_kept", LABELLED)
+            ..leaks("label_kept", LABELLED)
         },
         Case {
             more: labelled,
-            ..guilty("label_released_late", LABELLED)
+            ..leaks("label_released_late", LABELLED)
         },
         Case {
             more: labelled,
-            ..guilty("label_bound_anew_too_late", LABELLED)
+            ..leaks("label_bound_anew_too_late", LABELLED)
         },
         Case {
             needs: &["curl"],
-            ..innocent("foreign_curl")
+            ..clean("foreign_curl")
         },
         Case {
             needs: &["nginx"],
-            ..innocent("foreign_nginx")
+            ..clean("foreign_nginx")
         },
         Case {
             needs: &["python3"],
-            ..innocent("foreign_python")
+            ..clean("foreign_python")
         },
         Case {
             needs: &["python3"],
-            ..guilty("foreign_python_leaking", &[("peer-closed", 3)])
+            ..leaks("foreign_python_leaking", &[("peer-closed", 3)])
         },
         Case {
             needs: &["go"],
-            ..innocent("foreign_go")
+            ..clean("foreign_go")
         },
         Case {
             needs: &["go"],
-            ..guilty("foreign_go_leaking", &[("peer-closed", 3)])
+            ..leaks("foreign_go_leaking", &[("peer-closed", 3)])
         },
         Case {
             needs: &["unshare", "ip"],
-            ..guilty("namespace_pid_kept", OUTLIVED)
+            ..leaks("namespace_pid_kept", OUTLIVED)
         },
         Case {
             needs: &["unshare", "ip"],
-            ..guilty("namespace_net_kept", OUTLIVED)
+            ..leaks("namespace_net_kept", OUTLIVED)
         },
         Case {
             needs: &["unshare", "ip"],
-            ..innocent("namespace_net_released")
+            ..clean("namespace_net_released")
         },
         Case {
             needs: &["unshare"],
             started_by: &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"],
-            ..guilty("fd_kept_after_end in a namespace with its tracer", OUTLIVED)
+            ..leaks("fd_kept_after_end in a namespace with its tracer", OUTLIVED)
         },
         Case {
             options: WITH_STACKS,
             more: |report| stack_names(only(report)?, "close_wait_left_open"),
-            ..guilty("close_wait_left_open with stacks", &[("peer-closed", 1)])
+            ..leaks("close_wait_left_open with stacks", &[("peer-closed", 1)])
         },
         Case {
             options: WITH_STACKS,
             more: |report| stack_names(only(report)?, "kept_where_it_was_accepted"),
-            ..guilty("kept_where_it_was_accepted with stacks", OUTLIVED)
+            ..leaks("kept_where_it_was_accepted with stacks", OUTLIVED)
         },
-        guilty("corner_accepted_late_without_asking", &[("peer-closed", 1)]),
-        innocent("corner_pooled_peer_done"),
-        innocent("corner_connected_to_itself"),
-        innocent("corner_listening_again"),
-        guilty("corner_no_route_kept", &[("dead-socket", 1)]),
-        innocent("corner_no_route_then_connected"),
+        leaks("corner_accepted_late_without_asking", &[("peer-closed", 1)]),
+        clean("corner_pooled_peer_done"),
+        clean("corner_connected_to_itself"),
+        clean("corner_listening_again"),
+        leaks("corner_no_route_kept", &[("dead-socket", 1)]),
+        clean("corner_no_route_then_connected"),
         Case {
             options: UNTIL_JUDGED,
-            ..innocent("corner_mptcp_accepted_and_open")
+            ..clean("corner_mptcp_accepted_and_open")
         },
         Case {
             options: UNTIL_JUDGED,
-            ..innocent("corner_mptcp_accepted_unseen_and_open")
+            ..clean("corner_mptcp_accepted_unseen_and_open")
         },
         Case {
             more: closed_with_exact_bytes,
-            ..guilty("corner_close_wait_left_in_time", &[("dead-socket", 1)])
+            ..leaks("corner_close_wait_left_in_time", &[("dead-socket", 1)])
         },
         Case {
             more: closed_with_exact_bytes,
-            ..guilty("corner_close_wait_left_too_late", &[("peer-closed", 1)])
+            ..leaks("corner_close_wait_left_too_late", &[("peer-closed", 1)])
         },
         Case {
             more: closed_with_exact_bytes,
-            ..guilty("corner_closed_by_both", &[("dead-socket", 1)])
+            ..leaks("corner_closed_by_both", &[("dead-socket", 1)])
         },
         Case {
             more: closed_with_exact_bytes,
-            ..guilty("corner_reset_after_own_finish", &[("dead-socket", 1)])
+            ..leaks("corner_reset_after_own_finish", &[("dead-socket", 1)])
         },
         Case {
             more: |report| expect(&only(report)?["holders_unlisted"], &0.into(), "unlisted"),
-            ..guilty("corner_held_by_many", OUTLIVED)
+            ..leaks("corner_held_by_many", OUTLIVED)
         },
-        innocent("process_becomes_another_program"),
-        innocent("process_number_used_again"),
+        clean("process_becomes_another_program"),
+        clean("process_number_used_again"),
         Case {
             status: INCONCLUSIVE,
             more: |report| {
@@ -260,21 +260,21 @@ pub(crate) fn all() -> Vec<Case> {
                     "the reason",
                 )
             },
-            ..innocent("process_leaves")
+            ..clean("process_leaves")
         },
-        innocent("process_goes_below"),
+        clean("process_goes_below"),
         Case {
             started_by: WITHIN_ANOTHER,
-            ..innocent("closes_in_time within another tracer")
+            ..clean("closes_in_time within another tracer")
         },
         Case {
             started_by: WITHIN_ANOTHER,
-            ..guilty("fd_kept_after_end within another tracer", OUTLIVED)
+            ..leaks("fd_kept_after_end within another tracer", OUTLIVED)
         },
-        innocent("accepted_late"),
-        innocent("never_accepted"),
-        innocent("udp"),
-        innocent("ipv6"),
+        clean("accepted_late"),
+        clean("never_accepted"),
+        clean("udp"),
+        clean("ipv6"),
         Case {
             more: |report| {
                 expect(
@@ -283,7 +283,7 @@ pub(crate) fn all() -> Vec<Case> {
                     "malformed",
                 )
             },
-            ..innocent("malformed_annotations")
+            ..clean("malformed_annotations")
         },
         Case {
             more: |report| {
@@ -291,7 +291,7 @@ pub(crate) fn all() -> Vec<Case> {
                 expect(&warned["kind"], &"open-at-exit".into(), "kind")?;
                 expect(&warned["level"], &"warn".into(), "level")
             },
-            ..innocent("open_at_exit")
+            ..clean("open_at_exit")
         },
         Case {
             options: &["--grace", "300ms", "--deny", "open-at-exit"],
@@ -316,59 +316,59 @@ pub(crate) fn all() -> Vec<Case> {
         Case {
             options: &["--grace", "300ms", "--for", "600ms"],
             more: |report| expect(&report["target"]["exit_status"], &Value::Null, "status"),
-            ..guilty("judged_while_running", OUTLIVED)
+            ..leaks("judged_while_running", OUTLIVED)
         },
-        guilty("left_behind", OUTLIVED),
+        leaks("left_behind", OUTLIVED),
         Case {
             status: 7,
             more: |report| expect(&report["target"]["exit_status"], &7.into(), "status"),
-            ..innocent("own_status")
+            ..clean("own_status")
         },
         Case {
             options: PATIENT,
             more: many,
-            ..innocent("many_connections")
+            ..clean("many_connections")
         },
         Case {
             options: PATIENT,
             more: many,
-            ..guilty("many_connections_one_leaked", OUTLIVED)
+            ..leaks("many_connections_one_leaked", OUTLIVED)
         },
         Case {
             options: FEW_PLACES,
             more: many_share_few_places,
-            ..innocent("many_connections with few places")
+            ..clean("many_connections with few places")
         },
         Case {
             options: PATIENT,
-            ..innocent("many_connections_looked_at")
+            ..clean("many_connections_looked_at")
         },
         Case {
             options: PATIENT,
-            ..guilty("planted", &[("outlived-request", 25)])
+            ..leaks("planted", &[("outlived-request", 25)])
         },
         Case {
             options: TINY_RING,
             more: many_and_lost,
-            ..innocent("many_connections with a tiny ring")
+            ..clean("many_connections with a tiny ring")
         },
         Case {
             options: TINY_RING,
             more: many_and_lost,
-            ..guilty("many_connections_one_leaked with a tiny ring", OUTLIVED)
+            ..leaks("many_connections_one_leaked with a tiny ring", OUTLIVED)
         },
         Case {
             options: SMALL_RING,
             reader_stops: true,
             more: many_and_lost,
-            ..innocent("many_connections with a stopped reader")
+            ..clean("many_connections with a stopped reader")
         },
         Case {
             options: SMALL_RING,
             reader_stops: true,
-            holders: Holders::AsConfessedIfSeen,
+            holders: Holders::AsPrintedIfSeen,
             more: many_and_lost,
-            ..guilty(
+            ..leaks(
                 "many_connections_one_leaked with a stopped reader",
                 OUTLIVED,
             )
@@ -418,7 +418,7 @@ fn stack_names(found: &Value, function: &str) -> Result<(), String> {
         name.contains(function)
             && call["source"]
                 .as_str()
-                .is_some_and(|at| at.contains("deeds.rs:"))
+                .is_some_and(|at| at.contains("fixtures.rs:"))
     });
     expect(&named, &true, function)
 }

@@ -17,13 +17,13 @@ use crate::cgroup;
 /// The hidden subcommand that enters a cgroup and becomes a command.
 pub const ENTER: &str = "__enter";
 /// The hidden subcommand that enters a cgroup and runs the self-test's traffic.
-pub const REHEARSE: &str = "__rehearse";
+pub const SELFTEST: &str = "__selftest";
 
 /// What the self-test's process prints when it has a bound socket open.
 pub const READY: &str = "ready";
 
 /// The owner that the self-test's socket is bound to.
-pub const REHEARSED: Owner = Owner {
+pub const SELFTEST_OWNER: Owner = Owner {
     session: u64::MAX,
     stream: u64::MAX,
 };
@@ -45,9 +45,9 @@ pub fn command(cgroup: &Path, argv: &[OsString]) -> io::Result<Command> {
 /// # Errors
 ///
 /// When this binary cannot be found.
-pub fn rehearsal(cgroup: &Path) -> io::Result<Command> {
+pub fn selftest_command(cgroup: &Path) -> io::Result<Command> {
     let mut command = Command::new(own_binary()?);
-    command.arg(REHEARSE).arg(cgroup);
+    command.arg(SELFTEST).arg(cgroup);
     Ok(command)
 }
 
@@ -59,7 +59,7 @@ fn own_binary() -> io::Result<PathBuf> {
 
 /// Enters `cgroup` and becomes `argv`. Returns only when that failed.
 #[must_use]
-pub fn become_command(cgroup: &Path, argv: &[OsString]) -> anyhow::Error {
+pub fn exec_in_cgroup(cgroup: &Path, argv: &[OsString]) -> anyhow::Error {
     if let Err(error) = cgroup::enter(cgroup) {
         return error.into();
     }
@@ -75,12 +75,12 @@ pub fn become_command(cgroup: &Path, argv: &[OsString]) -> anyhow::Error {
 /// # Errors
 ///
 /// When the cgroup cannot be entered, loopback does not work, or nobody took the annotations.
-pub fn run_rehearsal(cgroup: &Path) -> anyhow::Result<()> {
+pub fn run_traffic(cgroup: &Path) -> anyhow::Result<()> {
     cgroup::enter(cgroup)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut dialed = TcpStream::connect(listener.local_addr()?)?;
     let (mut accepted, _) = listener.accept()?;
-    let heard = annotation::bind(&dialed, Role::Control, REHEARSED, "self-test")?;
+    let heard = annotation::bind(&dialed, Role::Control, SELFTEST_OWNER, "self-test")?;
     // Fails before a SYN is sent: TCP has no broadcast.
     let nowhere = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
     anyhow::ensure!(

@@ -1,4 +1,4 @@
-//! The programs under audit. They print "guilty PID FD" for each descriptor that must be named as a holder.
+//! The programs under audit. They print "holder PID FD" for each descriptor that must be named as a holder.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
@@ -13,27 +13,21 @@ use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{AddressFamily, SocketType};
 use tracer_abi::annotation::{self, Heard, Owner, Role};
 
-#[path = "corners.rs"]
 mod corners;
-#[path = "foreign.rs"]
-mod foreign;
-#[path = "labels.rs"]
+
 pub(crate) mod labels;
-#[path = "mass.rs"]
-mod mass;
-#[path = "namespaces.rs"]
+mod load;
 mod namespaces;
-#[path = "owners.rs"]
 mod owners;
-#[path = "processes.rs"]
 mod processes;
+mod unmodified;
 
 /// Grace of the cases, and a time that is surely longer.
 pub(super) const GRACE: Duration = Duration::from_millis(300);
 pub(super) const TOO_LONG: Duration = Duration::from_millis(900);
 
-/// Does the deed of this name.
-pub(crate) fn commit(name: &str) {
+/// Does the fixture of this name.
+pub(crate) fn run(name: &str) {
     match name {
         "closes_in_time" => closes_in_time(),
         "fd_kept_after_end" => fd_kept_after_end(),
@@ -68,14 +62,14 @@ pub(crate) fn commit(name: &str) {
         "judged_while_running" => judged_while_running(),
         "left_behind" => left_behind(),
         "own_status" => std::process::exit(7),
-        name if name.starts_with("corner_") => corners::commit(name),
-        name if name.starts_with("process_") => processes::commit(name),
-        name if name.starts_with("namespace_") => namespaces::commit(name),
-        name if name.starts_with("foreign_") => foreign::commit(name),
-        name if name.starts_with("owner_") => owners::commit(name),
-        name if name.starts_with("label_") => labels::commit(name),
-        name if name.starts_with("many_") || name == "planted" => mass::commit(name),
-        name => corners::commit(name),
+        name if name.starts_with("corner_") => corners::run(name),
+        name if name.starts_with("process_") => processes::run(name),
+        name if name.starts_with("namespace_") => namespaces::run(name),
+        name if name.starts_with("foreign_") => unmodified::run(name),
+        name if name.starts_with("owner_") => owners::run(name),
+        name if name.starts_with("label_") => labels::run(name),
+        name if name.starts_with("many_") || name == "planted" => load::run(name),
+        name => corners::run(name),
     }
 }
 
@@ -98,8 +92,8 @@ pub(super) fn end(socket: &impl AsFd, stream: u64) {
     );
 }
 
-pub(super) fn confess(socket: &impl AsRawFd) {
-    println!("guilty {} {}", std::process::id(), socket.as_raw_fd());
+pub(super) fn print_holder(socket: &impl AsRawFd) {
+    println!("holder {} {}", std::process::id(), socket.as_raw_fd());
 }
 
 /// Both ends of a connection, the accepted one bound to the pool so that only the dialed one matters.
@@ -126,9 +120,9 @@ pub(super) fn listener() -> TcpListener {
     listener
 }
 
-pub(super) fn again(deed: &str) -> Command {
+pub(super) fn start_again(fixture: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([crate::case::COMMIT, deed]);
+    command.args([crate::case::FIXTURE, fixture]);
     command
 }
 
@@ -144,7 +138,7 @@ fn fd_kept_after_end() {
     let (dialed, _accepted) = connection();
     bind(&dialed, 1);
     end(&dialed, 1);
-    confess(&dialed);
+    print_holder(&dialed);
     thread::sleep(TOO_LONG);
 }
 
@@ -155,7 +149,7 @@ fn kept_where_it_was_accepted() {
     let (accepted, _) = listener.accept().unwrap();
     bind(&accepted, 1);
     end(&accepted, 1);
-    confess(&accepted);
+    print_holder(&accepted);
     thread::sleep(TOO_LONG);
 }
 
@@ -165,7 +159,7 @@ fn kept_by_a_dup() {
     let copy = fcntl_dupfd_cloexec(&dialed, 100).unwrap();
     end(&dialed, 1);
     drop(dialed);
-    confess(&copy);
+    print_holder(&copy);
     thread::sleep(TOO_LONG);
 }
 
@@ -174,19 +168,19 @@ fn held_twice() {
     bind(&dialed, 1);
     let copy = dialed.try_clone().unwrap();
     end(&dialed, 1);
-    confess(&dialed);
-    confess(&copy);
+    print_holder(&dialed);
+    print_holder(&copy);
     thread::sleep(TOO_LONG);
 }
 
 fn kept_by_a_child() {
     let (dialed, accepted) = connection();
     bind(&dialed, 1);
-    let mut child = again("hold_descriptor_0")
+    let mut child = start_again("hold_descriptor_0")
         .stdin(Stdio::from(OwnedFd::from(dialed.try_clone().unwrap())))
         .spawn()
         .unwrap();
-    println!("guilty {} 0", child.id());
+    println!("holder {} 0", child.id());
     end(&dialed, 1);
     drop((dialed, accepted));
     child.wait().unwrap();
@@ -201,7 +195,7 @@ fn close_wait_left_open() {
     accepted.read_exact(&mut [0; 3]).unwrap();
     accepted.write_all(b"hello").unwrap();
     drop(accepted);
-    confess(&dialed);
+    print_holder(&dialed);
     thread::sleep(TOO_LONG);
 }
 
@@ -216,7 +210,7 @@ fn refused_connect_left_open() {
     drop(listener);
     let socket = socket();
     rustix::net::connect(&socket, &address).unwrap_err();
-    confess(&socket);
+    print_holder(&socket);
     thread::sleep(TOO_LONG);
 }
 
@@ -226,7 +220,7 @@ fn reset_left_open() {
     let (accepted, _) = listener.accept().unwrap();
     set_socket_linger(&accepted, Some(Duration::ZERO)).unwrap();
     drop(accepted);
-    confess(&dialed);
+    print_holder(&dialed);
     thread::sleep(TOO_LONG);
 }
 
@@ -234,7 +228,7 @@ fn annotated_unix_socket() {
     let (kept, _peer) = UnixStream::pair().unwrap();
     bind(&kept, 1);
     end(&kept, 1);
-    confess(&kept);
+    print_holder(&kept);
     thread::sleep(TOO_LONG);
 }
 
@@ -248,7 +242,7 @@ fn udp_kept_after_end() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     bind(&socket, 1);
     end(&socket, 1);
-    confess(&socket);
+    print_holder(&socket);
     thread::sleep(TOO_LONG);
 }
 
@@ -281,7 +275,7 @@ fn accepted_without_asking_and_kept() {
     drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     // With no address asked for, the first sight of it is the witness's.
     let accepted = rustix::net::accept(&listener).unwrap();
-    confess(&accepted);
+    print_holder(&accepted);
     thread::sleep(2 * TOO_LONG);
 }
 
@@ -289,15 +283,15 @@ fn inherited_by_exec() {
     let (dialed, accepted) = connection();
     bind(&dialed, 1);
     rustix::io::fcntl_setfd(&dialed, rustix::io::FdFlags::empty()).unwrap();
-    let mut child = again("hold_inherited").spawn().unwrap();
-    println!("guilty {} {}", child.id(), dialed.as_raw_fd());
+    let mut child = start_again("hold_inherited").spawn().unwrap();
+    println!("holder {} {}", child.id(), dialed.as_raw_fd());
     end(&dialed, 1);
     drop((dialed, accepted));
     child.wait().unwrap();
 }
 
 fn killed() {
-    let mut child = again("open_and_wait")
+    let mut child = start_again("open_and_wait")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -321,8 +315,8 @@ fn open_and_wait() {
 
 fn idle() {
     let (dialed, accepted) = connection();
-    confess(&dialed);
-    confess(&accepted);
+    print_holder(&dialed);
+    print_holder(&accepted);
     annotation::bind(&dialed, Role::Pool, owner(9998), "").unwrap();
     thread::sleep(2 * TOO_LONG);
 }
@@ -431,7 +425,7 @@ fn judged_while_running() {
     let (dialed, _accepted) = connection();
     bind(&dialed, 1);
     end(&dialed, 1);
-    confess(&dialed);
+    print_holder(&dialed);
     thread::sleep(Duration::from_secs(60));
 }
 
@@ -441,14 +435,14 @@ fn left_behind() {
     end(&dialed, 1);
     #[expect(
         clippy::zombie_processes,
-        reason = "it outlives this process: that is the deed"
+        reason = "it outlives this process: that is the fixture"
     )]
-    let child = again("hold_descriptor_0")
+    let child = start_again("hold_descriptor_0")
         .stdin(Stdio::from(OwnedFd::from(dialed)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     drop(accepted);
-    println!("guilty {} 0", child.id());
+    println!("holder {} 0", child.id());
 }

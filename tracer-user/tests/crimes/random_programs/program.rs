@@ -1,4 +1,5 @@
-//! The program under audit: it lives all lives at once, and says of each how it was lived and what the rules say.
+//! The program under audit: makes all connections at once, takes random steps on each, and prints for
+//! each end what the model predicts.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -13,21 +14,28 @@ use rustix::net::sockopt::set_socket_linger;
 use tracer_abi::annotation::{self, Owner, Role};
 
 use super::model::{CHOICES, Model, Step};
-use super::{COUNT, DEEDS};
 
-/// How many steps a life has at most, and how often a socket is copied.
+/// The programs under audit: with annotations and without.
+pub(super) const PROGRAMS: [&str; 2] = ["random_programs", "random_programs_unannotated"];
+/// How many connections there are at once.
+pub(super) const COUNT: u64 = 240;
+
+/// How many steps a connection takes at most, and how often a socket is copied.
 const STEPS: u8 = 8;
 const COPIES: u8 = 3;
-/// One socket in so many is held by another process too.
+/// One socket in this many is also held by another process.
 const KEEPERS: u8 = 8;
-/// What happens without a [`Step::Wait`] between is together within this time, or nothing is said of that life: a busy machine may
-/// take longer than the grace.
-const AT_ONCE: Duration = Duration::from_millis(500);
-/// Longer than the grace, and long enough for the witness to look, whose second look convicts where the first one met the socket.
-const A_WAIT: Duration = Duration::from_millis(3200);
-/// Lives all lives, if that is the deed, and says of each how it was lived and what the rules say.
-pub(crate) fn commit(deed: &str) -> bool {
-    let Some(kind) = DEEDS.iter().position(|known| *known == deed) else {
+/// Steps without a [`Step::Wait`] between them must take less than this, or the connection is not judged:
+/// a busy machine may take longer than the grace.
+const MAX_STEPS_TIME: Duration = Duration::from_millis(500);
+
+/// Longer than the grace, and long enough for two walks of the witness: the second one reports a socket
+/// that the first one met.
+const WAIT: Duration = Duration::from_millis(3200);
+
+/// Runs the program of this name; `false` if it is none of these.
+pub(crate) fn run(program: &str) -> bool {
+    let Some(kind) = PROGRAMS.iter().position(|known| *known == program) else {
         return false;
     };
     let annotates = kind == 0;
@@ -35,25 +43,25 @@ pub(crate) fn commit(deed: &str) -> bool {
         .unwrap()
         .parse()
         .unwrap();
-    let lives: Vec<_> = (1..=COUNT)
-        .map(|number| thread::spawn(move || live(seed, number, annotates)))
+    let connections: Vec<_> = (1..=COUNT)
+        .map(|number| thread::spawn(move || run_connection(seed, number, annotates)))
         .collect();
-    for life in lives {
-        println!("{}", life.join().unwrap().join("\n"));
+    for connection in connections {
+        println!("{}", connection.join().unwrap().join("\n"));
     }
     true
 }
 
-/// Returns what is to be said of both ends of a connection.
-fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
-    // So that neighbours have nothing in common.
+/// Takes random steps on a connection and returns a line for each of its ends.
+fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
+    // Similar seeds give similar numbers: mix them.
     let own = Rng::with_seed(number).u64(..);
-    let mut chance = Rng::with_seed(seed ^ own);
-    let (socket, mut peer) = connection(&mut chance, annotates);
-    let copies: Vec<TcpStream> = (0..chance.u8(..COPIES))
+    let mut rng = Rng::with_seed(seed ^ own);
+    let (socket, mut peer) = connection(&mut rng, annotates);
+    let copies: Vec<TcpStream> = (0..rng.u8(..COPIES))
         .map(|_| socket.try_clone().unwrap())
         .collect();
-    let keeper = (chance.u8(..KEEPERS) == 0).then(|| Keeper::start(&socket));
+    let keeper = (rng.u8(..KEEPERS) == 0).then(|| Keeper::start(&socket));
     let names = [
         name(&socket, &copies, keeper.as_ref()),
         name(peer.as_ref().unwrap(), &[], None),
@@ -68,17 +76,17 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
     } else {
         Model::unbound(false)
     };
-    let (mut plan, mut timely) = (Vec::new(), true);
+    let (mut steps, mut on_time) = (Vec::new(), true);
     let mut began = Instant::now();
-    for n in 0..=chance.u8(..STEPS) {
+    for n in 0..=rng.u8(..STEPS) {
         let step = match n {
-            0 if chance.u8(..4) > 0 => Step::Bind(Role::Stream, 0),
-            _ => CHOICES[chance.usize(..CHOICES.len())],
+            0 if rng.u8(..4) > 0 => Step::Bind(Role::Stream, 0),
+            _ => CHOICES[rng.usize(..CHOICES.len())],
         };
         if step.is_annotation() && !annotates {
             continue;
         }
-        plan.push(step);
+        steps.push(step);
         match step {
             Step::Bind(role, number) => {
                 annotation::bind(&socket, role, owner(number), "").unwrap();
@@ -103,34 +111,34 @@ fn live(seed: u64, number: u64, annotates: bool) -> [String; 2] {
                 }
             }
             Step::Wait => {
-                timely &= began.elapsed() < AT_ONCE;
-                thread::sleep(A_WAIT);
+                on_time &= began.elapsed() < MAX_STEPS_TIME;
+                thread::sleep(WAIT);
                 began = Instant::now();
             }
         }
-        model.live(step);
+        model.step(step);
         if let (Some(step), Some(_)) = (step.of_peer(), &peer) {
-            peers_model.live(step);
+            peers_model.step(step);
         }
     }
-    if chance.bool() {
+    if rng.bool() {
         drop((socket, copies, peer));
         drop(keeper);
     } else {
         drop(keeper);
         drop((socket, copies, peer));
     }
-    timely &= began.elapsed() < AT_ONCE;
-    let said = |model: &Model, name: &str| {
-        let guilt = model.guilt().unwrap_or("innocent");
-        let what = if timely { guilt } else { "unsure" };
-        format!("life {what} {name} = {plan:?}")
+    on_time &= began.elapsed() < MAX_STEPS_TIME;
+    let line = |model: &Model, name: &str| {
+        let found = model.found().unwrap_or("clean");
+        let expected = if on_time { found } else { "late" };
+        format!("connection {expected} {name} = {steps:?}")
     };
     let [name, peers_name] = &names;
-    [said(&model, name), said(&peers_model, peers_name)]
+    [line(&model, name), line(&peers_model, peers_name)]
 }
 
-/// The connection of a socket, as it sees it, and all who hold it, as "PID:FD".
+/// Returns both addresses of a socket and its holders, each as "PID:FD".
 fn name(socket: &TcpStream, copies: &[TcpStream], keeper: Option<&Keeper>) -> String {
     let ends = [socket.local_addr(), socket.peer_addr()].map(|end| end.unwrap().to_string());
     let own = std::process::id();
@@ -160,9 +168,9 @@ impl Drop for Keeper {
 }
 
 /// Makes a connection and says which end is looked at; the other one serves no request.
-fn connection(chance: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream>) {
+fn connection(rng: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream>) {
     let nobody = |stream| Owner { session: 0, stream };
-    let host: IpAddr = if chance.bool() {
+    let host: IpAddr = if rng.bool() {
         Ipv4Addr::LOCALHOST.into()
     } else {
         Ipv6Addr::LOCALHOST.into()
@@ -172,7 +180,7 @@ fn connection(chance: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream
         annotation::bind(&listener, Role::Listener, nobody(1), "").unwrap();
     }
     let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let accepted = if chance.bool() {
+    let accepted = if rng.bool() {
         listener.accept().unwrap().0
     } else {
         // With no address asked for, nobody sees it before something happens to it, or the witness looks.
@@ -180,7 +188,7 @@ fn connection(chance: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream
             .unwrap()
             .into()
     };
-    let (socket, peer) = if chance.bool() {
+    let (socket, peer) = if rng.bool() {
         (dialed, accepted)
     } else {
         (accepted, dialed)
