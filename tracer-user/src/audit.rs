@@ -17,9 +17,9 @@ use crate::stacks::Stacks;
 use crate::witness;
 use tracer_core::counters::Counters;
 use tracer_core::event::{self, printable};
-use tracer_core::ledger::lifetime::Timeouts;
+use tracer_core::ledger::Timeouts;
 use tracer_core::ledger::{ForeignSocket, Ledger, Walk};
-use tracer_core::report::{self, AuditLog, Target, Window};
+use tracer_core::report::{AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
 /// How many records one turn takes off the rings, so that the rest of the loop gets its turn too: some milliseconds' worth.
@@ -254,7 +254,7 @@ impl Audit {
         Ok(walk)
     }
 
-    /// Takes the last look, with the processes attach_state still if they live, until counters, ledger and witness agree or
+    /// Takes the last look, with the processes frozen if they live, until counters, ledger and witness agree or
     /// patience ends.
     fn last_look(&mut self) {
         let patience_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
@@ -264,7 +264,7 @@ impl Audit {
                 self.fail(&error);
                 return;
             }
-            if report::agrees(&self.audit_log) || clock::now_ns() > deadline_ns {
+            if self.audit_log.agrees() || clock::now_ns() > deadline_ns {
                 return;
             }
             std::thread::sleep(SETTLE_STEP);

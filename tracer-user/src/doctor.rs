@@ -11,7 +11,7 @@ use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
 use crate::probes::{KERNEL_BTF, Limits, ProbeError};
 use crate::selftest::SelfTestError;
-use tracer_core::ledger::lifetime::Timeouts;
+use tracer_core::ledger::Timeouts;
 use tracer_core::verdict::Levels;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();

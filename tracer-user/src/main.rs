@@ -13,7 +13,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracer_abi::limits::{PLACES, RING_BYTES};
-use tracer_core::ledger::lifetime::Timeouts;
+use tracer_core::ledger::Timeouts;
 use tracer_core::report::Report;
 use tracer_core::verdict::{Kind, Level, Levels, Verdict};
 use tracer_user::audit::{self, Audit};

@@ -14,7 +14,7 @@ use tracer_abi::annotation::Role;
 use tracer_abi::counter::Counter;
 
 use layout::Layout;
-use tracer_core::ledger::lifetime::tcp_state_name;
+use tracer_core::ledger::tcp_state_name;
 use tracer_core::report::{AuditLog, Call, PEERS_LISTED, Report};
 use tracer_core::verdict::{Finding, Level, Tuple};
 

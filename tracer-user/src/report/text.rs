@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use tracer_abi::counter::Counter;
 
-use tracer_core::ledger::lifetime::tcp_state_name;
+use tracer_core::ledger::tcp_state_name;
 use tracer_core::report::{Call, Report};
 use tracer_core::verdict::{Finding, Holder, Kind, Level, Verdict};
 

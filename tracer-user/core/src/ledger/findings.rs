@@ -6,21 +6,22 @@ use std::sync::Arc;
 use tracer_abi::annotation::Role;
 use tracer_abi::facts::{Ends, fact};
 
-use super::bytes::payload;
-use super::lifetime::{Evidence, Violation, is_tcp, tuple};
+use super::payload::payload;
+use super::rules::{Evidence, Violation};
+use super::tcp::{is_tcp, tuple};
 use crate::event::comm_text;
 use crate::verdict::{Finding, Holder, Level, Levels, OwnerInfo};
 
-/// How many findings keep their evidence; any more are counted only.
+/// How many findings are kept with their evidence. Others are only counted.
 const FINDINGS_MAX: usize = 1 << 17;
-/// How many holders a finding names; any more are counted.
-pub(super) const HOLDERS_MAX: usize = 4096;
+/// How many holders a finding names. Others are only counted.
+const HOLDERS_MAX: usize = 4096;
 
-/// The findings of an audit, at most one a socket, and the levels that weigh them.
+/// The findings of an audit, at most one for each socket, and the level of each kind.
 #[derive(Debug)]
 pub struct Findings {
     levels: Levels,
-    /// Each in its own place: a table of whole findings would be there twice while it grows.
+    /// Boxed: a table of whole findings would take twice the memory while it grows.
     findings: HashMap<u64, Box<Finding>>,
     /// Findings past [`FINDINGS_MAX`].
     unlisted_denied: u64,
@@ -37,7 +38,7 @@ impl Findings {
         }
     }
 
-    /// Keeps a finding. Of several that a socket earns in its life, the one of the earliest rule stays, with the
+    /// Records a finding. If a socket already has one, the one of the earlier rule is kept, with the
     /// holders that the witness named.
     pub(super) fn record(&mut self, mut finding: Finding) {
         let level = self.levels.of(finding.kind);
@@ -45,7 +46,7 @@ impl Findings {
             return;
         }
         if let Some(kept) = self.findings.get_mut(&finding.id) {
-            // The release says less than the witness did: what it saw stays.
+            // The release knows less than the witness: keep what it saw.
             if finding.holders.is_empty() {
                 finding.holders = std::mem::take(&mut kept.holders);
                 finding.holders_unlisted = kept.holders_unlisted;
@@ -71,20 +72,20 @@ impl Findings {
         }
     }
 
-    /// Notes that a socket that may have a finding is gone.
-    pub(super) fn released(&mut self, id: u64, at_ns: u64) {
+    /// Marks a socket as released, if it has a finding.
+    pub(super) fn mark_released(&mut self, id: u64, at_ns: u64) {
         if let Some(finding) = self.findings.get_mut(&id) {
             finding.released_ns = Some(at_ns);
         }
     }
 
-    /// Adds a holder to a finding that was made, or made again, at `since_ns` or later.
+    /// Adds a holder to a finding that was recorded, or updated, at `since_ns` or later.
     pub(super) fn add_holder(&mut self, id: u64, since_ns: u64, holder: Holder) {
         if let Some(finding) = self.findings.get_mut(&id)
             && finding.seen_ns >= since_ns
         {
             let is_same = |known: &Holder| (known.pid, known.fd) == (holder.pid, holder.fd);
-            // Threads that share a table of descriptors are met one by one.
+            // Threads that share a table of descriptors are observed one by one.
             if finding.holders.iter().any(is_same) {
                 return;
             }
@@ -114,7 +115,7 @@ impl Findings {
         }
     }
 
-    /// Returns the findings, those that deny first, then by rule and age.
+    /// Returns the findings: denied ones first, then by rule and age.
     #[must_use]
     pub fn sorted(&self) -> Vec<&Finding> {
         let mut findings: Vec<&Finding> = self.findings.values().map(AsRef::as_ref).collect();
@@ -125,7 +126,7 @@ impl Findings {
         findings
     }
 
-    /// Returns how many findings stand at a level, those without evidence included.
+    /// Returns how many findings have a level, including those without evidence.
     #[must_use]
     pub fn count(&self, level: Level) -> u64 {
         let listed = self
@@ -150,10 +151,11 @@ impl Findings {
     }
 }
 
-/// Writes a finding down; who holds the socket is added by whoever knows.
+/// Makes a finding from the evidence, without holders.
 pub(super) fn new_finding(evidence: &Evidence<'_>, violation: Violation, label: String) -> Finding {
     let facts = evidence.facts;
-    // Counted at the last state change: no more comes in after CLOSE_WAIT, nothing moves at all after CLOSE.
+    // The counters are of the last state change. No byte comes in after CLOSE_WAIT, and none is sent
+    // after CLOSE.
     let payload = payload(facts, facts.bytes_received, facts.bytes_acked);
     let dead = facts.dead_ns != 0;
     let peer_done = facts.flags & fact::PEER_FIN != 0;

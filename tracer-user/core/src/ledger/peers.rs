@@ -1,4 +1,4 @@
-//! The remote addresses: how many connections each had and has.
+//! The remote addresses, with the number of connections of each.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,21 +7,21 @@ use std::net::SocketAddr;
 use tracer_abi::facts::{Facts, fact};
 use tracer_abi::record::ReleaseEvent;
 
-use super::lifetime::address;
+use super::tcp::address;
 
-/// How many addresses are told apart; the connections of any others are counted under [`OTHER`].
+/// How many addresses are kept. The connections of others are counted under [`OTHER`].
 const ADDRESSES: usize = 4096;
-/// The address of connections whose own no longer fits.
+/// Stands for the addresses that are not kept.
 pub const OTHER: &str = "~other";
 
 /// The connections of one remote address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// Released ones.
+    /// Released connections.
     pub released: u64,
-    /// Open ones at the last walk of the witness.
+    /// Connections open at the last walk of the witness.
     pub open: u64,
-    /// When the oldest open one was opened.
+    /// When the oldest open connection was opened.
     pub oldest_ns: Option<u64>,
 }
 
@@ -31,14 +31,14 @@ pub struct Peers(HashMap<String, Peer>);
 
 impl Peers {
     /// Counts a released connection.
-    pub fn released(&mut self, remote: Option<Remote>) {
-        if let Some(peer) = self.of(remote) {
+    pub(super) fn count_released(&mut self, remote: Option<Remote>) {
+        if let Some(peer) = self.entry(remote) {
             peer.released += 1;
         }
     }
 
-    /// Starts to count the open ones anew.
-    pub fn recount(&mut self) {
+    /// Resets the number of open connections.
+    pub(super) fn reset_open(&mut self) {
         for peer in self.0.values_mut() {
             peer.open = 0;
             peer.oldest_ns = None;
@@ -46,15 +46,16 @@ impl Peers {
     }
 
     /// Counts an open connection.
-    pub fn open(&mut self, facts: &Facts) {
-        if let Some(peer) = self.of(Remote::of(facts)) {
+    pub(super) fn count_open(&mut self, facts: &Facts) {
+        if let Some(peer) = self.entry(Remote::of(facts)) {
             peer.open += 1;
             let oldest = peer.oldest_ns.unwrap_or(facts.born_ns);
             peer.oldest_ns = Some(oldest.min(facts.born_ns));
         }
     }
 
-    /// Returns the addresses with most open connections, then with most of all, at most `limit`.
+    /// Returns at most `limit` addresses: those with most open connections first, then those with most
+    /// released ones.
     #[must_use]
     pub fn top(&self, limit: usize) -> Vec<(&str, &Peer)> {
         let mut peers: Vec<(&str, &Peer)> = self
@@ -67,7 +68,7 @@ impl Peers {
         peers
     }
 
-    fn of(&mut self, remote: Option<Remote>) -> Option<&mut Peer> {
+    fn entry(&mut self, remote: Option<Remote>) -> Option<&mut Peer> {
         let address = remote?.to_string();
         let address = if self.0.len() < ADDRESSES || self.0.contains_key(&address) {
             address
@@ -78,24 +79,22 @@ impl Peers {
     }
 }
 
-/// Where a connection goes. It is written as address and port of a target; of a visitor as the address alone, for its port
-/// says nothing.
+/// The remote end of a connection: address and port of a target, or the address alone of a visitor,
+/// whose port is random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remote {
+pub(super) struct Remote {
     address: SocketAddr,
     dialed: bool,
 }
 
 impl Remote {
-    /// Returns where an open connection goes; `None` for a socket that never had one.
-    #[must_use]
-    pub fn of(facts: &Facts) -> Option<Self> {
+    /// Returns the remote end of an open connection; `None` for a socket without one.
+    pub(super) fn of(facts: &Facts) -> Option<Self> {
         Self::new(facts.family, facts.remote, facts.remote_port, facts.flags)
     }
 
-    /// Returns where a released connection went.
-    #[must_use]
-    pub fn of_release(of: &ReleaseEvent) -> Option<Self> {
+    /// Returns the remote end of a released connection.
+    pub(super) fn of_release(of: &ReleaseEvent) -> Option<Self> {
         Self::new(of.brief.family, of.remote, of.remote_port, of.brief.flags)
     }
 
@@ -119,7 +118,7 @@ impl fmt::Display for Remote {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lifetime::tests::facts;
+    use super::super::fixtures::facts;
     use super::*;
 
     fn dialed(port: u16) -> Facts {
@@ -132,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_told_apart_by_port_and_visitors_are_not() {
+    fn targets_have_a_row_for_each_port_and_visitors_have_not() {
         let mut peers = Peers::default();
-        peers.released(Remote::of(&dialed(80)));
-        peers.released(Remote::of(&dialed(81)));
+        peers.count_released(Remote::of(&dialed(80)));
+        peers.count_released(Remote::of(&dialed(81)));
         let mut visitor = dialed(5555);
         visitor.flags = fact::CHILD;
-        peers.open(&visitor);
+        peers.count_open(&visitor);
         let top: Vec<&str> = peers
             .top(9)
             .into_iter()
@@ -151,7 +150,7 @@ mod tests {
     fn addresses_are_bounded() {
         let mut peers = Peers::default();
         for port in 1..=5000 {
-            peers.released(Remote::of(&dialed(port)));
+            peers.count_released(Remote::of(&dialed(port)));
         }
         assert_eq!(peers.0.len(), ADDRESSES + 1);
         assert_eq!(peers.0[OTHER].released, 5000 - ADDRESSES as u64);
@@ -160,7 +159,7 @@ mod tests {
     #[test]
     fn a_socket_that_never_had_a_peer_has_no_row() {
         let mut peers = Peers::default();
-        peers.released(Remote::of(&facts(1)));
+        peers.count_released(Remote::of(&facts(1)));
         assert!(peers.top(9).is_empty());
     }
 }

@@ -1,17 +1,21 @@
-//! The ledger beside a kernel that is played: whatever records are lost, the verdict must not change.
+//! The ledger against a simulated kernel: whatever records are lost, the verdict must not change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use tracer_abi::facts::{Ends, Facts, Socket};
-use tracer_abi::record::{self, Head};
+use tracer_abi::annotation::{Owner, Role};
+use tracer_abi::facts::{Ends, Facts, Socket, fact};
+use tracer_abi::record::{
+    self, BoundEvent, BriefEvent, EndedEvent, Head, OverstayEvent, ReleaseEvent,
+};
 use tracer_abi::sighting::{KNOWN, Sighting};
 
-use super::lifetime::TCP_CLOSE;
-use super::lifetime::tests::{NO_ENDS, facts};
-use super::*;
-use crate::event::Descriptor;
-use crate::verdict::Level;
+use super::deadlines::{DEADLINES_MAX, Deadline};
+use super::fixtures::{NO_ENDS, facts};
+use super::tcp::TCP_CLOSE;
+use super::{Ledger, Timeouts, Walk};
+use crate::event::{Descriptor, Event};
+use crate::verdict::{Kind, Level, Levels};
 
 const GRACE_NS: u64 = 100;
 
@@ -52,7 +56,7 @@ fn stream(n: u64) -> Owner {
     }
 }
 
-/// A kernel that is played: it stamps records as the eBPF programs do.
+/// A simulated kernel: it stamps records as the eBPF programs do.
 #[derive(Default)]
 struct Kernel {
     open: BTreeMap<u64, Facts>,
@@ -208,9 +212,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Plays the steps and returns the findings of sockets that are open at the end, whether counters and ledger agree on
+/// Runs the steps and returns the findings of sockets that are open at the end, whether counters and ledger agree on
 /// late releases, and the last walk.
-fn play(steps: &[Step], mut is_lost: impl FnMut() -> bool) -> (BTreeMap<u64, Kind>, bool, Walk) {
+fn simulate(
+    steps: &[Step],
+    mut is_lost: impl FnMut() -> bool,
+) -> (BTreeMap<u64, Kind>, bool, Walk) {
     let (mut kernel, mut ledger) = (Kernel::default(), ledger());
     kernel.now_ns = 1;
     let mut lossy = false;
@@ -271,11 +278,11 @@ proptest! {
         losses in proptest::collection::vec(any::<bool>(), 60),
     ) {
         let steps: Vec<Step> = steps.into_iter().filter(|step| !matches!(step, Step::Walk)).collect();
-        let (whole, late_agrees, walk) = play(&steps, || false);
+        let (whole, late_agrees, walk) = simulate(&steps, || false);
         prop_assert!(late_agrees, "nothing is lost, so every late release is known");
         prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
         let mut losses = losses.into_iter();
-        let (lossy, late_agrees, walk) = play(&steps, || losses.next().unwrap_or(false));
+        let (lossy, late_agrees, walk) = simulate(&steps, || losses.next().unwrap_or(false));
         prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
         // A socket that was bound anew too late is found by that record alone; without it the counters disagree.
         prop_assert!(lossy == whole || !late_agrees);
@@ -289,7 +296,7 @@ proptest! {
         losses in proptest::collection::vec(any::<bool>(), 80),
     ) {
         let mut losses = losses.into_iter();
-        let (_, _, walk) = play(&steps, || losses.next().unwrap_or(false));
+        let (_, _, walk) = simulate(&steps, || losses.next().unwrap_or(false));
         prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
     }
 }
@@ -333,13 +340,13 @@ fn a_bind_that_is_told_after_the_release_keeps_nothing_open() {
     ledger.apply(&kernel.release(1).unwrap());
     ledger.apply(&bound);
     assert_eq!((ledger.open(), ledger.counts().streams_bound), (0, 1));
-    assert!(ledger.gone_early.is_empty());
+    assert!(ledger.released_before_bind.is_empty());
     ledger.apply(&kernel.create());
     let _lost = kernel.bind(2, stream(1));
     kernel.now_ns += GRACE_NS + 1;
     ledger.apply(&kernel.release(2).unwrap());
     kernel.walk(&mut ledger, true);
-    assert!(ledger.gone_early.is_empty(), "its BIND was lost");
+    assert!(ledger.released_before_bind.is_empty(), "its BIND was lost");
 }
 
 #[test]
@@ -420,7 +427,7 @@ fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     for n in 0..DEADLINES_MAX as u64 + 10 {
         ledger.apply(&kernel.end(stream(n + 1)).unwrap());
     }
-    assert_eq!(ledger.due.len(), DEADLINES_MAX);
+    assert_eq!(ledger.deadlines.len(), DEADLINES_MAX);
     kernel.now_ns += GRACE_NS + 2;
     assert!(ledger.take_overdue(kernel.now_ns));
     kernel.walk(&mut ledger, false);
@@ -441,7 +448,7 @@ fn a_walk_looks_again_when_a_rule_is_broken_whose_record_was_lost() {
     kernel.walk(&mut ledger, true);
     assert!(ledger.findings().sorted().is_empty());
     kernel.walk(&mut ledger, false);
-    assert_eq!(ledger.due.len(), 1, "a deadline is kept once");
+    assert_eq!(ledger.deadlines.len(), 1, "a deadline is kept once");
     assert!(!ledger.take_overdue(1000 + GRACE_NS), "grace is not over");
     assert!(ledger.take_overdue(1001 + GRACE_NS));
 }
@@ -456,8 +463,8 @@ fn deadlines_come_in_the_order_of_their_times() {
     for _ in 0..3 {
         ledger.apply(&kernel.create());
     }
-    ledger.due(900, Deadline::Socket(2));
-    ledger.due(500, Deadline::Socket(1));
+    ledger.add_deadline(900, Deadline::Socket(2));
+    ledger.add_deadline(500, Deadline::Socket(1));
     assert!(ledger.take_overdue(501 + GRACE_NS));
     assert!(!ledger.take_overdue(900 + GRACE_NS));
     assert!(ledger.take_overdue(901 + GRACE_NS));

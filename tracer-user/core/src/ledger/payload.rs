@@ -1,9 +1,9 @@
-//! The bytes that TCP counts, and those of them that the program sent and received.
+//! Payload bytes, from the counters of TCP.
 
 use tracer_abi::facts::{Facts, fact};
 use tracer_abi::sighting::{Sighting, TCP_READ};
 
-use super::lifetime::TCP_CLOSE;
+use super::tcp::TCP_CLOSE;
 
 /// Payload bytes, in and out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(super) struct Payload {
     pub acknowledged: u64,
 }
 
-/// Takes the SYN and the FINs out of TCP's own counters, which count each as a byte.
+/// Returns the payload. TCP's own counters count the SYN and each FIN as a byte.
 pub(super) fn payload(facts: &Facts, received: u64, acked: u64) -> Payload {
     let marked = |bit| u64::from(facts.flags & bit != 0);
     Payload {
@@ -25,41 +25,41 @@ pub(super) fn payload(facts: &Facts, received: u64, acked: u64) -> Payload {
     }
 }
 
-/// Returns the payload counters as the witness read them; `None` for a socket that has none.
+/// Returns the payload as the witness read it; `None` for a socket without byte counters.
 pub(super) fn payload_seen(facts: &Facts, sighting: &Sighting) -> Option<Payload> {
     (sighting.flags & TCP_READ != 0)
         .then(|| payload(facts, sighting.bytes_received, sighting.bytes_acked))
 }
 
-/// Whether TCP has set its counters back, and dropped what was queued: by connect(AF_UNSPEC), or as a connect failed
-/// (`tcp_disconnect`). Of one that was ever connected the SYN was acknowledged.
-pub(super) fn is_set_back(facts: &Facts, sighting: &Sighting) -> bool {
+/// Whether TCP has reset its counters and dropped its queues: by connect(AF_UNSPEC), or when a
+/// connect failed (`tcp_disconnect`). On a socket that was ever connected the SYN is acknowledged.
+pub(super) fn is_reset(facts: &Facts, sighting: &Sighting) -> bool {
     sighting.state == u32::from(TCP_CLOSE)
         && facts.flags & fact::DIALED != 0
         && sighting.bytes_acked == 0
 }
 
-/// Returns the bytes that wait to be read. A FIN waits like one.
+/// Returns the bytes that wait to be read. A FIN in the queue counts as one.
 pub(super) fn unread(facts: &Facts, sighting: &Sighting) -> u32 {
     let fin = u32::from(facts.flags & fact::PEER_FIN != 0);
     sighting.unread.saturating_sub(fin)
 }
 
-/// Returns the bytes that were written and not acknowledged. A SYN or a FIN on its way counts like one.
+/// Returns the bytes that were written and not acknowledged. A SYN or a FIN in flight counts as one.
 pub(super) fn unsent(sighting: &Sighting) -> u32 {
     const SYN_SENT: u32 = 2;
     const FIN_WAIT1: u32 = 4;
     const LAST_ACK: u32 = 9;
     const CLOSING: u32 = 11;
-    let on_its_way = matches!(sighting.state, SYN_SENT | FIN_WAIT1 | LAST_ACK | CLOSING);
-    sighting.unsent.saturating_sub(u32::from(on_its_way))
+    let in_flight = matches!(sighting.state, SYN_SENT | FIN_WAIT1 | LAST_ACK | CLOSING);
+    sighting.unsent.saturating_sub(u32::from(in_flight))
 }
 
 #[cfg(test)]
 mod tests {
     use tracer_abi::facts::{AF_INET, IPPROTO_TCP};
 
-    use super::super::lifetime::tests::{NO_ENDS, facts};
+    use super::super::fixtures::{NO_ENDS, facts};
     use super::*;
 
     #[test]
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_that_were_set_back_are_told_from_those_of_a_reset() {
+    fn counters_after_a_disconnect_differ_from_those_after_a_reset() {
         let mut sighting = Sighting {
             tgid: 1,
             fd: 3,
@@ -90,15 +90,15 @@ mod tests {
         };
         let mut facts = facts(1);
         facts.flags |= fact::DIALED;
-        assert!(is_set_back(&facts, &sighting));
+        assert!(is_reset(&facts, &sighting));
         sighting.bytes_acked = 1;
-        assert!(!is_set_back(&facts, &sighting), "its SYN was acknowledged");
+        assert!(!is_reset(&facts, &sighting), "its SYN was acknowledged");
         assert_eq!((unread(&facts, &sighting), unsent(&sighting)), (1, 65485));
         facts.flags |= fact::PEER_FIN;
         sighting.state = 9;
         assert_eq!((unread(&facts, &sighting), unsent(&sighting)), (0, 65484));
         sighting.bytes_acked = 0;
         sighting.state = 2;
-        assert!(!is_set_back(&facts, &sighting), "it connects yet");
+        assert!(!is_reset(&facts, &sighting), "it is still connecting");
     }
 }

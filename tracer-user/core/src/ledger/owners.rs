@@ -1,41 +1,41 @@
-//! Owners: whom sockets were bound to and which of them ended, in bounded memory.
+//! The owners that sockets were bound to, and which of them ended. Memory is bounded.
 
 use std::collections::{HashMap, VecDeque};
 
 use tracer_abi::annotation::Owner;
 
-/// How many owners without open sockets are remembered. An END is remembered for that many further owners, so that a
-/// dial that completes late is still held to it. Half of what the kernel's own table holds.
+/// How many owners without open sockets are kept: half of what the kernel's own table holds. An END
+/// is kept until that many other owners came, so that it also applies to a dial that completes late.
 pub(super) const REMEMBERED_OWNERS: usize = 1 << 17;
 
 #[derive(Debug, Default)]
 struct Entry {
     open: u32,
-    streamed: bool,
+    is_stream: bool,
     ended: bool,
     queued: bool,
 }
 
-/// The owners that matter now or did a short while ago.
+/// The owners that have open sockets or had some lately.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     entries: HashMap<Owner, Entry>,
-    /// Open sockets of each session, whatever the stream.
+    /// Open sockets of each session, over all its streams.
     sessions: HashMap<u64, u32>,
-    /// Owners that may be forgotten once enough others came after them.
+    /// Owners without open sockets, the oldest first.
     idle: VecDeque<Owner>,
 }
 
 impl Owners {
-    /// Notes that a socket is now bound to `owner`, as a stream's or not; `true` for the first of a stream.
+    /// Adds a socket to `owner`. Returns `true` for the first socket of a stream.
     pub(super) fn bind(&mut self, owner: Owner, as_stream: bool) -> bool {
         *self.sessions.entry(owner.session).or_default() += 1;
         let entry = self.entries.entry(owner).or_default();
         entry.open = entry.open.saturating_add(1);
-        as_stream && !std::mem::replace(&mut entry.streamed, true)
+        as_stream && !std::mem::replace(&mut entry.is_stream, true)
     }
 
-    /// Notes that a socket is no longer bound to `owner`, released or bound to another.
+    /// Removes a socket from `owner`: it was released or bound to another.
     pub(super) fn unbind(&mut self, owner: Owner) {
         if let Some(open) = self.sessions.get_mut(&owner.session) {
             *open = open.saturating_sub(1);
@@ -49,7 +49,7 @@ impl Owners {
         self.queue(owner);
     }
 
-    /// Notes an END.
+    /// Records an END.
     pub(super) fn end(&mut self, owner: Owner) {
         self.entries.entry(owner).or_default().ended = true;
         self.queue(owner);
@@ -63,7 +63,7 @@ impl Owners {
             .any(|owner| self.entries.get(owner).is_some_and(|entry| entry.ended))
     }
 
-    /// Whether a socket is open that an END of `owner` speaks of.
+    /// Whether an END of `owner` concerns an open socket.
     #[must_use]
     pub(super) fn has_open(&self, owner: Owner) -> bool {
         if owner.stream == 0 {
@@ -72,10 +72,11 @@ impl Owners {
         self.entries.get(&owner).is_some_and(|entry| entry.open > 0)
     }
 
-    /// Forgets the oldest owners past the bound and returns those whose END the kernel may forget too.
+    /// Forgets the oldest owners over the bound. Returns those whose END the kernel may forget too.
     pub(super) fn forget(&mut self) -> Vec<Owner> {
         let mut ended = Vec::new();
-        // Each is looked at once: owners with open sockets stay and are queued again when the last one goes.
+        // Each is looked at once. An owner with open sockets is queued again when the last one is
+        // released.
         for _ in REMEMBERED_OWNERS..self.idle.len() {
             let Some(owner) = self.idle.pop_front() else {
                 break;
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_session_speaks_of_its_streams() {
+    fn the_end_of_a_session_concerns_its_streams() {
         let mut owners = Owners::default();
         owners.bind(stream(1), true);
         owners.end(stream(0));

@@ -1,0 +1,188 @@
+//! The witness's walks: every open descriptor is observed, and the ledger is corrected.
+
+use tracer_abi::facts::Facts;
+use tracer_abi::record::ANNOTATES;
+use tracer_abi::sighting::Sighting;
+
+use super::deadlines::Deadline;
+use super::findings::new_finding;
+use super::lifetime::Lifetime;
+use super::payload::{Payload, is_reset, payload_seen, unread, unsent};
+use super::rules::Evidence;
+use super::state::Ledger;
+use super::tcp::{TCP_CLOSE, is_tcp};
+use super::walk::{ForeignSocket, Walk};
+use crate::event::{Descriptor, label_text};
+use crate::verdict::{Holder, Kind};
+
+/// How many foreign sockets a walk lists.
+const FOREIGN_MAX: usize = 4096;
+
+/// Returns the facts, with the time of death only if TCP says CLOSE. A socket that was told to
+/// connect may still wait for its first bytes (TCP_FASTOPEN_CONNECT).
+fn as_observed(facts: &Facts, sighting: &Sighting) -> Facts {
+    let is_closed = sighting.state == u32::from(TCP_CLOSE);
+    Facts {
+        dead_ns: if is_closed { facts.dead_ns } else { 0 },
+        ..*facts
+    }
+}
+
+impl Ledger {
+    /// Begins a walk of the witness at `now_ns`.
+    pub fn begin_walk(&mut self, now_ns: u64) {
+        self.walk = self.walk.wrapping_add(1);
+        self.walk_began_ns = now_ns;
+        self.walked = Walk::default();
+        self.peers.reset_open();
+    }
+
+    /// Adds an internet socket from outside the audit that an audited process holds.
+    pub fn observe_foreign(&mut self, foreign: ForeignSocket) {
+        if self.walked.foreign_sockets.len() < FOREIGN_MAX {
+            self.walked.foreign_sockets.push(foreign);
+        }
+    }
+
+    /// Adds an open descriptor of a socket of the audit, as it was at `now_ns`.
+    pub fn observe(&mut self, descriptor: &Descriptor, now_ns: u64) {
+        let (Some(socket), sighting) = (&descriptor.socket, &descriptor.sighting) else {
+            return;
+        };
+        let facts = &as_observed(&socket.facts, sighting);
+        let holder = Holder {
+            pid: sighting.tgid,
+            fd: sighting.fd,
+            comm: None,
+        };
+        if self.meet(facts) {
+            self.findings
+                .add_holder(facts.id, self.walk_began_ns, holder);
+            return;
+        }
+        let last_byte_ns = self.observe_bytes(facts, sighting, now_ns);
+        let evidence = Evidence {
+            facts,
+            ends: &sighting.ends,
+            flags: sighting.flags & ANNOTATES,
+            last_byte_ns,
+            at_ns: now_ns,
+        };
+        if let Some(violation) = evidence.violation(&self.timeouts) {
+            let mut finding = new_finding(&evidence, violation, label_text(socket));
+            // Most sockets have one holder: allocate for one.
+            finding.holders = vec![holder];
+            finding.tcp_state = is_tcp(facts).then(|| u16::try_from(sighting.state).unwrap_or(0));
+            if let Some(payload) = payload_seen(facts, sighting)
+                && !is_reset(facts, sighting)
+            {
+                finding.bytes_in = Some(payload.received);
+                finding.bytes_out = Some(payload.acknowledged);
+                finding.unread = Some(unread(facts, sighting));
+                finding.unsent = Some(unsent(sighting));
+            }
+            self.findings.record(finding);
+        }
+        if let Some((kind, at_ns)) = evidence.deadline(&self.timeouts) {
+            self.add_next_deadline(facts.id, kind, at_ns);
+        }
+    }
+
+    /// Adds a deadline for the next rule that the socket may break: the record that started the rule
+    /// may be lost.
+    fn add_next_deadline(&mut self, id: u64, kind: Kind, at_ns: u64) {
+        let lifetime = self.lifetimes.get(&id);
+        if lifetime.map(|lifetime| lifetime.deadline_ns) == Some(at_ns) {
+            return;
+        }
+        let deadline = if kind == Kind::Unowned {
+            Deadline::Unbound(id)
+        } else {
+            Deadline::Socket(id)
+        };
+        if self.deadlines.push(at_ns, deadline)
+            && let Some(lifetime) = self.lifetimes.get_mut(&id)
+        {
+            lifetime.deadline_ns = at_ns;
+        }
+    }
+
+    /// Marks a socket as met in this walk. Returns `true` if this walk has met it before.
+    fn meet(&mut self, facts: &Facts) -> bool {
+        let is_new = !self.lifetimes.contains_key(&facts.id);
+        if facts.bound_ns != 0 {
+            self.set_bound(&facts.into(), (facts.owner, facts.role, facts.bound_ns));
+        }
+        let lifetime = self
+            .lifetimes
+            .entry(facts.id)
+            .or_insert_with(|| Lifetime::new(&facts.into()));
+        lifetime.unannounced |= is_new;
+        lifetime.held = true;
+        if lifetime.walk == self.walk {
+            return true;
+        }
+        lifetime.walk = self.walk;
+        if !lifetime.unhooked {
+            self.walked.open += 1;
+        }
+        self.peers.count_open(facts);
+        false
+    }
+
+    /// Returns when the byte counters last changed, for sockets that have any.
+    fn observe_bytes(&mut self, facts: &Facts, sighting: &Sighting, now_ns: u64) -> Option<u64> {
+        let seen = payload_seen(facts, sighting)?;
+        let lifetime = self.lifetimes.get_mut(&facts.id)?;
+        match lifetime.last_payload {
+            Some((last, since_ns)) if last == seen => Some(since_ns),
+            Some(_) => {
+                lifetime.last_payload = Some((seen, now_ns));
+                Some(now_ns)
+            }
+            None => {
+                let since_ns = if seen == Payload::default() {
+                    facts.born_ns.max(facts.bound_ns)
+                } else {
+                    now_ns
+                };
+                lifetime.last_payload = Some((seen, since_ns));
+                Some(since_ns)
+            }
+        }
+    }
+
+    /// Ends a walk, after the events that came during it were applied.
+    ///
+    /// When records were lost before it (`lossy`), sockets that the walk did not meet are taken for
+    /// released. Otherwise they are a disagreement.
+    pub fn finish_walk(&mut self, lossy: bool) -> Walk {
+        let mut gone = Vec::new();
+        for (id, lifetime) in &mut self.lifetimes {
+            if lifetime.walk == self.walk {
+                if lifetime.unannounced && !lifetime.unhooked {
+                    lifetime.unannounced = false;
+                    self.walked.only_in_kernel += u64::from(!lossy);
+                }
+                continue;
+            }
+            if lifetime.born_ns >= self.walk_began_ns {
+                continue;
+            }
+            match (lifetime.held, lossy || lifetime.unhooked) {
+                (true, true) => gone.push(*id),
+                (true, false) => self.walked.only_in_ledger += 1,
+                // Still in a backlog, or died there.
+                (false, _) if lifetime.dead || lossy => gone.push(*id),
+                (false, _) => {}
+            }
+        }
+        for id in gone {
+            self.drop_lifetime(id);
+        }
+        if lossy {
+            self.released_before_bind.clear();
+        }
+        std::mem::take(&mut self.walked)
+    }
+}

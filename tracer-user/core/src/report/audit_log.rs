@@ -1,0 +1,99 @@
+//! What the shell saw of the audit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::counters::Counters;
+use crate::ledger::{ForeignSocket, Walk};
+
+/// What was audited.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The cgroup's directory.
+    pub cgroup: String,
+    /// The command and its arguments.
+    pub command: Vec<String>,
+    /// Its exit status, 128 and more for a signal; `None` when it was still running at the end.
+    pub exit_status: Option<i32>,
+}
+
+/// The window of the audit, in nanoseconds of CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// When the hooks were attached and the command was about to start.
+    pub start_ns: u64,
+    /// When the last walk of the witness was over.
+    pub end_ns: u64,
+    /// The grace.
+    pub grace_ns: u64,
+}
+
+/// One eBPF program's attachment to the cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The program's name.
+    pub program: String,
+    /// The link's number: `bpftool link show id N`.
+    pub link_id: u32,
+    /// Whether the link still leads to a cgroup: `bpftool link detach` cuts it and leaves it behind, detached.
+    pub attached: bool,
+}
+
+/// One call of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The function, demangled; `None` where no symbol table names it.
+    pub function: Option<String>,
+    /// The file of the code, as the process named it; `None` for generated code.
+    pub module: Option<String>,
+    /// The offset in the file, in bytes; without a file, the address in the process.
+    pub offset: u64,
+    /// File and line of the source, if there is debug information.
+    pub source: Option<String>,
+}
+
+/// Everything that a report needs besides the ledger.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditLog {
+    /// What was audited.
+    pub target: Target,
+    /// The window.
+    pub window: Window,
+    /// `uname -r`.
+    pub kernel: String,
+    /// The kernel's counters since the audit began.
+    pub counters: Counters,
+    /// The last walk of the witness; `None` when it failed.
+    pub walk: Option<Walk>,
+    /// Walks made.
+    pub scans: u64,
+    /// How often the ledger was corrected by a walk after records were lost.
+    pub resyncs: u64,
+    /// Records that were read from the rings.
+    pub records: u64,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// Internet sockets from outside the audit that the command inherited.
+    pub inherited: Vec<ForeignSocket>,
+    /// Where the programs were attached as the audit ended.
+    pub attachments: Vec<Attachment>,
+    /// Runs of the programs that the kernel skipped.
+    pub missed_runs: u64,
+    /// The stacks that opened the sockets of the findings, by [`Finding::id`](crate::verdict::Finding::id), the innermost call first.
+    pub stacks: HashMap<u64, Arc<[Call]>>,
+    /// What else went wrong, as whole sentences.
+    pub failures: Vec<String>,
+}
+
+impl AuditLog {
+    /// Whether the last walk met exactly the sockets that must be open by the kernel's counters and
+    /// by the ledger.
+    #[must_use]
+    pub fn agrees(&self) -> bool {
+        self.walk.as_ref().is_some_and(|walk| {
+            walk.only_in_kernel == 0
+                && walk.only_in_ledger == 0
+                && self.counters.open() == i128::from(walk.open)
+        })
+    }
+}
