@@ -14,10 +14,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioIo;
-use tunnel::agent::policy::Policy;
-use tunnel::scope::{self, Scope};
-use tunnel::socket::{Listener, NOBODY, Role};
-use tunnel::token::Token;
+use tunnel::io::scope;
+use tunnel::io::scope::Scope;
+use tunnel::io::socket::{Listener, NOBODY, Role};
+use tunnel::io::token::Token;
+use tunnel::policy::Policy;
 use tunnel::{Agent, Connector, Server, agent, server};
 
 #[tokio::main]

@@ -23,9 +23,10 @@ use axum::http::{Request, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use hyper_util::client::legacy::Client;
-use tunnel::scope::{self, Scope};
-use tunnel::socket::{Listener, NOBODY, Role, Socket};
-use tunnel::token::Token;
+use tunnel::io::scope;
+use tunnel::io::scope::Scope;
+use tunnel::io::socket::{Listener, NOBODY, Role, Socket};
+use tunnel::io::token::Token;
 use tunnel::{Connector, Server, server};
 
 /// How many agents' clients are kept. An agent's name comes from the caller, so there must be a bound.
@@ -134,8 +135,8 @@ impl axum::serve::Listener for Door {
         let socket = self.0.accept().await;
         socket.bind(Role::Pool, NOBODY, "a caller of the control plane");
         let peer = match socket.peer() {
-            tunnel::socket::Peer::Inet(address) => address,
-            tunnel::socket::Peer::Unix => self.0.address(),
+            tunnel::io::socket::Peer::Inet(address) => address,
+            tunnel::io::socket::Peer::Unix => self.0.address(),
         };
         (socket, peer)
     }

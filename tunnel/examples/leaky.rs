@@ -26,13 +26,15 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tunnel::admin::{self, Admin};
+use tunnel::admin;
+use tunnel::admin::Admin;
+use tunnel::io::scope;
+use tunnel::io::scope::Scope;
+use tunnel::io::socket::{Listener, Mark, NOBODY, Owner, Role, Socket};
 use tunnel::metrics::{Compat, Metrics, SessionMetrics, StreamMetrics};
 use tunnel::mux::Ending;
-use tunnel::scope::{self, Scope};
-use tunnel::session::Party;
-use tunnel::socket::{Listener, Mark, NOBODY, Owner, Role, Socket};
 use tunnel::target::Target;
+use tunnel::wire::handshake::Party;
 
 /// A proxy that forgets one upstream socket in N.
 #[derive(Parser)]
@@ -135,7 +137,7 @@ async fn dial(target: &Target, owner: Owner) -> anyhow::Result<Socket> {
     let Target::Tcp(endpoint) = target else {
         anyhow::bail!("this proxy dials TCP only");
     };
-    let addresses = tunnel::socket::resolve(endpoint).await?;
+    let addresses = tunnel::io::socket::resolve(endpoint).await?;
     let address = addresses.first().context("no address")?;
     Ok(Socket::dial(*address, Role::Stream, owner, &format!("target {target}")).await?)
 }

@@ -13,11 +13,10 @@
 //! [`Config::public`] says otherwise; and it answers only who asks for it by an address, `localhost` or one of
 //! [`Config::hosts`], so that no web page can have a browser ask on its behalf under a name of its own (DNS rebinding).
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use tokio::sync::Semaphore;
 
@@ -26,12 +25,11 @@ mod host;
 mod page;
 mod view;
 
-pub(crate) use view::Shown;
-
+pub(crate) use crate::admin::view::Shown;
 use crate::agent::Agent;
+use crate::io::scope;
+use crate::io::socket::{Listener, NOBODY, Role};
 use crate::metrics::Metrics;
-use crate::scope;
-use crate::socket::{Listener, NOBODY, Role};
 
 /// What an admin port needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,43 +12,34 @@ use tokio_tungstenite::tungstenite::http::HeaderName;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-mod admin;
-pub mod backoff;
-mod connect;
 mod dial;
-mod join;
-mod keyring;
-mod network;
-pub mod policy;
-pub mod proxy;
-mod race;
-mod upkeep;
+mod inspect;
 
-pub use connect::{ServerUrl, ServerUrlError};
-pub use join::{Join, JoinError};
+use tunnel_proto::mux;
+use tunnel_proto::mux::Reason;
+use tunnel_proto::policy::Policy;
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::frame::Side;
+use tunnel_proto::wire::handshake::{LINKS_MAX, LinkId, Party};
+use tunnel_proto::wire::{Dialect, handshake};
 
-pub(crate) use connect::{ConnectError, Uplink};
-use dial::{Dialed, dial};
-pub(crate) use keyring::Keyring;
-use policy::Policy;
-use proxy::Proxy;
-pub(crate) use upkeep::{Upkeep, keep_up};
-
-use crate::chance;
-use crate::clock::Clock;
-use crate::dialect::Dialect;
-use crate::flow;
-use crate::link::{self, Link, LinkError};
+use crate::agent::dial::{Dialed, dial};
+use crate::io::clock::Clock;
+use crate::io::scope::Scope;
+use crate::io::socket::{DatagramSocket, Owner, Role};
+use crate::io::tls::Carrier;
+use crate::io::token::Token;
+use crate::io::{random, scope, tls};
 use crate::metrics::{Metrics, SessionMetrics, Timeout};
-use crate::mux::{self, Reason, Side, legacy};
-use crate::scope::{self, Scope};
-use crate::server::handshake::{self, LINKS_MAX, LinkId};
-use crate::session::{Core, Incoming, Party, Session, Stream};
-use crate::socket::{DatagramSocket, Owner, Role};
-use crate::splice::{self, splice};
-use crate::target::Target;
-use crate::tls::{self, Carrier};
-use crate::token::Token;
+use crate::relay::splice::splice;
+use crate::relay::{datagrams, splice};
+use crate::session::link::{Link, LinkError};
+use crate::session::{Core, Incoming, Session, Stream, link};
+use crate::uplink::ServerUrl;
+use crate::uplink::dial::{ConnectError, Uplink};
+use crate::uplink::keyring::Keyring;
+use crate::uplink::proxy::Proxy;
+use crate::uplink::reconnect::{Upkeep, keep_up};
 
 /// What an agent needs to know.
 #[derive(Clone, Debug)]
@@ -82,15 +73,15 @@ pub struct Config {
     /// The request header that carries the secret instead of `Authorization: Bearer`.
     pub token_header: Option<HeaderName>,
     /// Bounds of the session.
-    pub mux: mux::Config,
+    pub mux: mux::native::Config,
     /// Bounds of the session in remotedialer's dialect.
-    pub legacy: legacy::Config,
+    pub remotedialer_mux: mux::remotedialer::Config,
     /// Bounds of the link.
     pub link: link::Config,
     /// Bounds of each splice.
     pub splice: splice::Config,
     /// Bounds of each UDP flow.
-    pub flow: flow::Config,
+    pub datagrams: datagrams::Config,
 }
 
 impl Config {
@@ -111,11 +102,11 @@ impl Config {
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             dialect: Dialect::Native,
             token_header: None,
-            mux: mux::Config::default(),
-            legacy: legacy::Config::default(),
+            mux: mux::native::Config::default(),
+            remotedialer_mux: mux::remotedialer::Config::default(),
             link: link::Config::default(),
             splice: splice::Config::default(),
-            flow: flow::Config::default(),
+            datagrams: datagrams::Config::default(),
         }
     }
 }
@@ -168,7 +159,7 @@ impl Agent {
             keyring,
             clock: Clock::start(),
             metrics,
-            instance: chance::number(),
+            instance: random::number(),
             over: scope.cancelled().child_token(),
             sessions: watch::Sender::default(),
         });
@@ -342,7 +333,7 @@ async fn serve(
         Dialect::Native => Core::native(Side::Agent, shared.config.mux, now),
         Dialect::Remotedialer => {
             let key = format!("{}/{id}", shared.config.name);
-            Core::remotedialer(Side::Agent, &key, shared.config.legacy, now)
+            Core::remotedialer(Side::Agent, &key, shared.config.remotedialer_mux, now)
         }
     };
     let session = Session::new(id, core, shared.clock, carrier, metrics);
@@ -438,18 +429,18 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
 /// Carries the datagrams of a flow. When it is over, so is the stream, and then the socket goes.
 async fn serve_flow(shared: &Shared, socket: DatagramSocket, stream: Stream) {
     let metrics = shared.metrics.as_deref();
-    let (inlet, outlet) = flow::queue(shared.config.flow.queue);
+    let (inlet, outlet) = datagrams::queue(shared.config.datagrams.queue);
     let receive = async {
         let mut buffer = BytesMut::new();
         while let Ok(datagram) = socket.receive(&mut buffer).await {
             if let Err(dropped) = inlet.offer(datagram) {
-                flow::count(metrics, dropped);
+                datagrams::count(metrics, dropped);
             }
         }
     };
     // The server knows when a flow is idle.
     let send = |datagram: &[u8]| socket.send(datagram);
-    let carry = flow::carry(stream, outlet, send, None, metrics);
+    let carry = datagrams::carry(stream, outlet, send, None, metrics);
     tokio::select! {
         _ = carry => {}
         () = receive => {}

@@ -1,10 +1,15 @@
 //! A reverse tunnel over one WebSocket whose every socket the kernel can vouch for.
 //!
-//! The core ([`mux`], [`dialect`], [`datagram`], [`target`]) decides: it has no socket, no task, no clock and no `unsafe`. The shell around
-//! it does: [`link`] drives one WebSocket, [`splice`] joins a stream to a socket, [`flow`] to datagrams, [`socket`] is the one door through
-//! which every socket is made and annotated, [`scope`] owns every task. [`server`] and [`agent`] are the two ends.
+//! The core (crate `tunnel-proto`, re-exported here) decides: it has no socket, no task, no clock and
+//! no `unsafe`. The shell around it does, in layers that import downwards only:
 //!
-//! Without the feature `runtime` only the core is built.
+//! | layer | what it owns |
+//! |---|---|
+//! | [`server`], [`agent`], [`admin`] | the two ends, and the port that shows what they do |
+//! | `uplink`, [`relay`] | how a link to a server is made and kept; how streams are joined to sockets |
+//! | [`session`] | the streams of one link |
+//! | [`metrics`] | what is counted |
+//! | [`io`] | sockets, TLS, tasks, files, time: the only code that touches the system |
 //!
 //! # In a program of one's own
 //!
@@ -14,7 +19,7 @@
 //!
 //! ```no_run
 //! use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-//! use tunnel::{Server, server, token::Token};
+//! use tunnel::{Server, server, io::token::Token};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let token = Token::new(&std::env::var("TUNNEL_TOKEN")?, "TUNNEL_TOKEN")?;
@@ -32,47 +37,17 @@
 //! # }
 //! ```
 
-pub mod datagram;
-pub mod dialect;
-pub mod mux;
-pub mod target;
-
-#[cfg(feature = "runtime")]
 pub mod admin;
-#[cfg(feature = "runtime")]
 pub mod agent;
-#[cfg(feature = "runtime")]
-mod chance;
-#[cfg(feature = "runtime")]
-pub mod clock;
-#[cfg(feature = "runtime")]
-pub mod flow;
-#[cfg(feature = "runtime")]
-pub mod link;
-#[cfg(feature = "runtime")]
+pub mod io;
 pub mod metrics;
-#[cfg(feature = "runtime")]
-mod rate;
-#[cfg(feature = "runtime")]
-pub mod scope;
-#[cfg(feature = "runtime")]
+pub mod relay;
 pub mod server;
-#[cfg(feature = "runtime")]
 pub mod session;
-#[cfg(feature = "runtime")]
-pub mod socket;
-#[cfg(feature = "runtime")]
-pub mod splice;
-#[cfg(feature = "runtime")]
-mod throttle;
-#[cfg(feature = "runtime")]
-pub mod tls;
-#[cfg(feature = "runtime")]
-pub mod token;
+pub mod uplink;
 
-#[cfg(feature = "runtime")]
-pub use crate::{
-    agent::Agent,
-    server::{Connector, DialError, Dialer, Server},
-    session::Stream,
-};
+pub use tunnel_proto::{Time, credentials, listen, mux, policy, target, wire};
+
+pub use crate::agent::Agent;
+pub use crate::server::{Connector, DialError, Dialer, Server};
+pub use crate::session::Stream;

@@ -13,13 +13,14 @@ mod remotedialer;
 #[cfg(test)]
 mod rules;
 
-use crate::flow::Dropped;
-use crate::mux::{By, Ending, Reason};
-use crate::session::Party;
-use crate::target::Target;
-use crate::tls;
-use lifetimes::Lifetimes;
-use remotedialer::{Added, ClientBytes, PeerCounters};
+use tunnel_proto::mux::{By, Ending, Reason};
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::handshake::Party;
+
+use crate::io::tls;
+use crate::metrics::lifetimes::Lifetimes;
+use crate::metrics::remotedialer::{Added, ClientBytes, PeerCounters};
+use crate::relay::datagrams::Dropped;
 
 /// Whose names and labels the counters have besides our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,154 +2,51 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-pub mod access;
-mod admission;
-mod connect;
+pub(crate) mod agents;
+pub mod auth;
+pub mod config;
 mod dialer;
-mod exchange;
-mod flows;
-pub mod forward;
 mod front;
-pub mod handshake;
-mod ingress;
+mod inspect;
 pub mod limits;
-mod links;
-pub mod listen;
 mod open;
 pub mod peer;
-pub mod port;
 mod ports;
-mod registry;
-mod relay;
-mod request;
-pub mod roster;
-mod socks5;
-mod subject;
+mod shared;
 mod visitor;
 
-pub use admission::{INVITATIONS_MAX, InviteError};
-pub use dialer::{
+pub use tunnel_proto::listen::Listen;
+use tunnel_proto::mux::Reason;
+
+use crate::admin::{Admin, AdminError};
+use crate::io::clock::Clock;
+use crate::io::scope::Scope;
+use crate::io::socket::Listener;
+use crate::io::tls;
+use crate::io::token::Token;
+use crate::metrics::Metrics;
+use crate::relay::splice;
+use crate::server::agents::registry::Registry;
+use crate::server::auth::access::Access;
+use crate::server::auth::admission::Admission;
+pub use crate::server::auth::admission::{INVITATIONS_MAX, InviteError};
+use crate::server::auth::peers::Peers;
+pub use crate::server::config::port::{Port, PortsError};
+pub use crate::server::config::{Config, Forward};
+pub use crate::server::dialer::{
     ConnectError, Connecting, Connector, DialError, Dialer, POOL_IDLE_MAX, POOL_IDLE_TIMEOUT,
 };
-pub use forward::Forward;
-pub use limits::Limits;
-pub use listen::Listen;
-pub use port::{Port, PortsError};
-
-use access::Access;
-use admission::Admission;
-use handshake::Remotedialer;
-use limits::Quotas;
-use peer::Peers;
-use ports::Ports;
-use registry::Registry;
-
-use crate::admin::{self, Admin, AdminError};
-use crate::clock::Clock;
-use crate::flow;
-use crate::link;
-use crate::metrics::{Compat, Metrics};
-use crate::mux::{self, Reason, legacy};
-use crate::scope::Scope;
+pub use crate::server::limits::Limits;
+use crate::server::limits::Quotas;
+use crate::server::ports::Ports;
+use crate::server::shared::{Shared, TEARDOWN};
 use crate::session::Session;
-use crate::socket::Listener;
-use crate::splice;
-use crate::tls;
-use crate::token::Token;
-
-/// What a server needs to know.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where agents and HTTP visitors connect.
-    pub listen: SocketAddr,
-    /// TLS of that port; without it the port speaks plain HTTP.
-    pub tls: Option<tls::Server>,
-    /// How long a TLS handshake may take there.
-    pub tls_handshake_timeout: Duration,
-    /// Static forwards.
-    pub forwards: Vec<Forward>,
-    /// More public ports: SOCKS5 and HTTP CONNECT.
-    pub ports: Vec<Port>,
-    /// The admin port: counters, health, sessions.
-    pub admin: Option<admin::Config>,
-    /// Whose counters there are besides our own.
-    pub compat_metrics: Option<Compat>,
-    /// Which agents are let in, and what may be asked of them.
-    pub access: Access,
-    /// The file with the agents that joined by invitation; without it they are forgotten when the server ends.
-    pub roster: Option<PathBuf>,
-    /// Connections at once, of visitors, and of agents until their handshake is done; more wait in the kernel's backlog.
-    pub connections_max: usize,
-    /// Links of agents at once.
-    pub sessions_max: usize,
-    /// How much may be asked of each agent.
-    pub limits: Limits,
-    /// How long the head of a request may take, and how long a kept-alive connection may be silent.
-    pub header_timeout: Duration,
-    /// How long a target may take to begin its response.
-    pub response_timeout: Duration,
-    /// How long a visitor of the HTTP front that finished its side may wait for the rest of the response without a byte.
-    pub visitor_linger: Duration,
-    /// Whether and how clients of remotedialer's dialect are taken.
-    pub remotedialer: Option<Remotedialer>,
-    /// The other servers, if there are any.
-    pub peers: Option<Arc<Peers>>,
-    /// Bounds of each session.
-    pub mux: mux::Config,
-    /// Bounds of each session in remotedialer's dialect.
-    pub legacy: legacy::Config,
-    /// Bounds of each link.
-    pub link: link::Config,
-    /// Bounds of each splice.
-    pub splice: splice::Config,
-    /// Bounds of the flows of each UDP forward.
-    pub flow: flow::Config,
-}
-
-impl Config {
-    /// Returns the defaults around what has none.
-    #[must_use]
-    pub fn new(listen: SocketAddr, access: impl Into<Access>) -> Self {
-        Self {
-            listen,
-            tls: None,
-            tls_handshake_timeout: Duration::from_secs(10),
-            forwards: Vec::new(),
-            ports: Vec::new(),
-            admin: None,
-            compat_metrics: None,
-            access: access.into(),
-            roster: None,
-            connections_max: 16_384,
-            sessions_max: 4096,
-            limits: Limits::default(),
-            header_timeout: Duration::from_secs(30),
-            response_timeout: Duration::from_secs(60),
-            visitor_linger: Duration::from_millis(500),
-            remotedialer: None,
-            peers: None,
-            mux: mux::Config::default(),
-            legacy: legacy::Config::default(),
-            link: link::Config::default(),
-            splice: splice::Config::default(),
-            flow: flow::Config::default(),
-        }
-    }
-
-    /// Returns the forwards and the other ports, in this order.
-    #[must_use]
-    pub fn all_ports(&self) -> Vec<Port> {
-        let forwards = self.forwards.iter().cloned().map(Port::Forward);
-        forwards.chain(self.ports.iter().cloned()).collect()
-    }
-}
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -180,40 +77,6 @@ pub struct Server {
     front: SocketAddr,
     ports: Ports,
     admin: Option<SocketAddr>,
-}
-
-/// What all tasks of a server share.
-#[derive(Debug)]
-struct Shared {
-    config: Config,
-    clock: Clock,
-    admission: Admission,
-    registry: Registry,
-    quotas: Quotas,
-    metrics: Arc<Metrics>,
-    /// What new connections of the front shake hands with.
-    tls: Option<watch::Sender<tls::Server>>,
-    connections: Arc<Semaphore>,
-    draining: CancellationToken,
-}
-
-impl Shared {
-    /// Waits until one more connection may come.
-    async fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        let connections = Arc::clone(&self.connections);
-        if connections.available_permits() == 0 {
-            self.metrics.limit_rejected("connections");
-        }
-        connections.acquire_owned().await.ok()
-    }
-
-    /// Counts the head of a request that was too long, or a first one that did not come in time: a visitor that was served before
-    /// was merely kept.
-    fn count_head(&self, error: &hyper::Error, asked_once: bool) {
-        if error.is_parse_too_large() || error.is_timeout() && !asked_once {
-            self.metrics.limit_rejected("header");
-        }
-    }
 }
 
 impl Server {
@@ -425,6 +288,3 @@ impl Server {
         self.admin_tasks.end(TEARDOWN).await;
     }
 }
-
-/// How long tasks may take to let go after everything they wait for has ended.
-const TEARDOWN: Duration = Duration::from_secs(2);

@@ -13,32 +13,24 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 mod core;
-mod snapshot;
+pub mod link;
+mod stats;
 mod stream;
+pub(crate) mod throttle;
 
-pub use core::Core;
-pub(crate) use core::MessageError;
-pub use snapshot::{Snapshot, StreamSnapshot};
-pub use stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
+use tunnel_proto::Time;
+use tunnel_proto::mux::{By, Ending, Event, OpenError, Reason, SessionError};
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::frame::StreamId;
 
-use crate::clock::Clock;
+use crate::io::clock::Clock;
+use crate::io::socket::{Mark, Owner};
 use crate::metrics::{SessionMetrics, StreamMetrics};
-use crate::mux::sparse;
-use crate::mux::{By, Ending, Event, OpenError, Reason, SessionError, StreamId, Time};
-use crate::socket::{Mark, Owner};
-use crate::target::Target;
-use crate::throttle::Throttle;
-
-/// Who is at the other end of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Party {
-    /// An agent that dialed us.
-    Agent,
-    /// A server that dialed us.
-    Peer,
-    /// A server that we dialed, as its agent or as its peer.
-    Server,
-}
+pub use crate::session::core::Core;
+pub(crate) use crate::session::core::MessageError;
+pub use crate::session::stats::{Snapshot, StreamSnapshot};
+pub use crate::session::stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
+use crate::session::throttle::Throttle;
 
 /// A handle to one session. Cloning it is cheap; the session ends with its link and not with its handles.
 #[derive(Clone)]
@@ -220,7 +212,7 @@ impl Session {
     pub async fn accept(&self) -> Option<Incoming> {
         std::future::poll_fn(|cx| {
             let mut state = self.shared.lock();
-            if let Some((id, target)) = sparse::pop(&mut state.incoming) {
+            if let Some((id, target)) = tunnel_proto::shrink::pop(&mut state.incoming) {
                 drop(state);
                 let stream = Stream::new(Arc::clone(&self.shared), id);
                 return Poll::Ready(Some(Incoming::new(stream, target)));
@@ -482,6 +474,6 @@ impl Shared {
         state.mux.release(stream);
         self.settle(&mut state);
         state.slots.remove(&stream);
-        sparse::give_back(&mut state.slots);
+        tunnel_proto::shrink::give_back(&mut state.slots);
     }
 }

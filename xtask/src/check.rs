@@ -27,6 +27,8 @@ enum Check {
     Imports,
     /// cargo-deny: licences, sources, and crates that are not wanted.
     Dependencies,
+    /// The pure cores depend on nothing that does I/O.
+    Cores,
     /// clippy over the workspace.
     Lints,
     /// rustdoc over the workspace, private items included.
@@ -34,10 +36,11 @@ enum Check {
 }
 
 impl Check {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Format,
         Self::Imports,
         Self::Dependencies,
+        Self::Cores,
         Self::Lints,
         Self::Docs,
     ];
@@ -47,6 +50,7 @@ impl Check {
             Self::Format => done(cargo().args(["fmt", "--all", "--check"])),
             Self::Imports => imports::run().map(|()| Outcome::Done),
             Self::Dependencies => dependencies(),
+            Self::Cores => cores(),
             Self::Lints => lints(),
             Self::Docs => docs(),
         }
@@ -94,8 +98,31 @@ fn dependencies() -> Result<Outcome> {
 
 fn lints() -> Result<Outcome> {
     clippy(&["--workspace", "--all-targets"])?;
-    // The cores compile without tokio, a clock or a socket: their features bring nothing else.
-    clippy(&["--package", "tunnel", "--lib", "--no-default-features"])?;
+    Ok(Outcome::Done)
+}
+
+/// The crates that decide, and what none of them may come to depend on.
+const CORES: [&str; 2] = ["tunnel-proto", "tracer-core"];
+const SHELLS: [&str; 5] = ["aya", "mio", "rustix", "socket2", "tokio"];
+
+fn cores() -> Result<Outcome> {
+    for core in CORES {
+        let tree = shell::read(
+            cargo()
+                .args(["tree", "--locked", "--edges", "normal", "--prefix", "none"])
+                .args(["--package", core]),
+        )?;
+        let name = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+        if let Some(shell) = tree
+            .lines()
+            .map(name)
+            .find(|it| SHELLS.contains(&it.as_str()))
+        {
+            bail!(
+                "{core} is a pure core and depends on {shell}; see `cargo tree -p {core} -i {shell}`"
+            );
+        }
+    }
     Ok(Outcome::Done)
 }
 

@@ -11,9 +11,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::view::{Sessions, Streams};
-use super::{Admin, Shared, host, page};
-use crate::socket::Socket;
+use crate::admin::view::{Sessions, Streams};
+use crate::admin::{Admin, Shared, host, page};
+use crate::io::socket::Socket;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -123,7 +123,7 @@ impl Admin {
     }
 
     /// Returns all sessions with at most `streams_max` streams in all.
-    pub(super) fn shown(&self, streams_max: usize) -> Vec<super::Shown> {
+    pub(super) fn shown(&self, streams_max: usize) -> Vec<crate::admin::Shown> {
         let mut left = streams_max;
         let mut all = Vec::new();
         for subject in &self.subjects {

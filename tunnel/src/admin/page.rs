@@ -2,8 +2,8 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::Admin;
-use super::view::{Session, Sessions, Shown, Stream, Streams};
+use crate::admin::Admin;
+use crate::admin::view::{Session, Sessions, Shown, Stream, Streams};
 
 /// Rows of the table of sessions.
 const SESSIONS_MAX: usize = 200;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tunnel_proto::wire::handshake::Party;
+use tunnel_proto::wire::{Dialect, native};
 
-use crate::dialect::{Dialect, native};
-use crate::session::{Party, Snapshot};
+use crate::session::Snapshot;
 
 /// A session, and who is at its other end.
 #[derive(Clone, Debug)]

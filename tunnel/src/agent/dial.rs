@@ -1,22 +1,23 @@
 //! Makes the connection to a target: resolve, check, dial, all within one deadline.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
+use std::{fmt, io};
 
-use super::policy::{Policy, Transport};
-use super::race::race;
-use crate::mux::Reason;
-use crate::socket::{self, DatagramSocket, Owner, Peer, Role, Socket, SocketFile};
-use crate::target::{Endpoint, SocketPath, Target};
+use tunnel_proto::mux::Reason;
+use tunnel_proto::policy::{Policy, Transport};
+use tunnel_proto::target::{Endpoint, SocketPath, Target};
+
+use crate::io::race::race;
+use crate::io::socket;
+use crate::io::socket::{DatagramSocket, Owner, Peer, Role, Socket, SocketFile};
 
 #[cfg(test)]
 mod tests;
 
 /// What was dialed.
-pub(super) enum Dialed {
+pub(crate) enum Dialed {
     Stream(Socket),
     Datagrams(DatagramSocket),
 }
@@ -26,7 +27,7 @@ pub(super) enum Dialed {
 /// # Errors
 ///
 /// The reason that the opener is told.
-pub(super) async fn dial(
+pub(crate) async fn dial(
     target: &Target,
     owner: Owner,
     policy: &Policy,

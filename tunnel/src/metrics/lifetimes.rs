@@ -8,9 +8,9 @@ use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
 };
+use tunnel_proto::mux::{Ending, Reason};
 
-use super::counters;
-use crate::mux::{Ending, Reason};
+use crate::metrics::counters;
 
 /// How an orderly end is counted.
 const FINISHED: &str = "finished";

@@ -8,9 +8,9 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
+use tunnel_proto::target::Target;
 
-use super::{Transmitted, counters};
-use crate::target::Target;
+use crate::metrics::{Transmitted, counters};
 
 /// So many values `clientkey` takes besides [`OTHER`].
 const CLIENTS_MAX: usize = 200;
@@ -198,11 +198,11 @@ impl<T: Eq + Hash> Capped<T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::metrics::{Compat, Metrics, Transmitted};
-    use crate::session::Party;
-    use crate::target::Target;
+    use tunnel_proto::target::Target;
+    use tunnel_proto::wire::handshake::Party;
 
     use super::*;
+    use crate::metrics::{Compat, Metrics, Transmitted};
 
     fn lines(text: &str, name: &str) -> Vec<String> {
         let prefix = format!("session_server_total_{name}{{");

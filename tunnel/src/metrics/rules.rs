@@ -2,7 +2,7 @@
 
 use prometheus::proto::{MetricFamily, MetricType};
 
-use super::*;
+use crate::metrics::*;
 
 fn families(compat: Option<Compat>) -> Vec<MetricFamily> {
     Metrics::new(compat).unwrap().registry.gather()

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 mod connector;
 
-pub use connector::{ConnectError, Connecting, Connector, POOL_IDLE_MAX, POOL_IDLE_TIMEOUT};
+use tunnel_proto::mux::{OpenError, Reason};
+use tunnel_proto::target::{Target, TargetError};
 
-use super::Shared;
-use super::open::{Door, OpenRefused, Visit};
-use crate::mux::{OpenError, Reason};
+pub use crate::server::dialer::connector::{
+    ConnectError, Connecting, Connector, POOL_IDLE_MAX, POOL_IDLE_TIMEOUT,
+};
+use crate::server::open::{Door, OpenRefused, Visit};
+use crate::server::shared::Shared;
 use crate::session::Stream;
-use crate::target::{Target, TargetError};
 
 /// Dials through one agent of a server. Cloning it is cheap.
 ///
@@ -49,7 +51,7 @@ pub enum DialError {
         /// What it was to dial.
         target: Target,
     },
-    /// [`Limits::opens_per_second`](super::Limits::opens_per_second) are asked of the agent already.
+    /// [`Limits::opens_per_second`](crate::server::Limits::opens_per_second) are asked of the agent already.
     #[error("more streams a second are asked of agent {0} than may be; try again in a moment")]
     TooOften(String),
     /// The agent is connected, and its session takes no stream.
@@ -93,7 +95,7 @@ impl DialError {
 }
 
 impl Dialer {
-    pub(super) fn new(shared: Arc<Shared>, agent: &str) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, agent: &str) -> Self {
         let agent = Arc::from(agent);
         Self { shared, agent }
     }
@@ -111,11 +113,11 @@ impl Dialer {
     }
 
     /// Has the agent connect to `target`, a [`Target`] or a text as `tcp/HOST:PORT`, and waits for its answer, at most for
-    /// [`Config::open_timeout`](crate::mux::Config::open_timeout). The agent's policy decides what it dials. Dropping the future gives up.
+    /// [`Config::open_timeout`](tunnel_proto::mux::native::Config::open_timeout). The agent's policy decides what it dials. Dropping the future gives up.
     ///
     /// remotedialer's dialect has no answer: over it, and over peers, a dial succeeds at once, and a refusal is the first error of the stream.
     ///
-    /// A stream to a `udp` target carries datagrams as [`crate::datagram`] says.
+    /// A stream to a `udp` target carries datagrams as [`tunnel_proto::wire::datagram`] says.
     ///
     /// # Errors
     ///

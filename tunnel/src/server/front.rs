@@ -1,5 +1,8 @@
 //! The HTTP front: `/connect` for agents, `/client/{agent}/{scheme}/{host[:port]}/{path}` for visitors.
 
+pub(crate) mod exchange;
+pub(crate) mod request;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,32 +16,32 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
+use tunnel_proto::mux::OpenError;
+use tunnel_proto::wire::Dialect;
+use tunnel_proto::wire::handshake::{OWN_TOKEN_HEADER, Party, SESSION_HEADER};
+use tunnel_proto::wire::native::SUBPROTOCOL;
 
-use super::Shared;
-use super::access::Credential;
-use super::admission::{Entrance, RedeemError};
-use super::exchange::{Exchange, ExchangeBody, carry};
-use super::handshake::{self, Accepted, Doors, OWN_TOKEN_HEADER, SESSION_HEADER};
-use super::ingress::{Caller, serve_caller};
-use super::open::{Door, OpenRefused, Visit};
-use super::request::{Address, Failure, rewrite, strip_hop_by_hop};
-use super::visitor::{Serving, VisitorIo};
-use crate::chance;
-use crate::dialect::Dialect;
-use crate::dialect::native::SUBPROTOCOL;
-use crate::mux::OpenError;
-use crate::scope;
-use crate::session::Party;
-use crate::socket::{Listener, NOBODY, Role, Socket};
-use crate::tls::{self, Carrier, Identity};
-use crate::token::Digest;
+use crate::io::socket::{Listener, NOBODY, Role, Socket};
+use crate::io::tls::{Carrier, Identity};
+use crate::io::token::Digest;
+use crate::io::{random, scope, tls};
+use crate::server::agents::ingress::{Caller, serve_caller};
+use crate::server::auth::access::Credential;
+use crate::server::auth::admission::{Entrance, RedeemError};
+use crate::server::auth::handshake;
+use crate::server::auth::handshake::{Accepted, Doors};
+use crate::server::front::exchange::{Exchange, ExchangeBody, carry};
+use crate::server::front::request::{Address, rewrite, strip_hop_by_hop};
+use crate::server::open::{Door, Failure, OpenRefused, Visit};
+use crate::server::shared::Shared;
+use crate::server::visitor::{Serving, VisitorIo};
 
 /// The longest head of a request in bytes.
-pub(super) const HEAD_MAX: usize = 64 * 1024;
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
 type FrontBody = Either<ExchangeBody, Full<Bytes>>;
 
-pub(super) async fn serve(
+pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: Listener,
     visitors: scope::Handle,
@@ -228,7 +231,7 @@ async fn connect(
             }
         },
     };
-    let id = chance::session_id();
+    let id = random::session_id();
     let mut response = say(StatusCode::SWITCHING_PROTOCOLS, "");
     *response.body_mut() = Either::Right(Full::default());
     let headers = response.headers_mut();

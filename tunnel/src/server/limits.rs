@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::Shared;
-use crate::clock::Clock;
-use crate::mux::Time;
-use crate::rate::Bucket;
-use crate::throttle::Throttle;
+use tunnel_proto::Time;
+use tunnel_proto::token_bucket::Bucket;
+
+use crate::io::clock::Clock;
+use crate::session::throttle::Throttle;
 
 /// How much may be asked of an agent. All its links count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Default for Limits {
 
 /// What is left of an agent's limits.
 #[derive(Debug)]
-pub(super) struct Quota {
+pub(crate) struct Quota {
     opens: Option<Mutex<Bucket>>,
     throttle: Option<Arc<Throttle>>,
 }
@@ -51,7 +51,7 @@ impl Quota {
     }
 
     /// Returns what slows its streams down.
-    pub(super) const fn throttle(&self) -> Option<&Arc<Throttle>> {
+    pub(crate) const fn throttle(&self) -> Option<&Arc<Throttle>> {
         self.throttle.as_ref()
     }
 
@@ -66,37 +66,36 @@ impl Quota {
 
 /// The quotas of the agents that are here, each held by its sessions.
 #[derive(Debug, Default)]
-pub(super) struct Quotas {
+pub(crate) struct Quotas {
     agents: Mutex<HashMap<String, Weak<Quota>>>,
 }
 
-impl Shared {
-    /// Returns the limits of an agent: the one place that knows them.
-    fn limits(&self, agent: &str) -> Limits {
-        let own = self.admission.access().limits(agent);
-        own.unwrap_or(self.config.limits)
-    }
-
-    /// Returns the quota that a session of an agent shares with its other sessions, and holds as long as it lives.
-    pub(super) fn quota(&self, agent: &str) -> Arc<Quota> {
-        let agents = &self.quotas.agents;
-        let mut agents = agents.lock().unwrap_or_else(PoisonError::into_inner);
+impl Quotas {
+    /// Returns the quota that a session of an agent shares with its other sessions, and holds as long as
+    /// it lives. `limits` is asked when none of them is here.
+    pub(crate) fn quota(
+        &self,
+        agent: &str,
+        clock: Clock,
+        limits: impl FnOnce() -> Limits,
+    ) -> Arc<Quota> {
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(quota) = agents.get(agent).and_then(Weak::upgrade) {
             return quota;
         }
         agents.retain(|_, quota| quota.strong_count() > 0);
-        let quota = Arc::new(Quota::new(self.limits(agent), self.clock));
+        let quota = Arc::new(Quota::new(limits(), clock));
         agents.insert(agent.to_owned(), Arc::downgrade(&quota));
         quota
     }
 
-    /// Whether one more stream of an agent may be opened now. One that is at a peer has its quota there.
-    pub(super) fn takes_open(&self, agent: &str) -> bool {
-        let agents = &self.quotas.agents;
+    /// Whether one more stream of an agent may be opened now. An agent that is at a peer has its quota
+    /// there.
+    pub(crate) fn takes_open(&self, agent: &str, now: Time) -> bool {
         let quota = {
-            let agents = agents.lock().unwrap_or_else(PoisonError::into_inner);
+            let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
             agents.get(agent).and_then(Weak::upgrade)
         };
-        quota.is_none_or(|quota| quota.takes_open(self.clock.now()))
+        quota.is_none_or(|quota| quota.takes_open(now))
     }
 }

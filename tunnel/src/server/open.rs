@@ -3,18 +3,20 @@
 use std::fmt;
 
 use hyper::StatusCode;
+use tunnel_proto::listen::Listen;
+use tunnel_proto::mux::{OpenError, Reason};
+use tunnel_proto::target::Target;
 
-use super::Shared;
-use super::listen::Listen;
-use super::registry::Route;
-use super::request::Failure;
-use crate::mux::{OpenError, Reason};
+use crate::server::agents::registry::Route;
+use crate::server::shared::Shared;
 use crate::session::{Opening, Stream};
-use crate::target::Target;
+
+/// What a visitor gets instead of the target's response.
+pub(crate) type Failure = (StatusCode, String);
 
 /// Where a visitor came in.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Door<'a> {
+pub(crate) enum Door<'a> {
     /// A public port of its own.
     Port {
         /// `forward`, `socks5` or `connect`.
@@ -43,15 +45,15 @@ impl fmt::Display for Door<'_> {
 
 /// What a visitor asks for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Visit<'a> {
-    pub(super) door: Door<'a>,
-    pub(super) agent: &'a str,
-    pub(super) target: &'a Target,
+pub(crate) struct Visit<'a> {
+    pub(crate) door: Door<'a>,
+    pub(crate) agent: &'a str,
+    pub(crate) target: &'a Target,
 }
 
 /// Why a visitor gets no stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum OpenRefused {
+pub(crate) enum OpenRefused {
     #[error("the agent is not connected")]
     NoAgent,
     #[error("the server grants the agent no right to it")]
@@ -64,7 +66,7 @@ pub(super) enum OpenRefused {
 
 impl OpenRefused {
     /// Returns the reason that a peer is told.
-    pub(super) const fn reason(self) -> Reason {
+    pub(crate) const fn reason(self) -> Reason {
         match self {
             Self::NoAgent | Self::Open(OpenError::SessionOver) => Reason::SessionOver,
             Self::NoRight => Reason::Denied,
@@ -76,7 +78,7 @@ impl OpenRefused {
     }
 
     /// Returns what a visitor who speaks HTTP is told.
-    pub(super) fn failure(self, agent: &str, target: &Target) -> Failure {
+    pub(crate) fn failure(self, agent: &str, target: &Target) -> Failure {
         match self {
             Self::NoAgent => {
                 let why = format!("agent {agent} is not connected");
@@ -144,7 +146,7 @@ impl Shared {
     /// # Errors
     ///
     /// [`OpenRefused`], which is counted.
-    pub(super) fn open(&self, visit: Visit<'_>) -> Result<(Route, Opening), OpenRefused> {
+    pub(crate) fn open(&self, visit: Visit<'_>) -> Result<(Route, Opening), OpenRefused> {
         let Visit {
             door,
             agent,
@@ -187,7 +189,7 @@ impl Shared {
     /// # Errors
     ///
     /// [`OpenRefused`], which is counted.
-    pub(super) async fn accepted(&self, opening: Opening) -> Result<Stream, OpenRefused> {
+    pub(crate) async fn accepted(&self, opening: Opening) -> Result<Stream, OpenRefused> {
         let owner = opening.owner();
         let opened = opening.accepted().await.map_err(OpenRefused::from);
         opened.inspect_err(|refused| {

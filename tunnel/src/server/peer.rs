@@ -2,116 +2,36 @@
 //!
 //! A stream from a peer goes to an own agent or nowhere, so it makes one hop at the most and loops are impossible.
 
-use std::collections::HashSet;
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::http::HeaderName;
 use tracing::Instrument as _;
+use tunnel_proto::mux::Reason;
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::frame::Side;
+use tunnel_proto::wire::handshake::{PEER_NAME_HEADER, PEER_TOKEN_HEADER, Party};
+use tunnel_proto::wire::{Dialect, handshake};
 
-use super::handshake::{self, PEER_NAME_HEADER, PEER_TOKEN_HEADER};
-use super::open::{Door, OpenRefused, Visit};
-use super::registry::{Entry, Full};
-use super::relay::relay;
-use super::{Shared, TEARDOWN};
-use crate::agent::{Keyring, ServerUrl, ServerUrlError, Upkeep, Uplink, keep_up};
-use crate::dialect::Dialect;
-use crate::link::{Link, LinkError};
+use crate::io::scope;
+use crate::io::scope::Scope;
+use crate::io::socket::{Owner, Role};
+use crate::io::tls::Carrier;
 use crate::metrics::PeerMetrics;
-use crate::mux::{Reason, Side};
-use crate::scope::{self, Scope};
-use crate::session::{Core, Incoming, Party, Session, Stream};
-use crate::socket::{Owner, Role};
-use crate::target::Target;
-use crate::tls::{self, Carrier};
-use crate::token::Token;
-
-/// What a server needs to know to have peers.
-#[derive(Clone, Debug)]
-pub struct Peers {
-    /// The name by which the peers know this server.
-    pub id: String,
-    /// The secret that all of them share. It must not be that of the agents.
-    pub token: Token,
-    /// The other servers.
-    pub table: Vec<Peer>,
-    /// Which of them are trusted, and who this server is to them, where they are reached by TLS.
-    pub tls: tls::Client,
-    /// Sessions of agents that are remembered of each peer.
-    pub clients_max: usize,
-    /// How long connecting to a peer and the handshake may take together.
-    pub connect_timeout: Duration,
-    /// The first and the longest wait between attempts to connect.
-    pub backoff: (Duration, Duration),
-}
-
-impl Peers {
-    /// Returns the defaults around what has none.
-    #[must_use]
-    pub fn new(id: String, token: Token, table: Vec<Peer>) -> Self {
-        Self {
-            id,
-            token,
-            table,
-            tls: tls::Client::default(),
-            clients_max: 16_384,
-            connect_timeout: Duration::from_secs(10),
-            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
-        }
-    }
-
-    /// Returns the names of all servers, this one included.
-    pub(super) fn names(&self) -> HashSet<String> {
-        let table = self.table.iter().map(|peer| &peer.id);
-        table.chain([&self.id]).cloned().collect()
-    }
-}
-
-/// One other server: `ID=URL`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its name.
-    pub id: String,
-    /// Its `wss://HOST:PORT/connect` or `ws://HOST:PORT/connect`.
-    pub url: ServerUrl,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.id, self.url)
-    }
-}
-
-/// Why a text is not a peer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PeerError {
-    /// It has not two parts, or the first is not a name.
-    #[error("{0:?} is not a peer: write ID=URL, as east=ws://10.0.0.2:8123/connect")]
-    Malformed(String),
-    /// The URL is wrong.
-    #[error(transparent)]
-    Url(#[from] ServerUrlError),
-}
-
-impl FromStr for Peer {
-    type Err = PeerError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            Some((id, url)) if handshake::is_name(id) => Ok(Self {
-                id: id.to_owned(),
-                url: url.parse()?,
-            }),
-            Some(_) | None => Err(PeerError::Malformed(text.to_owned())),
-        }
-    }
-}
+use crate::relay::streams::relay;
+use crate::server::agents::links::Entry;
+use crate::server::agents::registry::Full;
+use crate::server::auth::peers::{Peer, Peers};
+use crate::server::open::{Door, OpenRefused, Visit};
+use crate::server::shared::{Shared, TEARDOWN};
+use crate::session::link::{Link, LinkError};
+use crate::session::{Core, Incoming, Session, Stream};
+use crate::uplink::dial::Uplink;
+use crate::uplink::keyring::Keyring;
+use crate::uplink::reconnect::{Upkeep, keep_up};
 
 /// Keeps a link to one peer up until `links` end or the server drains.
-pub(super) async fn stay_connected(
+pub(crate) async fn stay_connected(
     shared: Arc<Shared>,
     peers: Arc<Peers>,
     peer: Peer,
@@ -168,7 +88,7 @@ impl Upkeep for ToPeer<'_> {
         let metrics = shared.metrics.session_began(self.id, Party::Server);
         let now = shared.clock.now();
         let name = format!("{}/{id}", self.id);
-        let core = Core::remotedialer(Side::Agent, &name, shared.config.legacy, now);
+        let core = Core::remotedialer(Side::Agent, &name, shared.config.remotedialer_mux, now);
         let carrier = websocket.get_ref().socket().mark();
         let session = Session::new(id, core, shared.clock, carrier, metrics);
         let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
@@ -254,6 +174,7 @@ fn parse(text: &[u8]) -> Option<(String, Target)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::auth::peers::PeerError;
 
     #[test]
     fn peers_read_back_as_written() {

@@ -1,19 +1,25 @@
 //! The public ports besides the front: each has a task of its own that listens, and they can change while the server runs.
 
+pub(crate) mod connect;
+pub(crate) mod flows;
+pub(crate) mod forward;
+pub(crate) mod socks5;
+
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tunnel_proto::listen::Listen;
 
-use super::listen::Listen;
-use super::port::{Port, PortsError, validate};
-use super::{Shared, TEARDOWN, connect, flows, forward, socks5};
-use crate::scope::{self, Scope};
-use crate::socket::{DatagramListener, Listener, Options, Socket, UnixListener};
+use crate::io::scope;
+use crate::io::scope::Scope;
+use crate::io::socket::{DatagramListener, Listener, Options, Socket, UnixListener};
+use crate::server::config::port::{Port, PortsError, validate};
+use crate::server::shared::{Shared, TEARDOWN};
 
 /// The ports that are listened on.
 #[derive(Debug)]
-pub(super) struct Ports {
+pub(crate) struct Ports {
     shared: Arc<Shared>,
     /// Owns the visitors that have no stream yet.
     visitors: scope::Handle,
@@ -79,7 +85,7 @@ enum Origin {
 }
 
 impl Ports {
-    pub(super) fn new(shared: Arc<Shared>, visitors: scope::Handle) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, visitors: scope::Handle) -> Self {
         Self {
             shared,
             visitors,
@@ -93,7 +99,7 @@ impl Ports {
     }
 
     /// Returns the ports in the order of the configuration, each with its real address.
-    pub(super) fn list(&self) -> Vec<(Arc<Port>, Listen)> {
+    pub(crate) fn list(&self) -> Vec<(Arc<Port>, Listen)> {
         let open = self.lock();
         let ports = open.iter();
         ports
@@ -107,7 +113,7 @@ impl Ports {
     /// # Errors
     ///
     /// [`PortsError`]: nothing was changed.
-    pub(super) async fn set(&self, wanted: Vec<Port>) -> Result<(), PortsError> {
+    pub(crate) async fn set(&self, wanted: Vec<Port>) -> Result<(), PortsError> {
         validate(&wanted)?;
         let _changing = self.changing.lock().await;
         let mut origins = Vec::new();
@@ -232,7 +238,7 @@ impl Ports {
     }
 
     /// Stops to listen.
-    pub(super) async fn end(&self) {
+    pub(crate) async fn end(&self) {
         let _changing = self.changing.lock().await;
         let open = std::mem::take(&mut *self.lock());
         for open in open {

@@ -11,12 +11,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::socket::{Mark, NOBODY, Owner, Peer, Role};
-use crate::tls::Carrier;
+use crate::io::socket::{Mark, NOBODY, Owner, Peer, Role};
+use crate::io::tls::Carrier;
 
 /// What the requests of one connection know of it. It does not keep the connection open.
 #[derive(Debug)]
-pub(super) struct Visitor {
+pub(crate) struct Visitor {
     mark: Mark,
     peer: Peer,
     serving: AtomicBool,
@@ -26,12 +26,12 @@ pub(super) struct Visitor {
 
 impl Visitor {
     /// Returns who the visitor is.
-    pub(super) const fn peer(&self) -> Peer {
+    pub(crate) const fn peer(&self) -> Peer {
         self.peer
     }
 
     /// A request has begun. Its end is the end of what is returned.
-    pub(super) fn begins(self: &Arc<Self>) -> Serving {
+    pub(crate) fn begins(self: &Arc<Self>) -> Serving {
         self.serving.store(true, Ordering::Release);
         Serving {
             visitor: Arc::clone(self),
@@ -39,25 +39,25 @@ impl Visitor {
     }
 
     /// The connection serves a stream from now on.
-    pub(super) fn serves(&self, owner: Owner, destination: &str) {
+    pub(crate) fn serves(&self, owner: Owner, destination: &str) {
         let label = format!("visitor {} -> {destination}", self.peer);
         self.mark.bind(Role::Stream, owner, &label);
     }
 
     /// The connection serves no stream: what is left of a response is on its way.
-    pub(super) fn pooled(&self) {
+    pub(crate) fn pooled(&self) {
         self.mark
             .bind(Role::Pool, NOBODY, &format!("visitor {}", self.peer));
     }
 
     /// The response cannot be completed: the connection must end, however little the visitor reads.
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.mark.reset_on_release();
         self.cut.cancel();
     }
 
     /// Returns the token that is cancelled when the connection must end.
-    pub(super) const fn must_end(&self) -> &CancellationToken {
+    pub(crate) const fn must_end(&self) -> &CancellationToken {
         &self.cut
     }
 
@@ -77,13 +77,13 @@ impl Visitor {
 }
 
 /// A request that is being served. When it goes, the connection returns to its pool.
-pub(super) struct Serving {
+pub(crate) struct Serving {
     visitor: Arc<Visitor>,
 }
 
 impl Serving {
     /// Returns the connection that is served.
-    pub(super) const fn visitor(&self) -> &Arc<Visitor> {
+    pub(crate) const fn visitor(&self) -> &Arc<Visitor> {
         &self.visitor
     }
 }
@@ -96,7 +96,7 @@ impl Drop for Serving {
 
 /// The connection as hyper sees it. hyper takes the end of the visitor's direction for the end of the visitor; this holds the
 /// end back for a moment while a response is due, since it may be one half of it only.
-pub(super) struct VisitorIo {
+pub(crate) struct VisitorIo {
     carrier: Carrier,
     visitor: Arc<Visitor>,
     linger: Duration,
@@ -105,7 +105,7 @@ pub(super) struct VisitorIo {
 
 impl VisitorIo {
     /// Takes a connection over. It belongs to the pool until a request is served.
-    pub(super) fn new(carrier: Carrier, linger: Duration) -> (Self, Arc<Visitor>) {
+    pub(crate) fn new(carrier: Carrier, linger: Duration) -> (Self, Arc<Visitor>) {
         let visitor = Arc::new(Visitor {
             mark: carrier.socket().mark(),
             peer: carrier.socket().peer(),
@@ -124,7 +124,7 @@ impl VisitorIo {
     }
 
     /// Gives the carrier to whom the connection was upgraded for.
-    pub(super) fn into_carrier(self) -> Carrier {
+    pub(crate) fn into_carrier(self) -> Carrier {
         self.carrier
     }
 

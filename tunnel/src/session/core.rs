@@ -3,25 +3,25 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-
-use crate::dialect::remotedialer::Body;
-use crate::dialect::{DecodeError, Dialect, native, remotedialer};
-use crate::metrics::Transmitted;
-use crate::mux::legacy::{self, Legacy};
-use crate::mux::{
-    self, Ending, Event, Frame, Glance, Mux, OpenError, ReadError, Reason, SessionError, Side,
-    StreamId, Time, WriteError,
+use tunnel_proto::mux::{
+    Ending, Event, Glance, OpenError, ReadError, Reason, SessionError, WriteError,
 };
+use tunnel_proto::wire::frame::{Frame, Side, StreamId};
+use tunnel_proto::wire::remotedialer::Body;
+use tunnel_proto::wire::{DecodeError, Dialect, native, remotedialer};
+use tunnel_proto::{Time, mux};
+
+use crate::metrics::Transmitted;
 
 /// What decides in a session.
 #[derive(Debug)]
 pub enum Core {
     /// Speaks `watertight.v1`.
-    Native(Box<Mux>),
+    Native(Box<mux::native::Mux>),
     /// Speaks remotedialer's dialect.
     Remotedialer {
         /// The core.
-        mux: Box<Legacy>,
+        mux: Box<mux::remotedialer::Mux>,
         /// Messages sent; the wire has a number for each, for logs.
         sent: i64,
     },
@@ -52,14 +52,19 @@ macro_rules! either {
 impl Core {
     /// Creates the core for `watertight.v1`.
     #[must_use]
-    pub fn native(side: Side, config: mux::Config, now: Time) -> Self {
-        Self::Native(Box::new(Mux::new(side, config, now)))
+    pub fn native(side: Side, config: mux::native::Config, now: Time) -> Self {
+        Self::Native(Box::new(mux::native::Mux::new(side, config, now)))
     }
 
     /// Creates the core for remotedialer's dialect; `name` is `clientKey/sessionKey`.
     #[must_use]
-    pub fn remotedialer(side: Side, name: &str, config: legacy::Config, now: Time) -> Self {
-        let mux = Box::new(Legacy::new(side, name, config, now));
+    pub fn remotedialer(
+        side: Side,
+        name: &str,
+        config: mux::remotedialer::Config,
+        now: Time,
+    ) -> Self {
+        let mux = Box::new(mux::remotedialer::Mux::new(side, name, config, now));
         Self::Remotedialer { mux, sent: 0 }
     }
 
@@ -243,7 +248,7 @@ impl Core {
         }
     }
 
-    /// Whether streams may carry [`crate::datagram`]s.
+    /// Whether streams may carry [`tunnel_proto::wire::datagram`]s.
     pub(super) const fn carries_datagrams(&self) -> bool {
         match self {
             Self::Native(_) => true,

@@ -1,25 +1,25 @@
 //! The handles of one stream.
 
-use std::fmt;
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::{fmt, io};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 mod pace;
 
-use pace::Pause;
+use tunnel_proto::mux::{By, Ending, OpenError, ReadError, Reason, WriteError};
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::frame::StreamId;
 
-use super::{Shared, register};
+use crate::io::socket::Owner;
 use crate::metrics::Timeout;
-use crate::mux::{By, Ending, OpenError, ReadError, Reason, StreamId, WriteError};
-use crate::socket::Owner;
-use crate::target::Target;
+use crate::session::stream::pace::Pause;
+use crate::session::{Shared, register};
 
 /// The one thing that all handles of a stream share. When it goes, the stream is released.
 struct Held {
@@ -150,7 +150,7 @@ impl Opening {
         self.stream.watch()
     }
 
-    /// Waits for the answer, at most for [`Config::open_timeout`](crate::mux::Config::open_timeout).
+    /// Waits for the answer, at most for [`Config::open_timeout`](tunnel_proto::mux::native::Config::open_timeout).
     ///
     /// # Errors
     ///
@@ -233,7 +233,7 @@ impl Incoming {
 ///
 /// One that [`Dialer::dial`](crate::Dialer::dial) gives behaves as a TCP connection does: `shutdown` finishes our half behind what was
 /// written and the other half goes on; dropped after that, it comes to its end by itself, at most for
-/// [`Config::parting`](crate::mux::Config::parting), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
+/// [`Config::parting`](tunnel_proto::mux::native::Config::parting), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
 /// remotedialer's dialect there is no half-close: a finish ends both halves.
 ///
 /// Of any other stream, reading its end does not report delivery, since the reader may still have to pass the bytes on; and what is dropped is

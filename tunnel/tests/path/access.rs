@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::agent::policy::Policy;
 use tunnel::agent::{Agent, Invited};
+use tunnel::io::token::{Digest, Token};
+use tunnel::policy::Policy;
 use tunnel::server::Server;
-use tunnel::server::access::{Access, Grant, Rights};
-use tunnel::token::{Digest, Token};
+use tunnel::server::auth::access::{Access, Grant, Rights};
 
 use crate::rig::{
     LONG, PROMPT, Rig, agent_config, drain, loopback, refused, server_config, until, within,

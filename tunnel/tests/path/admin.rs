@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::admin::{Admin, AdminError, Config};
 use tunnel::agent::Agent;
+use tunnel::io::scope::Scope;
 use tunnel::metrics::Metrics;
-use tunnel::scope::Scope;
-use tunnel::server::{self, Server, StartError};
+use tunnel::server;
+use tunnel::server::{Server, StartError};
 
 use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, round_trip, token, within};
 use crate::world::connect;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tunnel::agent::policy::Policy;
-use tunnel::dialect::Dialect;
-use tunnel::server::handshake::Remotedialer;
-use tunnel::server::port::Credentials;
+use tunnel::credentials::Credentials;
+use tunnel::policy::Policy;
+use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::server::{Config, Port};
+use tunnel::wire::Dialect;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, loopback, pattern, reset, round_trip, until, within};
 use crate::world::{BlackHole, connect, of_the_world};

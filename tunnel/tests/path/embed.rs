@@ -12,13 +12,13 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent::Agent;
-use tunnel::agent::policy::Policy;
-use tunnel::dialect::Dialect;
+use tunnel::io::scope::Scope;
 use tunnel::mux::Reason;
-use tunnel::scope::Scope;
-use tunnel::server::access::{Grant, Rights};
-use tunnel::server::handshake::Remotedialer;
+use tunnel::policy::Policy;
+use tunnel::server::auth::access::{Grant, Rights};
+use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::target::Target;
+use tunnel::wire::Dialect;
 use tunnel::{Connector, DialError, Dialer, Stream};
 
 use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, pattern, token, until, within};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::scope::Scope;
+use tunnel::io::scope::Scope;
+use tunnel::io::socket::Listener;
 use tunnel::server::Server;
-use tunnel::socket::Listener;
 
 use crate::rig::{LONG, Rig, loopback, within};
 use crate::world::connect;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tunnel::agent::policy::Policy;
+use tunnel::policy::Policy;
 use tunnel::target::Target;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, fill, pattern, refused, reset, until, within};

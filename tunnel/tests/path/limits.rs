@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent::Agent;
-use tunnel::dialect::Dialect;
 use tunnel::metrics::Metrics;
 use tunnel::server::Limits;
-use tunnel::server::handshake::Remotedialer;
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::wire::Dialect;
 
 use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, pattern, refused, reset, until, within};
 use crate::world::connect;

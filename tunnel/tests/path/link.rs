@@ -9,10 +9,12 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tunnel::dialect::native::{Decoder, encode};
-use tunnel::link;
-use tunnel::mux::{self, Frame, Reason, StreamId};
+use tunnel::mux;
+use tunnel::mux::Reason;
 use tunnel::server::Server;
+use tunnel::session::link;
+use tunnel::wire::frame::{Frame, StreamId};
+use tunnel::wire::native::{Decoder, encode};
 
 use crate::rig::{LONG, PROMPT, drain, loopback, server_config, until, within};
 use crate::world::{TcpListener, connect};
@@ -31,7 +33,7 @@ impl Script {
         Self::start_with(|_| {}).await
     }
 
-    async fn start_with(change: impl FnOnce(&mut mux::Config)) -> Self {
+    async fn start_with(change: impl FnOnce(&mut mux::native::Config)) -> Self {
         let target = TcpListener::bind(loopback()).await.unwrap();
         let mut config = server_config(target.local_addr().unwrap());
         change(&mut config.mux);

@@ -8,11 +8,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
-use tunnel::agent::{self, Agent};
-use tunnel::server;
+use tunnel::agent::Agent;
+use tunnel::{agent, server};
 
-use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, refused};
-use crate::rig::{sum, until, within};
+use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, refused, sum, until, within};
 use crate::world::{connect, of_the_world};
 
 /// Stands between an agent and its server; each connection can be cut or frozen.

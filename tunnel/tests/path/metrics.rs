@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::dialect::Dialect;
-use tunnel::server::handshake::Remotedialer;
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::wire::Dialect;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, left, refused, reset, sum, until, within};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UdpSocket, UnixStream};
-use tunnel::agent::policy::Policy;
-use tunnel::server::port::ProxyPort;
+use tunnel::policy::Policy;
+use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen, Port, PortsError, Server};
 use tunnel::target::Target;
 

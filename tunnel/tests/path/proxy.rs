@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tunnel::agent::policy::Policy;
-use tunnel::agent::proxy::Proxy;
-use tunnel::agent::{self, Agent};
+use tunnel::agent;
+use tunnel::agent::Agent;
 use tunnel::metrics::Metrics;
+use tunnel::policy::Policy;
+use tunnel::uplink::proxy::Proxy;
 
 use crate::rig::{PROMPT, Rig, connect_fails, loopback, round_trip, token, until, within};
 use crate::tls::Secured;

@@ -10,9 +10,9 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as WsMessage;
-use tunnel::dialect::Dialect;
-use tunnel::dialect::remotedialer::{Body, Message, decode, encode};
-use tunnel::server::handshake::Remotedialer;
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::wire::Dialect;
+use tunnel::wire::remotedialer::{Body, Message, decode, encode};
 
 use crate::rig::{LONG, Rig, within};
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tunnel::agent::policy::Policy;
-use tunnel::agent::{self, Agent};
+use tunnel::agent::Agent;
+use tunnel::io::token::Token;
 use tunnel::metrics::{Compat, Metrics};
-use tunnel::server::{self, Forward, Server};
+use tunnel::policy::Policy;
+use tunnel::server::{Forward, Server};
 use tunnel::target::Target;
-use tunnel::token::Token;
+use tunnel::{agent, server};
 
 use crate::world::{TcpListener, connect};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent::Agent;
+use tunnel::io::token::Token;
 use tunnel::server::Server;
-use tunnel::token::Token;
 
 use crate::rig::{
     LONG, PROMPT, Rig, agent_config, drain, loopback, refused, server_config, until, within,

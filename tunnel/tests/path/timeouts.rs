@@ -7,9 +7,9 @@ use std::time::Duration;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::agent::policy::Policy;
+use tunnel::io::socket::{Keepalive, Options};
 use tunnel::metrics::Metrics;
-use tunnel::socket::{Keepalive, Options};
+use tunnel::policy::Policy;
 use tunnel::target::Target;
 
 use crate::rig::{LONG, PROMPT, Rig, broken, drain, refused, round_trip, until, within};

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::CryptoProvider;
 use tempfile::TempDir;
-use tunnel::tls::{Client, ClientCertificates, ClientFiles, Files, Pin, Server};
+use tunnel::io::tls::{Client, ClientCertificates, ClientFiles, Files, Pin, Server};
 use tunnel::{agent, server};
 
 use crate::rig::Rig;

@@ -8,15 +8,15 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::UdpSocket;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tunnel::agent::policy::Policy;
-use tunnel::dialect::Dialect;
-use tunnel::dialect::native::{Decoder, encode};
-use tunnel::mux::Frame;
-use tunnel::server::handshake::Remotedialer;
-use tunnel::server::{self, Server};
-use tunnel::socket::{DatagramSocket, NOBODY};
+use tunnel::io::socket::{DatagramSocket, NOBODY};
+use tunnel::policy::Policy;
+use tunnel::server::Server;
+use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::target::Target;
-use tunnel::{agent, datagram};
+use tunnel::wire::frame::Frame;
+use tunnel::wire::native::{Decoder, encode};
+use tunnel::wire::{Dialect, datagram};
+use tunnel::{agent, server};
 
 use crate::rig::{LONG, PROMPT, Rig, loopback, pattern, server_config, until, within};
 use crate::world::{connect, of_the_world};
@@ -106,7 +106,7 @@ async fn each_visitor_has_a_flow_and_each_datagram_its_bounds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_flow_ends_and_the_next_datagram_begins_another() {
     let target = socket().await;
-    let idle = |server: &mut server::Config| server.flow.idle = Duration::from_millis(100);
+    let idle = |server: &mut server::Config| server.datagrams.idle = Duration::from_millis(100);
     let rig = rig(target.local_addr().unwrap(), idle, |_| {}).await;
     let visitor = visitor(&rig).await;
     let mut sources = Vec::new();
@@ -181,7 +181,7 @@ async fn remotedialer_s_dialect_has_no_datagrams() {
 #[tokio::test(flavor = "multi_thread")]
 async fn flows_are_bounded_and_end_with_a_drain() {
     let target = socket().await;
-    let two = |server: &mut server::Config| server.flow.flows_max = 2;
+    let two = |server: &mut server::Config| server.datagrams.flows_max = 2;
     let rig = rig(target.local_addr().unwrap(), two, |_| {}).await;
     let visitors = [
         visitor(&rig).await,
@@ -215,7 +215,7 @@ async fn a_full_queue_drops_what_comes_and_keeps_what_it_has() {
     let target = loopback();
     let mut config = server_config(SocketAddr::new(target.ip(), 9));
     config.forwards[0].target = "udp/127.0.0.1:9".parse().unwrap();
-    config.flow.queue = 2 * (1000 + tunnel::flow::DATAGRAM_COST);
+    config.datagrams.queue = 2 * (1000 + tunnel::relay::datagrams::DATAGRAM_COST);
     let server = Server::start(config).await.unwrap();
     let mut request = format!("ws://{}/connect", server.front())
         .into_client_request()

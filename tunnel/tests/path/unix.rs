@@ -7,11 +7,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
-use tunnel::agent::policy::Policy;
-use tunnel::dialect::Dialect;
-use tunnel::server::handshake::Remotedialer;
-use tunnel::socket::{NOBODY, Role, SocketFile};
+use tunnel::io::socket::{NOBODY, Role, SocketFile};
+use tunnel::policy::Policy;
+use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::target::Target;
+use tunnel::wire::Dialect;
 
 use crate::rig::{LONG, PROMPT, Rig, drain, fill, pattern, refused, reset, until, within};
 use crate::world::{connect, of_the_world};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use socket2::{Domain, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::*;
-use crate::socket::NOBODY;
+use crate::agent::dial::*;
+use crate::io::socket::NOBODY;
 
 /// An address that answers no SYN: a listener whose backlog is full.
 struct Hole {

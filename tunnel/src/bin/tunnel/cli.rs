@@ -7,9 +7,9 @@ use clap::{
     ValueEnum,
 };
 use serde::Deserialize;
-use tunnel::dialect::Dialect;
+use tunnel::io::tls::ClientCertificates;
 use tunnel::metrics::Compat;
-use tunnel::tls::ClientCertificates;
+use tunnel::wire::Dialect;
 
 use crate::options::{AgentOptions, ServerOptions};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tunnel::admin::Admin;
 use tunnel::agent::Agent;
+use tunnel::io::scope::Scope;
 use tunnel::metrics::Metrics;
-use tunnel::scope::Scope;
 
 use crate::announce;
 use crate::cli::AgentArgs;

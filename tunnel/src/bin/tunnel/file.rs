@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
-use serde::forward_to_deserialize_any;
+use serde::{Deserialize, forward_to_deserialize_any};
 use toml::{Table, Value};
-use tunnel::token::DigestError;
+use tunnel::io::token::DigestError;
 
 use crate::options::{AgentOptions, GrantOptions, ServerOptions};
 

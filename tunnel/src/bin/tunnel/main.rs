@@ -16,10 +16,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
-
 use cli::{Cli, Command, LogFormat};
 use signals::Signals;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     memory::keep_some();

@@ -6,10 +6,9 @@ mod cache;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use cache::Taken;
 use tokio::time::{MissedTickBehavior, interval};
 use tunnel::metrics::Metrics;
-
-use cache::Taken;
 
 /// How often the streams are counted.
 const STEP: Duration = Duration::from_secs(1);

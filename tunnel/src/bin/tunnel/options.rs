@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
-
 use tunnel::target::Endpoint;
 
 use crate::file::nearest;
@@ -177,7 +176,7 @@ pub(crate) fn rebase(path: &mut Option<PathBuf>, folder: &Path) {
 
 /// Reads an agent's or a peer's name.
 pub(crate) fn name(text: &str) -> Result<String, &'static str> {
-    if tunnel::server::handshake::is_name(text) {
+    if tunnel::wire::handshake::is_name(text) {
         Ok(text.to_owned())
     } else {
         Err("a name has 1 to 64 letters, digits, '-', '_' or '.'")

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tunnel::agent::{Join, ServerUrl};
-use tunnel::clock;
+use tunnel::io::tls::authority::Authority;
+use tunnel::io::tls::{ClientCertificates, Files};
+use tunnel::io::{clock, tls};
 use tunnel::server::{Port, Server};
-use tunnel::tls::authority::Authority;
-use tunnel::tls::{self, ClientCertificates, Files};
+use tunnel::uplink::{Join, ServerUrl};
 
 use crate::cli::ServerArgs;
 use crate::file::Settings;

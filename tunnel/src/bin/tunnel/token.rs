@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use tunnel::server::roster::replace_file;
-use tunnel::token::Token;
+use tunnel::io::token::Token;
+use tunnel::server::auth::roster::replace_file;
 
 use crate::say;
 

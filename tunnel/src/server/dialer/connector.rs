@@ -12,10 +12,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower_service::Service;
+use tunnel_proto::target::Target;
 
-use super::{DialError, Dialer};
+use crate::server::dialer::{DialError, Dialer};
 use crate::session::Stream;
-use crate::target::Target;
 
 /// How long a connection of [`Dialer::client`] may wait in the pool for its next request.
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,7 +63,7 @@ impl Dialer {
 
     /// Returns a client for `http://HOST:PORT/` through the agent whose pool is bounded by [`POOL_IDLE_TIMEOUT`] and [`POOL_IDLE_MAX`].
     ///
-    /// The tasks of its connections are `executor`'s: a [`scope::Handle`](crate::scope::Handle) ends them with its scope,
+    /// The tasks of its connections are `executor`'s: a [`scope::Handle`](crate::io::scope::Handle) ends them with its scope,
     /// hyper-util's `TokioExecutor` leaves them to themselves.
     pub fn client<E, B>(&self, executor: E) -> Client<Connector, B>
     where

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::time::sleep;
-use tunnel::agent::policy::Policy;
+use tunnel::policy::Policy;
 use tunnel::server::Forward;
 use tunnel::target::Target;
 
@@ -19,7 +19,7 @@ async fn rig_beside(hole: &BlackHole, dial_timeout: Duration) -> Rig {
         agent: "web".to_owned(),
         target: Target::tcp(&address, None).unwrap(),
     };
-    let brisk = |config: &mut tunnel::mux::Config| {
+    let brisk = |config: &mut tunnel::mux::native::Config| {
         config.ping_interval = Duration::from_millis(200);
         config.silence = Duration::from_secs(1);
     };

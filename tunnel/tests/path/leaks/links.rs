@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::agent::{self, Agent};
+use tunnel::agent;
+use tunnel::agent::Agent;
 use tunnel::server::{Forward, Server};
 
 use crate::rig::{
@@ -16,7 +17,7 @@ use crate::world::{Pace, Relay, TcpListener, connect};
 
 /// The server, an agent behind a relay, and the relay.
 async fn rig_behind_relay(silence: Duration) -> (Rig, Relay) {
-    let brisk = |config: &mut tunnel::mux::Config| {
+    let brisk = |config: &mut tunnel::mux::native::Config| {
         config.ping_interval = silence / 4;
         config.silence = silence;
     };

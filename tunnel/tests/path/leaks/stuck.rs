@@ -164,7 +164,7 @@ async fn two_ends_that_fill_each_other_go_on_reading() {
 #[tokio::test(flavor = "multi_thread")]
 async fn visitors_that_do_not_read_hold_up_nobody() {
     let silence = Duration::from_millis(1500);
-    let brisk = |config: &mut tunnel::mux::Config| {
+    let brisk = |config: &mut tunnel::mux::native::Config| {
         config.ping_interval = Duration::from_millis(300);
         config.silence = silence;
     };
@@ -241,7 +241,7 @@ async fn a_target_that_finishes_does_not_wait_for_ever_for_a_silent_visitor() {
 /// Heartbeats must get through, or both ends would take the other for dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throttled_link_delays_and_breaks_nothing() {
-    let brisk = |config: &mut tunnel::mux::Config| {
+    let brisk = |config: &mut tunnel::mux::native::Config| {
         config.ping_interval = Duration::from_millis(300);
         config.silence = Duration::from_millis(1500);
     };

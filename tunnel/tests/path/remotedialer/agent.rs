@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tunnel::agent::policy::Policy;
-use tunnel::agent::{self, Agent};
-use tunnel::dialect::Dialect;
-use tunnel::dialect::remotedialer::Body;
-use tunnel::mux::legacy;
+use tunnel::agent;
+use tunnel::agent::Agent;
+use tunnel::mux::remotedialer;
+use tunnel::policy::Policy;
+use tunnel::wire::Dialect;
+use tunnel::wire::remotedialer::Body;
 
 use super::{Peer, data, text};
 use crate::rig::{LONG, PROMPT, drain, loopback, reset, token, until, within};
@@ -27,7 +28,7 @@ impl Script {
         Self::start_with(|_| {}).await
     }
 
-    async fn start_with(change: impl FnOnce(&mut legacy::Config)) -> Self {
+    async fn start_with(change: impl FnOnce(&mut remotedialer::Config)) -> Self {
         let listener = TcpListener::bind(loopback()).await.unwrap();
         let target = TcpListener::bind(loopback()).await.unwrap();
         let url = format!("ws://{}/connect", listener.local_addr().unwrap());
@@ -35,7 +36,7 @@ impl Script {
         let name = "web".to_owned();
         let mut config = agent::Config::new(url.parse().unwrap(), name, policy, token());
         config.dialect = Dialect::Remotedialer;
-        change(&mut config.legacy);
+        change(&mut config.remotedialer_mux);
         let agent = Agent::start(config, None);
         let (socket, _) = within(LONG, "the dial", listener.accept()).await.unwrap();
         let websocket = tokio_tungstenite::accept_async(socket).await.unwrap();

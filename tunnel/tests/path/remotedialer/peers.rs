@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent::Agent;
-use tunnel::dialect::Dialect;
+use tunnel::io::token::Token;
 use tunnel::metrics::{Compat, Metrics};
-use tunnel::server::handshake::Remotedialer;
-use tunnel::server::peer::Peers;
-use tunnel::server::{self, Server};
-use tunnel::token::Token;
+use tunnel::server;
+use tunnel::server::Server;
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::server::auth::peers::Peers;
+use tunnel::wire::Dialect;
 
 use crate::rig::{
     LONG, PROMPT, agent_config, drain, fill, left, loopback, pattern, refused, reset,

@@ -7,10 +7,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tunnel::dialect::remotedialer::Body;
-use tunnel::mux::legacy;
+use tunnel::mux::remotedialer;
 use tunnel::server::Server;
-use tunnel::server::handshake::Remotedialer;
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::wire::remotedialer::Body;
 
 use super::{Peer, data, text};
 use crate::rig::{LONG, PROMPT, drain, fill, loopback, reset, server_config, sum, until, within};
@@ -34,10 +34,10 @@ async fn connect(server: &Server, secret: &str) -> Result<Peer, WsError> {
     Ok(Peer::new(websocket))
 }
 
-async fn server(accepts: bool, change: impl FnOnce(&mut legacy::Config)) -> Server {
+async fn server(accepts: bool, change: impl FnOnce(&mut remotedialer::Config)) -> Server {
     let mut config = server_config("127.0.0.1:9".parse().unwrap());
     config.remotedialer = accepts.then(Remotedialer::default);
-    change(&mut config.legacy);
+    change(&mut config.remotedialer_mux);
     assert_eq!(config.listen, loopback());
     Server::start(config).await.unwrap()
 }
@@ -47,7 +47,7 @@ impl Script {
         Self::start_with(|_| {}).await
     }
 
-    async fn start_with(change: impl FnOnce(&mut legacy::Config)) -> Self {
+    async fn start_with(change: impl FnOnce(&mut remotedialer::Config)) -> Self {
         let server = server(true, change).await;
         let peer = connect(&server, "secret").await.unwrap();
         until("the registration", || server.has_agent("web")).await;

@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tunnel::agent::Agent;
+use tunnel::io::tls::{Client, ClientFiles};
 use tunnel::metrics::Metrics;
 use tunnel::server::Server;
-use tunnel::tls::{Client, ClientFiles};
 
 use super::{Secured, by_tls, failures};
 use crate::rig::{
@@ -130,8 +130,8 @@ async fn handshakes_that_never_finish_hold_no_more_than_their_connections() {
 }
 
 /// As [`https`], with all the time in the world.
-async fn patient(server: &Server, files: ClientFiles) -> tunnel::tls::Carrier {
-    use tunnel::socket::{NOBODY, Role, Socket};
+async fn patient(server: &Server, files: ClientFiles) -> tunnel::io::tls::Carrier {
+    use tunnel::io::socket::{NOBODY, Role, Socket};
     let socket = Socket::dial(server.front(), Role::Pool, NOBODY, "test").await;
     let client = Client::load(files).unwrap();
     client.connect("127.0.0.1", socket.unwrap()).await.unwrap()

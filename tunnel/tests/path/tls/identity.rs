@@ -5,15 +5,16 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::agent::policy::Policy;
-use tunnel::agent::{self, Agent};
-use tunnel::metrics::Metrics;
-use tunnel::server::peer::Peers;
-use tunnel::server::{self, Server};
-use tunnel::tls::{
+use tunnel::agent::Agent;
+use tunnel::io::tls::{
     Client, ClientCertificates, ClientFiles, Failure, Files, HandshakeError, Identity,
 };
-use tunnel::token::Token;
+use tunnel::io::token::Token;
+use tunnel::metrics::Metrics;
+use tunnel::policy::Policy;
+use tunnel::server::Server;
+use tunnel::server::auth::peers::Peers;
+use tunnel::{agent, server};
 
 use super::front::https;
 use super::trust::shake;
@@ -34,7 +35,7 @@ impl Mutual {
         }
     }
 
-    fn server(&self, clients: ClientCertificates) -> tunnel::tls::Server {
+    fn server(&self, clients: ClientCertificates) -> tunnel::io::tls::Server {
         let ca = self.folder.write("clients.pem", &self.signer.pem);
         let files = Files {
             client_ca: Some(ca),
@@ -43,7 +44,7 @@ impl Mutual {
                 .folder
                 .files(&self.signer.sign(&["a", "127.0.0.1"]), &[])
         };
-        tunnel::tls::Server::load(&files).unwrap()
+        tunnel::io::tls::Server::load(&files).unwrap()
     }
 
     fn anonymous(&self) -> ClientFiles {

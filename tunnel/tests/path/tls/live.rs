@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tunnel::agent::{self, Agent};
-use tunnel::dialect::Dialect;
-use tunnel::server;
-use tunnel::server::handshake::Remotedialer;
-use tunnel::tls::authority::Authority;
-use tunnel::tls::{Client, ClientFiles};
+use tunnel::agent::Agent;
+use tunnel::io::tls::authority::Authority;
+use tunnel::io::tls::{Client, ClientFiles};
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::wire::Dialect;
+use tunnel::{agent, server};
 
 use super::{Folder, Secured, Signer, by_tls};
 use crate::rig::{
@@ -103,17 +103,18 @@ async fn half_closes_and_resets_pass() {
 
 async fn behind_relay(dialect: Dialect, silence: Duration) -> (Secured, Relay) {
     let mut relay = None;
-    let brisk = |mux: &mut tunnel::mux::Config, legacy: &mut tunnel::mux::legacy::Config| {
+    let brisk = |mux: &mut tunnel::mux::native::Config,
+                 legacy: &mut tunnel::mux::remotedialer::Config| {
         (mux.ping_interval, mux.silence) = (silence / 4, silence);
         (legacy.ping_interval, legacy.silence) = (silence / 4, silence);
     };
     let secured = Secured::start_with(
         |server| {
-            brisk(&mut server.mux, &mut server.legacy);
+            brisk(&mut server.mux, &mut server.remotedialer_mux);
             takes(dialect)(server);
         },
         |agent| {
-            brisk(&mut agent.mux, &mut agent.legacy);
+            brisk(&mut agent.mux, &mut agent.remotedialer_mux);
             agent.dialect = dialect;
             agent.backoff = (Duration::from_millis(1), Duration::from_millis(50));
             relay = Some(Relay::before(agent));
@@ -255,11 +256,11 @@ async fn a_server_without_tls_stays_without() {
 async fn a_self_made_authority_and_its_pin_make_a_link() {
     let folder = Folder::new();
     let names = ["127.0.0.1".to_owned()];
-    let open = || Authority::open(folder.path(), &names, tunnel::clock::wall()).unwrap();
+    let open = || Authority::open(folder.path(), &names, tunnel::io::clock::wall()).unwrap();
     let authority = open();
     let pin = authority.pin().to_string();
     let rig = Rig::start_with(
-        |server| server.tls = Some(tunnel::tls::Server::load(&authority.files()).unwrap()),
+        |server| server.tls = Some(tunnel::io::tls::Server::load(&authority.files()).unwrap()),
         |agent| {
             let files = ClientFiles {
                 pins: vec![pin.parse().unwrap()],

@@ -7,8 +7,8 @@ use rcgen::ExtendedKeyUsagePurpose;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tunnel::socket::{Listener, NOBODY, Role, Socket};
-use tunnel::tls::{
+use tunnel::io::socket::{Listener, NOBODY, Role, Socket};
+use tunnel::io::tls::{
     Carrier, Client, ClientError, ClientFiles, Failure, Files, HandshakeError, Pin, Server,
     TlsError, Warning,
 };

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use hyper::header::HeaderName;
-use tunnel::admin;
-use tunnel::agent::policy::{Policy, Rule};
-use tunnel::agent::proxy::Proxy;
-use tunnel::agent::{self, Invited, Join, ServerUrl};
-use tunnel::dialect::Dialect;
+use tunnel::agent::Invited;
+use tunnel::io::tls;
+use tunnel::io::tls::Pin;
+use tunnel::io::token::Token;
 use tunnel::metrics::Compat;
-use tunnel::server::handshake::LINKS_MAX;
-use tunnel::tls::{self, Pin};
-use tunnel::token::Token;
+use tunnel::policy::{Policy, Rule};
+use tunnel::uplink::proxy::Proxy;
+use tunnel::uplink::{Join, ServerUrl};
+use tunnel::wire::Dialect;
+use tunnel::wire::handshake::LINKS_MAX;
+use tunnel::{admin, agent};
 
 use super::{
     HostName, Span, common, name, named, options, path, rebase, secret, state, text, texts,

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::ensure;
-use tunnel::socket::Keepalive;
-use tunnel::{admin, link, splice};
+use tunnel::admin;
+use tunnel::io::socket::Keepalive;
+use tunnel::relay::splice;
+use tunnel::session::link;
 
 use super::{HostName, Span};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tunnel::token::{Token, TokenError};
+use tunnel::io::token::{Token, TokenError};
 
 /// Reads a secret from the file that `option` names, or else from the environment. An error names both.
 pub(super) fn read(

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use hyper::header::HeaderName;
 use serde::Deserialize;
-use tunnel::agent::ServerUrl;
-use tunnel::agent::policy::Rule;
-use tunnel::server::peer::Peer;
-use tunnel::server::port::ProxyPort;
+use tunnel::io::token::Digest;
+use tunnel::policy::Rule;
+use tunnel::server::auth::peers::Peer;
+use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen};
-use tunnel::token::Digest;
+use tunnel::uplink::ServerUrl;
 
 use super::{HostName, Invitee, Span, name, named, options, path, rebase, text, texts};
 use crate::cli::{ClientsArg, CompatArg};

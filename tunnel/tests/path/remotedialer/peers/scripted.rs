@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tunnel::dialect::Dialect;
-use tunnel::dialect::remotedialer::Body;
-use tunnel::server::{self, Server};
+use tunnel::server;
+use tunnel::server::Server;
+use tunnel::wire::Dialect;
+use tunnel::wire::remotedialer::Body;
 
 use super::super::{Peer, data, text};
 use super::{agent, config, count, peers};

@@ -9,14 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use tunnel::agent::policy::Policy;
-use tunnel::server::access::{Access, Grant, Rights};
-use tunnel::server::handshake::{self, Remotedialer};
-use tunnel::server::peer::Peers;
-use tunnel::server::port::{self, Credentials, ProxyPort};
-use tunnel::server::{self, Limits, Port, roster};
-use tunnel::tls::{self, Files};
-use tunnel::token::{Token, TokenError};
+use tunnel::credentials::Credentials;
+use tunnel::io::tls;
+use tunnel::io::tls::Files;
+use tunnel::io::token::{Token, TokenError};
+use tunnel::policy::Policy;
+use tunnel::server;
+use tunnel::server::auth::access::{Access, Grant, Rights};
+use tunnel::server::auth::handshake::Remotedialer;
+use tunnel::server::auth::peers::Peers;
+use tunnel::server::auth::roster;
+use tunnel::server::config::port;
+use tunnel::server::config::port::ProxyPort;
+use tunnel::server::{Limits, Port};
+use tunnel::wire::handshake;
 
 use super::ServerOptions;
 use crate::options::{Invitee, Span, common, secret, state};
@@ -136,8 +142,8 @@ impl ServerOptions {
         set(&mut config.header_timeout, self.header_timeout);
         set(&mut config.response_timeout, self.response_timeout);
         set(&mut config.splice.linger, self.linger);
-        set(&mut config.flow.idle, self.udp_idle);
-        config.flow.flows_max = self.max_flows.unwrap_or(config.flow.flows_max);
+        set(&mut config.datagrams.idle, self.udp_idle);
+        config.datagrams.flows_max = self.max_flows.unwrap_or(config.datagrams.flows_max);
         config.connections_max = self.max_connections.unwrap_or(config.connections_max);
         config.sessions_max = self.max_sessions.unwrap_or(config.sessions_max);
         if let Some(bytes) = self.max_message {
@@ -150,7 +156,7 @@ impl ServerOptions {
         }
         if let Some(streams) = self.max_streams {
             config.mux.max_streams = streams;
-            config.legacy.max_streams = streams;
+            config.remotedialer_mux.max_streams = streams;
         }
         let remotedialer = self.accept_remotedialer.unwrap_or(false);
         config.remotedialer = remotedialer.then_some(Remotedialer {

@@ -1,0 +1,307 @@
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::policy::{Policy, Rule, Transport};
+use crate::target::Target;
+
+fn policy(rules: &[&str]) -> Policy {
+    Policy::new(rules.iter().map(|rule| rule.parse().unwrap()).collect())
+}
+
+fn allows(rules: &[&str], target: &str, address: &str) -> bool {
+    let address = address.parse().unwrap();
+    match target.parse().unwrap() {
+        Target::Tcp(endpoint) => policy(rules).allows(Transport::Tcp, &endpoint, address),
+        Target::Udp(endpoint) => policy(rules).allows(Transport::Udp, &endpoint, address),
+        Target::Unix(_) => panic!("{target} has no address"),
+    }
+}
+
+#[test]
+fn nothing_is_allowed_by_default() {
+    for (target, address) in [
+        ("tcp/127.0.0.1:80", "127.0.0.1:80"),
+        ("tcp/localhost:80", "[::1]:80"),
+        ("tcp/example.com:443", "192.0.2.1:443"),
+    ] {
+        assert!(!allows(&[], target, address), "{target}");
+    }
+    assert!(!policy(&[]).allows_unix(Path::new("/run/app.sock"), |path| Some(path.to_owned())));
+}
+
+#[test]
+fn addresses_networks_names_and_ports() {
+    for (rule, target, address, allowed) in [
+        ("127.0.0.1:80", "tcp/127.0.0.1:80", "127.0.0.1:80", true),
+        ("127.0.0.1:80", "tcp/127.0.0.1:81", "127.0.0.1:81", false),
+        ("127.0.0.1:*", "tcp/127.0.0.1:81", "127.0.0.1:81", true),
+        ("127.0.0.1:80-82", "tcp/127.0.0.1:80", "127.0.0.1:80", true),
+        ("127.0.0.1:80-82", "tcp/127.0.0.1:82", "127.0.0.1:82", true),
+        ("127.0.0.1:80-82", "tcp/127.0.0.1:79", "127.0.0.1:79", false),
+        ("127.0.0.1:80-82", "tcp/127.0.0.1:83", "127.0.0.1:83", false),
+        ("127.0.0.1:80", "tcp/localhost:80", "127.0.0.1:80", true),
+        (
+            "127.0.0.1:80",
+            "tcp/[::ffff:127.0.0.1]:80",
+            "[::ffff:127.0.0.1]:80",
+            true,
+        ),
+        (
+            "[::ffff:127.0.0.1]:80",
+            "tcp/127.0.0.1:80",
+            "127.0.0.1:80",
+            true,
+        ),
+        ("10.0.0.0/8:443", "tcp/a:443", "10.255.0.1:443", true),
+        ("10.0.0.0/8:443", "udp/a:443", "10.255.0.1:443", false),
+        ("udp:10.0.0.0/8:53", "udp/a:53", "10.255.0.1:53", true),
+        ("udp:10.0.0.0/8:53", "tcp/a:53", "10.255.0.1:53", false),
+        ("udp:[2001:db8::1]:*", "udp/a:53", "[2001:db8::1]:53", true),
+        ("10.0.0.0/8:443", "tcp/a:443", "11.0.0.1:443", false),
+        ("0.0.0.0/0:*", "tcp/a:443", "11.0.0.1:443", true),
+        ("0.0.0.0/0:*", "tcp/a:443", "[2001:db8::1]:443", false),
+        ("[2001:db8::1]:80", "tcp/a:80", "[2001:db8::1]:80", true),
+        ("[fd00::/8]:*", "tcp/a:80", "[fd12::1]:80", true),
+        ("[fd00::/8]:*", "tcp/a:80", "[fc00::1]:80", false),
+        (
+            "db.internal:5432",
+            "tcp/DB.internal:5432",
+            "192.0.2.1:5432",
+            true,
+        ),
+        (
+            "db.internal.:5432",
+            "tcp/db.internal:5432",
+            "192.0.2.1:5432",
+            true,
+        ),
+        (
+            "db.internal:5432",
+            "tcp/db.internal.:5432",
+            "192.0.2.1:5432",
+            true,
+        ),
+        (
+            "db.internal:5432",
+            "tcp/192.0.2.1:5432",
+            "192.0.2.1:5432",
+            false,
+        ),
+        (
+            "db.internal:5432",
+            "tcp/a.db.internal:5432",
+            "192.0.2.1:5432",
+            false,
+        ),
+        (
+            "*.internal:5432",
+            "tcp/a.db.internal:5432",
+            "192.0.2.1:5432",
+            true,
+        ),
+        (
+            "*.internal:5432",
+            "tcp/internal:5432",
+            "192.0.2.1:5432",
+            false,
+        ),
+        (
+            "*.internal:5432",
+            "tcp/notinternal:5432",
+            "192.0.2.1:5432",
+            false,
+        ),
+        (
+            "*.internal:5432",
+            "tcp/a.internal.evil:5432",
+            "192.0.2.1:5432",
+            false,
+        ),
+        (
+            "*.internal:5432",
+            "tcp/192.0.2.1:5432",
+            "192.0.2.1:5432",
+            false,
+        ),
+    ] {
+        assert_eq!(
+            allows(&[rule], target, address),
+            allowed,
+            "{rule} {target} {address}"
+        );
+    }
+}
+
+/// What a stranger who may name targets tries, under rules that look wide enough for it. No row may be allowed.
+#[test]
+fn the_corpus_of_forged_requests() {
+    let wide = [
+        "0.0.0.0/0:*",
+        "[::/0]:*",
+        "*.example:*",
+        "rebound.example:*",
+    ];
+    for (what, target, address) in [
+        ("itself, unspecified", "0.0.0.0", "0.0.0.0"),
+        ("itself, unspecified", "0.1.2.3", "0.1.2.3"),
+        ("itself, unspecified", "[::]", "::"),
+        ("itself, mapped", "[::ffff:0.0.0.0]", "::ffff:0.0.0.0"),
+        ("loopback", "127.0.0.1", "127.0.0.1"),
+        (
+            "loopback, its far end",
+            "127.255.255.254",
+            "127.255.255.254",
+        ),
+        ("loopback", "[::1]", "::1"),
+        ("loopback, mapped", "[::ffff:127.0.0.1]", "::ffff:127.0.0.1"),
+        ("loopback, mapped", "[::ffff:7f00:1]", "::ffff:7f00:1"),
+        ("loopback, compatible", "[::127.0.0.1]", "::127.0.0.1"),
+        ("loopback, NAT64", "[64:ff9b::7f00:1]", "64:ff9b::7f00:1"),
+        ("loopback, 6to4", "[2002:7f00:1::]", "2002:7f00:1::"),
+        ("loopback by a name", "localhost", "127.0.0.1"),
+        ("metadata", "169.254.169.254", "169.254.169.254"),
+        ("metadata", "[::ffff:a9fe:a9fe]", "::ffff:169.254.169.254"),
+        (
+            "metadata, NAT64",
+            "[64:ff9b::a9fe:a9fe]",
+            "64:ff9b::a9fe:a9fe",
+        ),
+        ("metadata, 6to4", "[2002:a9fe:a9fe::1]", "2002:a9fe:a9fe::1"),
+        ("metadata, Amazon", "[fd00:ec2::254]", "fd00:ec2::254"),
+        ("metadata, Alibaba", "100.100.100.200", "100.100.100.200"),
+        ("metadata, Azure", "168.63.129.16", "168.63.129.16"),
+        ("link-local", "169.254.0.1", "169.254.0.1"),
+        ("link-local", "[fe80::1]", "fe80::1"),
+        ("multicast", "224.0.0.1", "224.0.0.1"),
+        ("multicast", "[ff02::1]", "ff02::1"),
+        ("broadcast", "255.255.255.255", "255.255.255.255"),
+        ("reserved", "240.0.0.1", "240.0.0.1"),
+        ("rebound to loopback", "rebound.example", "127.0.0.1"),
+        ("rebound to loopback", "rebound.example", "::1"),
+        ("rebound to itself", "rebound.example", "0.0.0.0"),
+        ("rebound, mapped", "rebound.example", "::ffff:127.0.0.1"),
+        ("rebound to metadata", "rebound.example", "169.254.169.254"),
+        ("rebound to metadata", "a.example", "fd00:ec2::254"),
+        ("rebound to a neighbour", "a.example", "fe80::1"),
+        ("a name that looks local", "localhost.example", "127.0.0.1"),
+        ("a name of an address", "127.0.0.1.example", "127.0.0.1"),
+    ] {
+        let target = format!("tcp/{target}:80");
+        let address = SocketAddr::new(address.parse().unwrap(), 80).to_string();
+        assert!(
+            !allows(&wide, &target, &address),
+            "{what}: {target} at {address}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_that_is_about_a_guarded_range_reaches_it() {
+    for (rule, target, address, allowed) in [
+        ("127.0.0.0/8:80", "tcp/127.1.2.3:80", "127.1.2.3:80", true),
+        ("127.0.0.1:80", "tcp/web.example:80", "127.0.0.1:80", true),
+        ("126.0.0.0/7:80", "tcp/127.0.0.1:80", "127.0.0.1:80", false),
+        ("[::1]:80", "tcp/localhost:80", "[::1]:80", true),
+        ("localhost:80", "tcp/localhost:80", "127.0.0.1:80", true),
+        ("localhost:80", "tcp/localhost:80", "[::1]:80", true),
+        ("localhost:80", "tcp/localhost:80", "169.254.0.1:80", false),
+        ("localhost:80", "tcp/127.0.0.1:80", "127.0.0.1:80", false),
+        (
+            "web.example:80",
+            "tcp/web.example:80",
+            "127.0.0.1:80",
+            false,
+        ),
+        (
+            "169.254.169.254:80",
+            "tcp/169.254.169.254:80",
+            "169.254.169.254:80",
+            true,
+        ),
+        ("[fe80::/10]:*", "tcp/[fe80::1]:80", "[fe80::1]:80", true),
+        ("0.0.0.0:80", "tcp/0.0.0.0:80", "0.0.0.0:80", false),
+        (
+            "[::127.0.0.1]:80",
+            "tcp/[::127.0.0.1]:80",
+            "[::127.0.0.1]:80",
+            false,
+        ),
+    ] {
+        assert_eq!(
+            allows(&[rule], target, address),
+            allowed,
+            "{rule} {target} {address}"
+        );
+    }
+}
+
+#[test]
+fn a_socket_is_allowed_by_where_its_file_is() {
+    let links = |path: &Path| match path.to_str().unwrap() {
+        "/var/run" => Some(PathBuf::from("/run")),
+        "/gone" => None,
+        _ => Some(path.to_owned()),
+    };
+    for (rule, file, allowed) in [
+        ("unix:/run/app.sock", "/run/app.sock", true),
+        ("unix:/run/app.sock", "/run/docker.sock", false),
+        ("unix:/run/app.sock", "/run/app.sock (deleted)", false),
+        ("unix:/var/run/app.sock", "/run/app.sock", true),
+        // The kernel gives no such path.
+        ("unix:/var/run/app.sock", "/var/run/app.sock", false),
+        ("unix:/gone/app.sock", "/gone/app.sock", false),
+        ("unix:/run/apps/*", "/run/apps/a.sock", true),
+        ("unix:/run/apps/*", "/run/apps/b/a.sock", false),
+        ("unix:/run/apps/*", "/run/apps", false),
+        ("unix:/run/apps/*", "/run/docker.sock", false),
+        ("unix:/a.sock", "/a.sock", true),
+        ("unix:/*", "/", false),
+        ("0.0.0.0/0:*", "/run/app.sock", false),
+    ] {
+        assert_eq!(
+            policy(&[rule]).allows_unix(Path::new(file), links),
+            allowed,
+            "{rule} {file}"
+        );
+    }
+    assert!(!allows(&["unix:/*"], "tcp/192.0.2.1:80", "192.0.2.1:80"));
+}
+
+#[test]
+fn what_is_not_a_rule_is_refused() {
+    for text in [
+        "",
+        "a",
+        "a:",
+        "a:0",
+        "a:70000",
+        "a:+80",
+        "a:80-",
+        "a:-80",
+        "a:82-80",
+        "a:0-80",
+        "a:80-*",
+        ":80",
+        "*:80",
+        "*.:80",
+        "a*.b:80",
+        "*.10.0.0.1:80",
+        "10.0.0.0/33:80",
+        "10.0.0:80",
+        "::1:80",
+        "[::1:80",
+        "[10.0.0.1]:80",
+        "a b:80",
+        "x/8:80",
+        "udp:",
+        "udp:53",
+        "udp:udp:a:53",
+        "unix:",
+        "unix:app.sock",
+        "unix:/run/../app.sock",
+        "unix:/run//app.sock",
+        "unix:/run/",
+    ] {
+        assert!(text.parse::<Rule>().is_err(), "{text}");
+    }
+}

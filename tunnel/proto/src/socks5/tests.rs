@@ -1,0 +1,170 @@
+//! Every message, whole and in pieces.
+
+use proptest::prelude::*;
+
+use crate::socks5::*;
+
+fn credentials() -> Credentials {
+    Credentials::new("anna", "secret").unwrap()
+}
+
+/// Hands `bytes` over in pieces that end at `cuts`, and returns all news and what is left.
+fn run(credentials: Option<&Credentials>, bytes: &[u8], cuts: &[usize]) -> (Vec<Event>, Bytes) {
+    let mut greeting = Greeting::new(credentials);
+    let mut events = Vec::new();
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+    cuts.extend([0, bytes.len()]);
+    cuts.sort_unstable();
+    for piece in cuts.windows(2) {
+        greeting.receive(&bytes[piece[0]..piece[1]]);
+        while let Some(event) = greeting.poll() {
+            events.push(event);
+        }
+        let over = matches!(events.last(), Some(Event::Connect(_) | Event::Refuse(_)));
+        assert!(over || greeting.input.len() < Greeting::MESSAGE_MAX);
+    }
+    (events, greeting.into_rest())
+}
+
+fn connect(target: &str) -> Event {
+    Event::Connect(target.parse().unwrap())
+}
+
+#[test]
+fn addresses_and_names_become_targets() {
+    let methods = [5, 2, 1, 0];
+    let mut name = vec![5, 1, 0, 3, 11];
+    name.extend_from_slice(b"DB.internal\x01\xbb");
+    let mut literal = vec![5, 1, 0, 3, 3];
+    literal.extend_from_slice(b"::1\x00\x50");
+    let mut v6 = vec![5, 1, 0, 4];
+    v6.extend_from_slice(&Ipv6Addr::LOCALHOST.octets());
+    v6.extend_from_slice(&[0, 80]);
+    for (request, target) in [
+        (
+            vec![5, 1, 0, 1, 10, 0, 0, 7, 0x1f, 0x90],
+            "tcp/10.0.0.7:8080",
+        ),
+        (name, "tcp/db.internal:443"),
+        (literal, "tcp/[::1]:80"),
+        (v6, "tcp/[::1]:80"),
+    ] {
+        let (events, rest) = run(None, &[&methods[..], &request, b"early"].concat(), &[]);
+        assert_eq!(events, [Event::Send([5, 0]), connect(target)]);
+        assert_eq!(rest, &b"early"[..]);
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_answered_as_the_rfc_says() {
+    let whole = |request: &[u8]| [&[5, 1, 0][..], request].concat();
+    for (bytes, refusal, reply) in [
+        (vec![4, 1], Refusal::NotSocks5, vec![]),
+        (b"GET / HTTP/1.1".to_vec(), Refusal::NotSocks5, vec![]),
+        (vec![5, 0], Refusal::NoMethod, vec![5, 0xff]),
+        (vec![5, 2, 1, 2], Refusal::NoMethod, vec![5, 0xff]),
+        (
+            whole(&[5, 2, 0, 1]),
+            Refusal::NoCommand,
+            Code::NoCommand.reply().to_vec(),
+        ),
+        (
+            whole(&[5, 3, 0, 1]),
+            Refusal::NoCommand,
+            Code::NoCommand.reply().to_vec(),
+        ),
+        (
+            whole(&[5, 1, 0, 2]),
+            Refusal::NoAddressType,
+            Code::NoAddressType.reply().to_vec(),
+        ),
+        (
+            whole(&[5, 1, 0, 1, 1, 2, 3, 4, 0, 0]),
+            Refusal::BadAddress,
+            Code::Failure.reply().to_vec(),
+        ),
+        (
+            whole(&[5, 1, 0, 3, 0, 0, 80]),
+            Refusal::BadAddress,
+            Code::Failure.reply().to_vec(),
+        ),
+        (
+            whole(&[5, 1, 0, 3, 2, 0xff, 0xfe, 0, 80]),
+            Refusal::BadAddress,
+            Code::Failure.reply().to_vec(),
+        ),
+        (
+            whole(&[5, 1, 0, 3, 3, b'a', b':', b'1', 0, 80]),
+            Refusal::BadAddress,
+            Code::Failure.reply().to_vec(),
+        ),
+        (whole(&[1]), Refusal::NotSocks5, vec![]),
+    ] {
+        let (events, _) = run(None, &bytes, &[]);
+        assert_eq!(events.last(), Some(&Event::Refuse(refusal)), "{bytes:?}");
+        assert_eq!(refusal.reply(), reply);
+    }
+}
+
+#[test]
+fn with_credentials_nothing_else_is_taken() {
+    let credentials = credentials();
+    let refused = |bytes: &[u8], refusal| {
+        let (events, _) = run(Some(&credentials), bytes, &[]);
+        assert_eq!(events.last(), Some(&Event::Refuse(refusal)), "{bytes:?}");
+    };
+    refused(&[5, 1, 0], Refusal::NoMethod);
+    refused(b"\x05\x01\x02\x01\x04anna\x05secre", Refusal::Login);
+    refused(b"\x05\x01\x02\x01\x00\x00", Refusal::Login);
+    refused(b"\x05\x01\x02\x05\x01\x00\x01", Refusal::Login);
+    let (events, _) = run(
+        Some(&credentials),
+        b"\x05\x02\x00\x02\x01\x04anna\x06secret\x05\x01\x00\x01\x01\x02\x03\x04\x00\x50",
+        &[],
+    );
+    let expected = [
+        Event::Send([5, 2]),
+        Event::Send([1, 0]),
+        connect("tcp/1.2.3.4:80"),
+    ];
+    assert_eq!(events, expected);
+}
+
+proptest! {
+    #[test]
+    fn pieces_make_no_difference(
+        login: bool,
+        user in proptest::collection::vec(any::<u8>(), 0..255),
+        name in "[a-z0-9.:-]{0,255}",
+        early in proptest::collection::vec(any::<u8>(), 0..64),
+        cuts in proptest::collection::vec(any::<usize>(), 0..12),
+    ) {
+        let credentials = credentials();
+        let mut bytes = vec![5, 2, 0, 2];
+        if login {
+            let (user, password) = if user.len() % 2 == 0 { (&b"anna"[..], &b"secret"[..]) } else { (&user[..], &user[..]) };
+            bytes.extend([1, u8::try_from(user.len()).unwrap()]);
+            bytes.extend(user);
+            bytes.push(u8::try_from(password.len()).unwrap());
+            bytes.extend(password);
+        }
+        bytes.extend([5, 1, 0, 3, u8::try_from(name.len()).unwrap()]);
+        bytes.extend(name.as_bytes());
+        bytes.extend([1, 1]);
+        bytes.extend(&early);
+        let credentials = login.then_some(&credentials);
+        let (events, rest) = run(credentials, &bytes, &[]);
+        let in_pieces = run(credentials, &bytes, &cuts);
+        prop_assert_eq!(&events, &in_pieces.0);
+        if matches!(events.last(), Some(Event::Connect(_))) {
+            prop_assert_eq!(&rest, &early);
+            prop_assert_eq!(&rest, &in_pieces.1);
+        }
+    }
+
+    #[test]
+    fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..600), cuts in proptest::collection::vec(any::<usize>(), 0..4), login: bool) {
+        let credentials = credentials();
+        run(login.then_some(&credentials), &bytes, &cuts);
+    }
+}

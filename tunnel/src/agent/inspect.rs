@@ -1,0 +1,42 @@
+//! What an agent shows at an admin port.
+
+use std::sync::Arc;
+
+use tunnel_proto::wire::handshake::Party;
+
+use crate::admin::{Shown, Subject};
+use crate::agent::{Agent, Shared};
+
+impl Agent {
+    pub(crate) fn subject(&self) -> Arc<dyn Subject> {
+        Arc::<Shared>::clone(&self.shared)
+    }
+}
+
+impl Subject for Shared {
+    fn unready(&self) -> Option<String> {
+        if self.over.is_cancelled() {
+            return Some(format!("agent {} is draining", self.config.name));
+        }
+        let connected = !self.sessions.borrow().is_empty();
+        let (name, server) = (&self.config.name, &self.config.server);
+        (!connected).then(|| format!("agent {name} is not connected to {server}"))
+    }
+
+    fn sessions(&self, streams_max: usize) -> Vec<Shown> {
+        let mut left = streams_max;
+        let sessions = self.sessions.borrow().clone();
+        let shown = |(slot, session): (u8, crate::session::Session)| {
+            let snapshot = session.snapshot(left);
+            left = left.saturating_sub(snapshot.some.len());
+            Shown {
+                party: Party::Server,
+                name: self.config.name.clone(),
+                link: Some(slot.to_string()),
+                address: self.config.server.to_string(),
+                snapshot,
+            }
+        };
+        sessions.into_iter().map(shown).collect()
+    }
+}

@@ -1,0 +1,340 @@
+//! The one door: every socket is made, annotated and released here.
+//!
+//! A [`Socket`] is owned by one task, which its scope owns; dropping it releases the only descriptor, since descriptors are never
+//! copied. A [`Mark`] can annotate a socket and does not keep it open. Annotations are news for a tracer and never
+//! matter to the tunnel's work: without one they do nothing.
+
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use std::{fmt, io};
+
+use bytes::BytesMut;
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpSocket;
+pub use tracer_abi::annotation::{Owner, Role};
+
+mod datagram;
+mod listener;
+mod options;
+mod stream;
+mod unix;
+mod unix_listener;
+
+use tunnel_proto::mux::Ending;
+use tunnel_proto::target::Endpoint;
+
+pub use crate::io::socket::datagram::{DatagramListener, DatagramSocket, Replies};
+pub use crate::io::socket::listener::Listener;
+pub use crate::io::socket::options::{Keepalive, Options};
+use crate::io::socket::stream::Io;
+pub use crate::io::socket::unix::SocketFile;
+pub use crate::io::socket::unix_listener::UnixListener;
+
+/// The owner of sockets that serve no stream.
+pub const NOBODY: Owner = Owner::PRESENT;
+
+/// A connected TCP or Unix socket.
+#[derive(Debug)]
+pub struct Socket {
+    io: Arc<Io>,
+    peer: Peer,
+}
+
+/// The other end of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// One with an address.
+    Inet(SocketAddr),
+    /// A process of this machine.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+impl Socket {
+    /// Dials `address`. The socket is bound to its owner before the first packet leaves.
+    ///
+    /// # Errors
+    ///
+    /// What `socket(2)` or `connect(2)` say.
+    #[expect(clippy::disallowed_methods, reason = "the one door")]
+    pub async fn dial(
+        address: SocketAddr,
+        role: Role,
+        owner: Owner,
+        label: &str,
+    ) -> io::Result<Self> {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        bind(&socket, role, owner, label);
+        socket.set_nodelay(true)?;
+        let io = socket.connect(address).await?;
+        Ok(Self {
+            io: Arc::new(Io::Tcp(io)),
+            peer: Peer::Inet(address),
+        })
+    }
+
+    /// Returns the other end.
+    #[must_use]
+    pub const fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// Tells the kernel whom the socket serves from now on.
+    pub fn bind(&self, role: Role, owner: Owner, label: &str) {
+        bind(&*self.io, role, owner, label);
+    }
+
+    /// Returns a handle that can annotate the socket and does not hold it.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark {
+            io: Arc::downgrade(&self.io) as Weak<dyn AsFd + Send + Sync>,
+        }
+    }
+
+    /// Finishes our direction: the other end reads the end of the stream once it has read everything.
+    ///
+    /// # Errors
+    ///
+    /// What `shutdown(2)` says.
+    pub fn finish(&self) -> io::Result<()> {
+        SockRef::from(&*self.io).shutdown(Shutdown::Write)
+    }
+
+    /// Makes the release of the socket a reset (RST) instead of an orderly end. A Unix socket has no resets: its other end reads
+    /// an end, or is told of a reset where the kernel sees unread bytes.
+    pub fn reset_on_release(&self) {
+        reset_on_release(&*self.io);
+    }
+
+    /// Bounds what the kernel holds of unsent bytes, so that what matters now does not wait behind it.
+    pub fn bound_unsent(&self, bytes: u32) {
+        if let Err(error) = SockRef::from(&*self.io).set_tcp_notsent_lowat(bytes) {
+            tracing::debug!(%error, "TCP_NOTSENT_LOWAT refused");
+        }
+    }
+
+    /// Sets how TCP finds out that the other end is gone.
+    pub fn set_options(&self, options: Options) {
+        match &*self.io {
+            Io::Tcp(io) => options::apply(io, options),
+            Io::Unix(_) => {}
+        }
+    }
+
+    /// Whether the connection broke because the other end was silent for too long. The answer is given once, and not if a read or
+    /// a write has told it.
+    pub(crate) fn timed_out(&self) -> bool {
+        let error = SockRef::from(&*self.io).take_error();
+        error.is_ok_and(|error| error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut))
+    }
+
+    /// Returns when the connection was reset. Says nothing of an orderly end, which may be half of one.
+    pub fn hung_up(&self) -> impl Future<Output = ()> + Send + 'static {
+        // The waiter is a future of the task that owns the socket; it ends with it.
+        let io = Arc::clone(&self.io);
+        async move {
+            loop {
+                match io.ready(Interest::ERROR).await {
+                    Ok(ready) if ready.is_error() => return,
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(_) => return,
+                }
+            }
+        }
+    }
+
+    /// Reads at most `max` bytes into a piece of `buffer`; an empty piece is the end of the stream. While nothing arrives
+    /// the buffer holds no memory.
+    ///
+    /// # Errors
+    ///
+    /// What `recv(2)` says.
+    pub async fn read(&self, buffer: &mut ReadBuffer, max: usize) -> io::Result<bytes::Bytes> {
+        loop {
+            let room = buffer.room();
+            match self.io.try_read_buf(&mut bytes::BufMut::limit(room, max)) {
+                Ok(_) => return Ok(buffer.take()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    buffer.bytes = BytesMut::new();
+                    self.io.readable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns the first byte that has arrived, without taking it; `None` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// What `recv(2)` says.
+    pub async fn peek(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let seen = self.io.peek(&mut first).await?;
+        Ok((seen > 0).then_some(first[0]))
+    }
+
+    /// Writes what the kernel takes of `data` at once, and returns how much.
+    ///
+    /// # Errors
+    ///
+    /// What `send(2)` says, `WouldBlock` among it.
+    pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
+        self.io.try_write(data)
+    }
+
+    /// Writes some of `data` and returns how much.
+    ///
+    /// # Errors
+    ///
+    /// What `send(2)` says.
+    pub async fn write(&self, data: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.io.try_write(data) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.io.writable().await?
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Where [`Socket::read`] puts what it reads: as large as what has come lately.
+#[derive(Debug)]
+pub struct ReadBuffer {
+    bytes: BytesMut,
+    size: usize,
+}
+
+impl ReadBuffer {
+    const MIN: usize = 4 * 1024;
+    const MAX: usize = 64 * 1024;
+
+    fn room(&mut self) -> &mut BytesMut {
+        if self.bytes.capacity() < Self::MIN {
+            self.bytes.reserve(self.size);
+        }
+        &mut self.bytes
+    }
+
+    fn take(&mut self) -> bytes::Bytes {
+        let read = self.bytes.len();
+        if read >= self.size {
+            self.size = (self.size * 4).min(Self::MAX);
+        } else if read < self.size / 4 {
+            self.size = (self.size / 2).max(Self::MIN);
+        }
+        self.bytes.split().freeze()
+    }
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: BytesMut::new(),
+            size: Self::MIN,
+        }
+    }
+}
+
+/// Annotates a socket that somebody else owns. It does not keep the socket open; once that is released it does nothing.
+#[derive(Clone)]
+pub struct Mark {
+    io: Weak<dyn AsFd + Send + Sync>,
+}
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mark")
+            .field("released", &(self.io.strong_count() == 0))
+            .finish()
+    }
+}
+
+impl Mark {
+    /// Tells the kernel whom the socket serves from now on.
+    pub fn bind(&self, role: Role, owner: Owner, label: &str) {
+        if let Some(io) = self.io.upgrade() {
+            bind(&io, role, owner, label);
+        }
+    }
+
+    /// Makes the release of the socket a reset (RST) instead of an orderly end.
+    pub fn reset_on_release(&self) {
+        if let Some(io) = self.io.upgrade() {
+            reset_on_release(&io);
+        }
+    }
+
+    /// Tells the kernel that `owner`'s request is over by protocol. The socket only carries the call.
+    pub fn end(&self, owner: Owner, ending: Ending) {
+        let Some(io) = self.io.upgrade() else {
+            tracing::debug!(
+                session = owner.session,
+                stream = owner.stream,
+                "no socket left to tell an END through"
+            );
+            return;
+        };
+        #[expect(clippy::disallowed_methods, reason = "the one door")]
+        heard(tracer_abi::annotation::end(
+            &io,
+            owner,
+            u16::from(ending.code()),
+        ));
+    }
+}
+
+/// Resolves the host of an endpoint; an address resolves to itself. At most [`ANSWERS_MAX`] answers are taken.
+///
+/// # Errors
+///
+/// What the system's resolver says.
+pub async fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
+    if let Some(address) = endpoint.address() {
+        return Ok(vec![SocketAddr::new(address, endpoint.port())]);
+    }
+    let answers = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await?;
+    Ok(answers.take(ANSWERS_MAX).collect())
+}
+
+/// How many addresses of one name are taken.
+pub const ANSWERS_MAX: usize = 16;
+
+fn reset_on_release(socket: &impl AsFd) {
+    if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::debug!(%error, "SO_LINGER refused");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one door")]
+fn bind(socket: &impl AsFd, role: Role, owner: Owner, label: &str) {
+    heard(tracer_abi::annotation::bind(socket, role, owner, label));
+}
+
+fn heard(result: io::Result<tracer_abi::annotation::Heard>) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if let Err(error) = result
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        tracing::debug!(%error, "the tracer refused an annotation; further refusals are not logged");
+    }
+}

@@ -1,0 +1,73 @@
+//! TLS (1.2 and 1.3) for the front and for the way to a server, by rustls.
+//!
+//! [`Server`] and [`Client`] are made of PEM files ([`Files`], [`ClientFiles`]); whatever is wrong with one is told with its name. A
+//! server that has no certificate makes itself one ([`authority`]), and agents trust it by a [`Pin`] of its authority. There is no way to
+//! switch the checks off: who cannot use roots uses a pin.
+//!
+//! What a program holds of a connection after its handshake is a [`Carrier`], with or without TLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use tokio::time::timeout;
+
+use crate::io::socket::{ReadBuffer, Socket};
+
+pub mod authority;
+mod carrier;
+mod client;
+mod der;
+mod error;
+mod identity;
+mod pem;
+mod pin;
+mod server;
+
+pub use crate::io::tls::carrier::Carrier;
+pub use crate::io::tls::client::{Client, ClientError, ClientFiles};
+pub use crate::io::tls::der::Validity;
+pub use crate::io::tls::error::{Failure, HandshakeError, TlsError};
+pub use crate::io::tls::identity::Identity;
+pub use crate::io::tls::pin::{Pin, PinError};
+pub use crate::io::tls::server::{ClientCertificates, Files, Server, Warning};
+
+/// What is spoken inside (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+#[cfg(feature = "aws-lc-rs")]
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+#[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+#[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
+compile_error!("TLS needs a cryptography: enable the feature `aws-lc-rs` (the default) or `ring`");
+
+/// How long the other end may take to read why its handshake failed, and to let go.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The most bytes that are read and dropped meanwhile.
+const LAST_BYTES: usize = 64 * 1024;
+
+/// Releases a socket after its last word: with unread bytes the release would be a reset, which can overtake that word.
+async fn let_go(socket: Socket) {
+    let _ = socket.finish();
+    let rest = async {
+        let (mut buffer, mut left) = (ReadBuffer::default(), LAST_BYTES);
+        while let Ok(data) = socket.read(&mut buffer, left).await
+            && !data.is_empty()
+        {
+            left -= data.len();
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Who does not let go in time is let go.
+    let _ = timeout(LAST_WORDS, rest).await;
+}

@@ -1,0 +1,373 @@
+//! An authority of one's own: what a server needs that nobody has given a certificate.
+//!
+//! A directory holds `ca.pem` and `ca.key`, made once, and `server.pem` and `server.key`, made anew when their time comes or the server's
+//! names change. The authority's [`Pin`] stays the same as long as `ca.key` does, and is all that agents need. `server.pem` has the
+//! authority's certificate in it, too, so that a server shows what was pinned.
+
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::io::tls::der::Validity;
+use crate::io::tls::error::TlsError;
+use crate::io::tls::{ClientCertificates, Files, Pin, der, pem, provider};
+
+mod files;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How long an authority is valid.
+pub const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
+
+/// An authority with less time than this is given a new certificate for its old key, and keeps its pin.
+pub const AUTHORITY_REST: Duration = DAY.saturating_mul(365);
+
+/// How long the certificate of a server is valid. It is renewed when a third of this is left.
+pub const SERVER_LIFE: Duration = DAY.saturating_mul(90);
+
+/// Certificates are valid a little before they are made, for clocks that are slow.
+const SLOW_CLOCKS: Duration = Duration::from_secs(3600);
+
+/// By this name a certificate and who signed it find each other; the key is what counts.
+const AUTHORITY_NAME: &str = "Watertight tunnel authority";
+
+const CA: &str = "ca.pem";
+const CA_KEY: &str = "ca.key";
+const SERVER: &str = "server.pem";
+const SERVER_KEY: &str = "server.key";
+
+/// Why there is no authority.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The server has no name.
+    #[error("a certificate must be for a name or an address by which agents reach the server")]
+    NoNames,
+    /// A name is none.
+    #[error("{0:?} is neither a host's name nor an address, so no certificate can be for it")]
+    Name(String),
+    /// The directory or a file in it cannot be read or written.
+    #[error("cannot {what} {path}: {error}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The authority's certificate is there, and its key is not. A new one would break every pin that was handed out.
+    #[error(
+        "{0} is missing, but its certificate ca.pem is there: put the key back, or remove ca.pem too and give all agents the pin of the new authority"
+    )]
+    NoKey(PathBuf),
+    /// Others can read the key.
+    #[error("{0} can be read by others, who could pass for this server: chmod 600 it")]
+    Exposed(PathBuf),
+    /// What is in the directory is not what was made here.
+    #[error(
+        "{path} is not what this program made there ({why}): use certificates of your own with --tls-cert and --tls-key, or another directory"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// Keys or certificates cannot be made.
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+/// An authority and the certificate of one server, in a directory.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    directory: PathBuf,
+    names: BTreeSet<String>,
+    pin: Pin,
+}
+
+impl Authority {
+    /// Opens the authority in `directory`, and makes what is missing or due at `now`; the server's certificate is for `names`, which are
+    /// host names and IP addresses. The directory is made for its owner alone. Waits for another process that does the same.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityError`] names the file and what is wrong with it.
+    pub fn open(
+        directory: &Path,
+        names: &[String],
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        if names.is_empty() {
+            return Err(AuthorityError::NoNames);
+        }
+        let names = names.iter().map(|name| canonical(name));
+        let names = names.collect::<Result<BTreeSet<_>, _>>()?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed("make", directory))?;
+        let _lock = lock(directory)?;
+        let ca = open_ca(directory, now)?;
+        let pin = ca.pin;
+        let authority = Self {
+            directory: directory.to_owned(),
+            names,
+            pin,
+        };
+        authority.renew_by(&ca, now)?;
+        Ok(authority)
+    }
+
+    /// Makes a new certificate for the server if that is due at `now`, and returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn renew(&self, now: SystemTime) -> Result<bool, AuthorityError> {
+        let _lock = lock(&self.directory)?;
+        self.renew_by(&open_ca(&self.directory, now)?, now)
+    }
+
+    /// Returns what agents need to trust the server.
+    #[must_use]
+    pub const fn pin(&self) -> Pin {
+        self.pin
+    }
+
+    /// Returns the file with the authority's certificate, for clients that take files.
+    #[must_use]
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.join(CA)
+    }
+
+    /// Returns the files of the server.
+    #[must_use]
+    pub fn files(&self) -> Files {
+        Files {
+            certificate: self.directory.join(SERVER),
+            key: self.directory.join(SERVER_KEY),
+            client_ca: None,
+            clients: ClientCertificates::default(),
+        }
+    }
+
+    fn renew_by(&self, ca: &Ca, now: SystemTime) -> Result<bool, AuthorityError> {
+        if self.is_good(ca, now) {
+            return Ok(false);
+        }
+        let made = make_server(ca, &self.names, now)?;
+        // The key first: until the certificate follows, the two do not match and nobody takes them.
+        files::write(&self.directory, SERVER_KEY, &made.key_pem, 0o600)?;
+        let chain = made.certificate_pem + &ca.certificate_pem;
+        files::write(&self.directory, SERVER, &chain, 0o644)?;
+        Ok(true)
+    }
+
+    fn is_good(&self, ca: &Ca, now: SystemTime) -> bool {
+        let files = self.files();
+        pem::pair(&files.certificate, &files.key, &provider()).is_ok_and(|pair| {
+            let [server, authority] = pair.cert.as_slice() else {
+                return false;
+            };
+            *authority == ca.certificate && !is_due(server, ca, &self.names, now)
+        })
+    }
+}
+
+/// An authority with its key.
+struct Ca {
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    pin: Pin,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key as PEM.
+struct Made {
+    certificate_pem: String,
+    key_pem: String,
+}
+
+fn open_ca(directory: &Path, now: SystemTime) -> Result<Ca, AuthorityError> {
+    let (path, key_path) = (directory.join(CA), directory.join(CA_KEY));
+    let certificate_pem = files::read(&path)?;
+    let Some(key_pem) = files::read(&key_path)? else {
+        if certificate_pem.is_some() {
+            return Err(AuthorityError::NoKey(key_path));
+        }
+        let key = KeyPair::generate()?;
+        files::write(directory, CA_KEY, &key.serialize_pem(), 0o600)?;
+        return write_ca(directory, key, now);
+    };
+    let metadata = std::fs::metadata(&key_path).map_err(failed("look at", &key_path))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        return Err(AuthorityError::Exposed(key_path));
+    }
+    // What is wrong inside of a key is not told.
+    let key = KeyPair::from_pem(&key_pem).map_err(|_| AuthorityError::Foreign {
+        path: key_path,
+        why: "it is not a private key".to_owned(),
+    })?;
+    // A certificate for the key that was there keeps the pin.
+    let Some(certificate_pem) = certificate_pem else {
+        return write_ca(directory, key, now);
+    };
+    let foreign = |why: String| AuthorityError::Foreign {
+        path: path.clone(),
+        why,
+    };
+    let certificates = pem::certificates_in(certificate_pem.as_bytes(), CA.to_owned())
+        .map_err(|error: TlsError| foreign(error.to_string()))?;
+    let [certificate] = certificates.as_slice() else {
+        return Err(foreign("it has several certificates".to_owned()));
+    };
+    let validity = Validity::of(certificate)
+        .ok_or_else(|| foreign("it does not say when it is valid".to_owned()))?;
+    if now + AUTHORITY_REST > validity.not_after {
+        return write_ca(directory, key, now);
+    }
+    take_ca(certificate.clone(), certificate_pem, key).map_err(|why| foreign(why.to_owned()))
+}
+
+fn write_ca(directory: &Path, key: KeyPair, now: SystemTime) -> Result<Ca, AuthorityError> {
+    let certificate = ca_params(now).self_signed(&key)?;
+    files::write(directory, CA, &certificate.pem(), 0o644)?;
+    take_ca(certificate.der().clone(), certificate.pem(), key).map_err(|why| {
+        AuthorityError::Foreign {
+            path: directory.join(CA),
+            why: why.to_owned(),
+        }
+    })
+}
+
+fn take_ca(
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    key: KeyPair,
+) -> Result<Ca, &'static str> {
+    let parsed = ParsedCertificate::try_from(&certificate).map_err(|_| "it is malformed")?;
+    let is_its =
+        *parsed.subject_public_key_info() == *rcgen::PublicKeyData::subject_public_key_info(&key);
+    if !is_its {
+        return Err("ca.key is the key of another one");
+    }
+    let ca = Ca {
+        pin: Pin::of(&certificate).ok_or("it is malformed")?,
+        issuer: Issuer::new(ca_params(SystemTime::UNIX_EPOCH), key),
+        certificate,
+        certificate_pem,
+    };
+    Ok(ca)
+}
+
+fn ca_params(now: SystemTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = named(AUTHORITY_NAME);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    set_life(&mut params, now, AUTHORITY_LIFE);
+    params
+}
+
+fn make_server(ca: &Ca, names: &BTreeSet<String>, now: SystemTime) -> Result<Made, AuthorityError> {
+    let mut params = CertificateParams::new(Vec::from_iter(names.iter().cloned()))?;
+    params.distinguished_name = named("Watertight tunnel server");
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    set_life(&mut params, now, SERVER_LIFE);
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &ca.issuer)?;
+    if is_due(certificate.der(), ca, names, now) {
+        return Err(AuthorityError::Foreign {
+            path: PathBuf::from(CA),
+            why: "what its key signs is not accepted by it".to_owned(),
+        });
+    }
+    Ok(Made {
+        certificate_pem: certificate.pem(),
+        key_pem: key.serialize_pem(),
+    })
+}
+
+/// Whether the certificate of a server must be made anew: too little time is left, its names are others, or the authority is.
+fn is_due(
+    certificate: &CertificateDer<'_>,
+    ca: &Ca,
+    names: &BTreeSet<String>,
+    now: SystemTime,
+) -> bool {
+    let lasts = Validity::of(certificate)
+        .is_some_and(|validity| now + SERVER_LIFE / 3 <= validity.not_after);
+    let is_for_names = der::names(certificate).is_some_and(|found| found == *names);
+    !lasts || !is_for_names || !is_signed(certificate, ca, now)
+}
+
+fn is_signed(certificate: &CertificateDer<'_>, ca: &Ca, now: SystemTime) -> bool {
+    let mut roots = RootCertStore::empty();
+    let since = now.duration_since(SystemTime::UNIX_EPOCH);
+    ParsedCertificate::try_from(certificate)
+        .and_then(|certificate| {
+            roots.add(ca.certificate.clone())?;
+            verify_server_cert_signed_by_trust_anchor(
+                &certificate,
+                &roots,
+                &[],
+                UnixTime::since_unix_epoch(since.unwrap_or_default()),
+                provider().signature_verification_algorithms.all,
+            )
+        })
+        .is_ok()
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn set_life(params: &mut CertificateParams, now: SystemTime, life: Duration) {
+    let begin = now
+        .checked_sub(SLOW_CLOCKS)
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    params.not_before = begin.max(SystemTime::UNIX_EPOCH).into();
+    params.not_after = (now + life).into();
+}
+
+/// Returns a name as certificates have it.
+fn canonical(name: &str) -> Result<String, AuthorityError> {
+    match ServerName::try_from(name) {
+        Ok(ServerName::DnsName(name)) => Ok(name.as_ref().to_ascii_lowercase()),
+        Ok(ServerName::IpAddress(address)) => Ok(std::net::IpAddr::from(address).to_string()),
+        Ok(_) | Err(_) => Err(AuthorityError::Name(name.to_owned())),
+    }
+}
+
+/// One process at a time. The lock goes with what is returned.
+fn lock(directory: &Path) -> Result<File, AuthorityError> {
+    let file = File::open(directory).map_err(failed("open", directory))?;
+    file.lock().map_err(failed("lock", directory))?;
+    Ok(file)
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
+    let path = path.to_owned();
+    move |error| AuthorityError::File { what, path, error }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Joins a flow of datagrams and a stream.
+//!
+//! Datagrams may be lost, and nobody waits for one: what finds a full queue, or a socket that takes nothing, is dropped and counted. A
+//! flow has no end of its own; it is over when its stream is, or after a time without a datagram.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tunnel_proto::mux::{Ending, Reason};
+use tunnel_proto::wire::datagram;
+use tunnel_proto::wire::datagram::Decoder;
+
+use crate::metrics::Metrics;
+use crate::session::{ReceiveStream, SendStream, Stream};
+
+/// The bounds of flows. The queues of a listener hold at most `flows_max * queue` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Flows of one listener at once.
+    pub flows_max: usize,
+    /// Bytes of datagrams of one flow that wait for its stream. Each counts [`DATAGRAM_COST`] bytes in addition.
+    pub queue: usize,
+    /// A flow without a datagram for this long is over; it may take twice as long.
+    pub idle: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            flows_max: 512,
+            queue: 128 * 1024,
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a queued datagram costs besides its bytes.
+pub const DATAGRAM_COST: usize = 64;
+
+/// Why a datagram was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// The flow's queue is full: its stream is slower than its source.
+    Queue,
+    /// As many flows are here as may be.
+    Flows,
+    /// There is no stream: the agent is not connected, or refused it.
+    Stream,
+    /// The socket did not take it.
+    Socket,
+}
+
+impl Dropped {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Flows, Self::Stream, Self::Socket];
+
+    /// Returns the name that is counted.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Flows => "flows",
+            Self::Stream => "stream",
+            Self::Socket => "socket",
+        }
+    }
+}
+
+/// The end of a queue where datagrams are put in.
+#[derive(Clone, Debug)]
+pub(crate) struct Inlet {
+    datagrams: mpsc::UnboundedSender<Queued>,
+    room: Arc<Semaphore>,
+}
+
+/// The end of a queue where datagrams are taken out.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    datagrams: mpsc::UnboundedReceiver<Queued>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    datagram: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Makes a queue of at most `bytes`.
+pub(crate) fn queue(bytes: usize) -> (Inlet, Outlet) {
+    // The room bounds it: every datagram takes some.
+    let (inlet, outlet) = mpsc::unbounded_channel();
+    let inlet = Inlet {
+        datagrams: inlet,
+        room: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
+    };
+    (inlet, Outlet { datagrams: outlet })
+}
+
+impl Inlet {
+    /// Puts a datagram in, or drops it.
+    ///
+    /// # Errors
+    ///
+    /// [`Dropped::Queue`] when there is no room, [`Dropped::Stream`] when nobody takes it out any more.
+    pub(crate) fn offer(&self, datagram: Bytes) -> Result<(), Dropped> {
+        let cost = u32::try_from(datagram.len() + DATAGRAM_COST).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(cost);
+        let queued = Queued {
+            datagram,
+            _room: room.map_err(|_| Dropped::Queue)?,
+        };
+        self.datagrams.send(queued).map_err(|_| Dropped::Stream)
+    }
+}
+
+/// Carries datagrams both ways until the stream is over or no datagram passed for `idle`, and returns how the stream ended. `send`
+/// passes on one datagram of the peer.
+pub(crate) async fn carry(
+    stream: Stream,
+    outlet: Outlet,
+    send: impl Fn(&[u8]) -> io::Result<()>,
+    idle: Option<Duration>,
+    metrics: Option<&Metrics>,
+) -> Ending {
+    let watch = stream.watch();
+    let (to_peer, from_peer) = stream.split();
+    let passed = AtomicU64::new(0);
+    let reason = tokio::select! {
+        biased;
+        ending = watch.ended() => return ending,
+        reason = carry_in(outlet, to_peer, &passed) => reason,
+        reason = carry_out(from_peer, &send, &passed, metrics) => reason,
+        () = silence(&passed, idle) => Reason::Done,
+    };
+    watch.reset(reason);
+    watch.ended().await
+}
+
+async fn carry_in(mut outlet: Outlet, mut stream: SendStream, passed: &AtomicU64) -> Reason {
+    let mut frames = BytesMut::new();
+    while let Some(Queued { datagram, _room }) = outlet.datagrams.recv().await {
+        datagram::encode(&datagram, &mut frames);
+        if stream.write(frames.split().freeze()).await.is_err() {
+            return Reason::Aborted;
+        }
+        passed.fetch_add(1, Ordering::Relaxed);
+    }
+    Reason::Done
+}
+
+async fn carry_out(
+    mut stream: ReceiveStream,
+    send: &impl Fn(&[u8]) -> io::Result<()>,
+    passed: &AtomicU64,
+    metrics: Option<&Metrics>,
+) -> Reason {
+    let mut decoder = Decoder::default();
+    loop {
+        match stream.read(PIECE).await {
+            Ok(Some(bytes)) => {
+                decoder.push(&bytes);
+                for datagram in decoder.by_ref() {
+                    if let Err(error) = send(&datagram) {
+                        tracing::debug!(%error, "datagram dropped");
+                        count(metrics, Dropped::Socket);
+                    }
+                    passed.fetch_add(1, Ordering::Relaxed);
+                }
+                stream.consume(bytes.len());
+            }
+            Ok(None) => return Reason::Done,
+            Err(_) => return Reason::Aborted,
+        }
+    }
+}
+
+/// The most bytes of a stream that are taken at once.
+const PIECE: usize = 64 * 1024;
+
+pub(crate) fn count(metrics: Option<&Metrics>, dropped: Dropped) {
+    if let Some(metrics) = metrics {
+        metrics.datagram_dropped(dropped.name());
+    }
+}
+
+async fn silence(passed: &AtomicU64, idle: Option<Duration>) {
+    let Some(idle) = idle else {
+        return pending().await;
+    };
+    let mut before = passed.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(idle).await;
+        let now = passed.load(Ordering::Relaxed);
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_holds_what_it_may_and_no_more() {
+        let (inlet, mut outlet) = queue(3 * (100 + DATAGRAM_COST));
+        let datagram = Bytes::from_static(&[1; 100]);
+        for _ in 0..3 {
+            inlet.offer(datagram.clone()).unwrap();
+        }
+        assert_eq!(inlet.offer(Bytes::new()), Err(Dropped::Queue));
+        assert_eq!(outlet.datagrams.try_recv().unwrap().datagram, datagram);
+        inlet.offer(Bytes::new()).unwrap();
+        assert_eq!(inlet.offer(datagram), Err(Dropped::Queue));
+        drop(outlet);
+        assert_eq!(inlet.offer(Bytes::new()), Err(Dropped::Stream));
+    }
+}

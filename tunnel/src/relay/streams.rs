@@ -1,0 +1,81 @@
+//! Joins two streams of two sessions: what comes out of one goes into the other.
+
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{FusedFuture, join};
+use tokio::time::timeout;
+use tunnel_proto::mux::{By, Ending, Reason};
+
+use crate::relay::splice::LAST_WORDS;
+use crate::session::{ReceiveStream, SendStream, Stream};
+
+/// How long one stream may go on to its own end after the other has finished.
+const FINISH_GRACE: Duration = Duration::from_secs(5);
+
+/// Carries bytes both ways, at most `piece` at once, until one stream is over and the other has followed, and returns how
+/// `near` ended. There is no half-close on the way between servers: when `near` has finished, nobody reads what `far` still sends.
+pub(crate) async fn relay(near: Stream, far: Stream, piece: usize) -> Ending {
+    let (near_watch, far_watch) = (near.watch(), far.watch());
+    let (near_send, near_receive) = near.split();
+    let (far_send, far_receive) = far.split();
+    let outward = pin!(carry(near_receive, far_send, piece).fuse());
+    let inward = pin!(carry(far_receive, near_send, piece).fuse());
+    let (mut outward, mut inward): (Carrying<'_>, Carrying<'_>) = (outward, inward);
+    let (ending, other, rest, back) = loop {
+        tokio::select! {
+            biased;
+            ending = near_watch.ended() => break (ending, &far_watch, outward, inward),
+            ending = far_watch.ended() => break (ending, &near_watch, inward, outward),
+            () = outward.as_mut(), if !outward.is_terminated() => {}
+            () = inward.as_mut(), if !inward.is_terminated() => {}
+        }
+    };
+    let (grace, reason) = match ending {
+        Ending::Finished => (FINISH_GRACE, Reason::Cancelled),
+        Ending::Reset(reason, _) => (LAST_WORDS, reason),
+    };
+    let follow = async {
+        match ending {
+            Ending::Finished => {
+                tokio::select! {
+                    biased;
+                    _ = other.ended() => {}
+                    _ = join(rest, back) => {}
+                }
+            }
+            // What was sent before a socket broke is passed on.
+            Ending::Reset(Reason::Aborted, By::Peer) if !rest.is_terminated() => {
+                rest.await;
+                other.abort(reason);
+            }
+            Ending::Reset(..) => other.abort(reason),
+        }
+        other.ended().await
+    };
+    if timeout(grace, follow).await.is_err() {
+        other.reset(reason);
+    }
+    near_watch.ended().await
+}
+
+/// One direction on its way.
+type Carrying<'a> = Pin<&'a mut (dyn FusedFuture<Output = ()> + Send)>;
+
+/// Carries one direction to its end, or to that of a stream. What the receiver does not want any more is dropped, so that the
+/// sender comes to its end.
+async fn carry(mut from: ReceiveStream, mut to: SendStream, piece: usize) {
+    let mut wanted = true;
+    while let Ok(data) = from.read(piece).await {
+        let Some(data) = data else {
+            // One that is over has nothing left to finish.
+            let _ = to.finish();
+            from.deliver();
+            return;
+        };
+        let length = data.len();
+        wanted = wanted && to.write(data).await.is_ok();
+        from.consume(length);
+    }
+}

@@ -1,0 +1,141 @@
+//! The connection of an agent or a peer after its handshake: from here on a link.
+
+use std::sync::Arc;
+
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
+use tracing::Instrument as _;
+use tunnel_proto::mux::Reason;
+use tunnel_proto::wire::Dialect;
+use tunnel_proto::wire::frame::Side;
+use tunnel_proto::wire::handshake::{LinkId, Party};
+
+use crate::io::scope;
+use crate::io::scope::Scope;
+use crate::io::socket::Role;
+use crate::io::tls::Carrier;
+use crate::server::agents::links::Entry;
+use crate::server::agents::registry::Full;
+use crate::server::auth::access::Credential;
+use crate::server::shared::{Shared, TEARDOWN};
+use crate::server::visitor::VisitorIo;
+use crate::session::link::Link;
+use crate::session::{Core, Session};
+
+/// Who connected, and how it talks.
+pub(crate) struct Caller {
+    pub(crate) party: Party,
+    pub(crate) name: String,
+    pub(crate) dialect: Dialect,
+    pub(crate) link: Option<LinkId>,
+    pub(crate) credential: Option<Credential>,
+    /// The identifier of its session.
+    pub(crate) id: u64,
+}
+
+/// Serves one agent or peer to the end of its session. The session owns every task that serves one of its streams.
+pub(crate) async fn serve_caller(
+    shared: Arc<Shared>,
+    upgrade: OnUpgrade,
+    caller: Caller,
+    links: scope::Handle,
+) {
+    let Caller {
+        party,
+        name,
+        dialect,
+        link: link_id,
+        credential,
+        id,
+    } = caller;
+    let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
+        Ok(Ok(upgraded)) => upgraded,
+        Ok(Err(error)) => {
+            tracing::info!(?party, name, %error, "left during the handshake");
+            return;
+        }
+        Err(_) => return,
+    };
+    let Some((carrier, early)) = take_carrier(upgraded) else {
+        tracing::error!(name, "the connection is not one of ours");
+        return;
+    };
+    let socket = carrier.socket();
+    let from = socket.peer();
+    let metrics = shared.metrics.session_began(&name, party);
+    let now = shared.clock.now();
+    let core = match dialect {
+        Dialect::Native => Core::native(Side::Server, shared.config.mux, now),
+        Dialect::Remotedialer => {
+            let key = format!("{name}/{id}");
+            let mut config = shared.config.remotedialer_mux;
+            if let (Party::Peer, Some(peers)) = (party, &shared.config.peers) {
+                config.clients_max = peers.clients_max;
+            }
+            Core::remotedialer(Side::Server, &key, config, now)
+        }
+    };
+    let session = Session::new(id, core, shared.clock, socket.mark(), metrics);
+    socket.bind(
+        Role::Link,
+        session.owner(),
+        &format!("link of {name} at {from}"),
+    );
+    let websocket_config = Some(shared.config.link.websocket(dialect));
+    let websocket =
+        WebSocketStream::from_partially_read(carrier, early, WsRole::Server, websocket_config)
+            .await;
+    let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
+    let scope = Scope::new();
+    let entry = Entry {
+        session: session.clone(),
+        scope: scope.handle(),
+        credential,
+        from,
+    };
+    let quota = match party {
+        Party::Agent => Some(shared.quota(&name)),
+        Party::Peer | Party::Server => None,
+    };
+    if let Some(throttle) = quota.as_ref().and_then(|quota| quota.throttle()) {
+        session.slow_down(Arc::clone(throttle));
+    }
+    if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
+        shared.metrics.limit_rejected("sessions");
+        session.end(Reason::Busy);
+    }
+    // Whoever revokes it from now on finds the session.
+    if credential.is_some_and(|credential| !shared.admission.still_admits(&name, credential)) {
+        session.end(Reason::Denied);
+    }
+    if shared.draining.is_cancelled() {
+        session.drain();
+    }
+    scope.spawn(refuse_opens(session.clone()));
+    tracing::info!(?party, name, session = id, from = %from, ?dialect, "connected");
+    let span = tracing::debug_span!("session", ?party, agent = name, session = id);
+    let error = link.run_until(links.cancelled()).instrument(span).await;
+    shared.registry.remove(party, &name, id);
+    if error.is_too_long() {
+        shared.metrics.limit_rejected("frame_size");
+    }
+    let ended = scope.end(TEARDOWN).await;
+    tracing::info!(?party, name, session = id, %error, ?ended, "gone");
+}
+
+/// Who dialed opens no streams: an agent in this version, a peer in none.
+async fn refuse_opens(session: Session) {
+    while let Some(incoming) = session.accept().await {
+        incoming.refuse(Reason::Denied);
+    }
+}
+
+fn take_carrier(upgraded: Upgraded) -> Option<(Carrier, Vec<u8>)> {
+    let parts = upgraded.downcast::<TokioIo<VisitorIo>>().ok()?;
+    Some((
+        parts.io.into_inner().into_carrier(),
+        parts.read_buf.to_vec(),
+    ))
+}

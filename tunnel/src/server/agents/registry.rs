@@ -1,0 +1,285 @@
+//! Who is here: the agents, the peers that dialed us, and the peers that we dialed. The newest instance of a name is the one.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tunnel_proto::mux::{OpenError, Reason};
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::handshake::{LinkId, Party};
+
+use crate::io::scope;
+use crate::server::agents::links::{Entry, Links};
+use crate::server::auth::access::Credential;
+use crate::session::{Opening, Session};
+
+/// The sessions by name.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    sessions_max: usize,
+    /// The names of this server and its peers. The original announces its peers as if they were agents; whoever believes that
+    /// sends streams in circles.
+    servers: HashSet<String>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    agents: HashMap<String, Links>,
+    /// Peers that dialed us: their agents are reached through these sessions.
+    peers: HashMap<String, Entry>,
+    /// Peers that we dialed: our agents are announced there.
+    listeners: HashMap<String, Entry>,
+}
+
+/// A session that is here, and whose it is.
+#[derive(Debug)]
+pub(crate) struct Present {
+    pub(crate) party: Party,
+    pub(crate) name: String,
+    pub(crate) link: Option<LinkId>,
+    pub(crate) entry: Entry,
+}
+
+/// Where streams to an agent are opened.
+#[derive(Debug)]
+pub(crate) struct Route {
+    entry: Entry,
+    /// The agent, if the session is a peer's.
+    through: Option<String>,
+}
+
+impl Route {
+    /// Starts to open a stream to `target`.
+    pub(crate) fn open(&self, target: &Target) -> Result<Opening, OpenError> {
+        match &self.through {
+            None => self.entry.session.open(target),
+            Some(agent) => self.entry.session.open_through(agent, target),
+        }
+    }
+
+    /// Returns the scope that owns the tasks of the streams.
+    pub(crate) const fn scope(&self) -> &scope::Handle {
+        &self.entry.scope
+    }
+}
+
+/// As many sessions are here as may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Registry {
+    pub(crate) fn new(sessions_max: usize, servers: HashSet<String>) -> Self {
+        Self {
+            sessions_max,
+            servers,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Takes a session in. Those whose place it takes end at once. Peers are told which agents are here.
+    pub(crate) fn insert(
+        &self,
+        party: Party,
+        name: &str,
+        link: Option<LinkId>,
+        entry: Entry,
+    ) -> Result<(), Full> {
+        let replaced = {
+            let mut state = self.lock();
+            match party {
+                Party::Agent => {
+                    if !state.has_room(name, link, self.sessions_max) {
+                        return Err(Full);
+                    }
+                    state.announce(name, &entry.session, true);
+                    let links = state.agents.entry(name.to_owned()).or_default();
+                    let replaced = links.insert(link, entry);
+                    for older in &replaced {
+                        state.announce(name, &older.session, false);
+                    }
+                    replaced
+                }
+                Party::Peer => Vec::from_iter(state.peers.insert(name.to_owned(), entry)),
+                Party::Server => {
+                    for (name, agent) in state.agents() {
+                        entry.session.announce(name, key(&agent.session), true);
+                    }
+                    Vec::from_iter(state.listeners.insert(name.to_owned(), entry))
+                }
+            }
+        };
+        for older in replaced {
+            older.session.end(Reason::Replaced);
+        }
+        Ok(())
+    }
+
+    /// Forgets a session, unless another took its place.
+    pub(crate) fn remove(&self, party: Party, name: &str, session: u64) {
+        let mut state = self.lock();
+        match party {
+            Party::Agent => {
+                if let Some(entry) = state.remove_link(name, session) {
+                    state.announce(name, &entry.session, false);
+                }
+            }
+            Party::Peer => remove(&mut state.peers, name, session),
+            Party::Server => remove(&mut state.listeners, name, session),
+        }
+    }
+
+    /// Tells the peers that no agent is here any more.
+    pub(crate) fn withdraw(&self) {
+        let state = self.lock();
+        for (name, agent) in state.agents() {
+            state.announce(name, &agent.session, false);
+        }
+    }
+
+    /// Returns the way to the agent of this name: its own session if it is here, otherwise that of a peer that has it.
+    pub(crate) fn find(&self, name: &str) -> Option<Route> {
+        let mut state = self.lock();
+        let own = state.pick(name);
+        let (entry, through) = match own {
+            Some(entry) => (entry, None),
+            None if self.servers.contains(name) => return None,
+            None => {
+                let mut peers = state.peers.values();
+                let entry = peers.find(|entry| entry.session.has_client(name))?;
+                (entry.clone(), Some(name.to_owned()))
+            }
+        };
+        Some(Route { entry, through })
+    }
+
+    /// Returns the names of the agents that are here, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.lock().agents.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Returns the way to the agent of this name if it is here.
+    pub(crate) fn own(&self, name: &str) -> Option<Route> {
+        let entry = self.lock().pick(name)?;
+        Some(Route {
+            entry,
+            through: None,
+        })
+    }
+
+    /// Whether one more session of an agent may come.
+    pub(crate) fn has_room(&self, name: &str, link: Option<LinkId>) -> bool {
+        self.lock().has_room(name, link, self.sessions_max)
+    }
+
+    /// Returns the number of tasks that all sessions own.
+    pub(crate) fn tasks(&self) -> usize {
+        let state = self.lock();
+        state.entries().map(|entry| entry.scope.tasks()).sum()
+    }
+
+    /// Ends the sessions of agents whose credential is not good any longer, and returns how many.
+    pub(crate) fn revoke(&self, is_good: impl Fn(&str, Credential) -> bool) -> usize {
+        let revoked: Vec<(String, Session)> = {
+            let state = self.lock();
+            let agents = state.agents().filter(|(name, entry)| {
+                let credential = entry.credential;
+                credential.is_some_and(|credential| !is_good(name, credential))
+            });
+            agents
+                .map(|(name, entry)| (name.clone(), entry.session.clone()))
+                .collect()
+        };
+        for (name, session) in &revoked {
+            tracing::info!(name, session = session.id(), "the agent's token is revoked");
+            session.end(Reason::Denied);
+        }
+        revoked.len()
+    }
+
+    /// Returns all sessions with their names, in the order of these.
+    pub(crate) fn present(&self) -> Vec<Present> {
+        let state = self.lock();
+        let present = |party, name: &String, link, entry: &Entry| Present {
+            party,
+            name: name.clone(),
+            link,
+            entry: entry.clone(),
+        };
+        let agents = state.agents.iter().flat_map(|(name, links)| {
+            let links = links.named();
+            links.map(move |(link, entry)| present(Party::Agent, name, link, entry))
+        });
+        let peers = state.peers.iter().map(|(name, it)| (Party::Peer, name, it));
+        let listeners = state.listeners.iter();
+        let listeners = listeners.map(|(name, it)| (Party::Server, name, it));
+        let others = peers.chain(listeners);
+        let others = others.map(|(party, name, entry)| present(party, name, None, entry));
+        let mut all: Vec<_> = agents.chain(others).collect();
+        drop(state);
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Returns all sessions.
+    pub(crate) fn sessions(&self) -> Vec<Session> {
+        let state = self.lock();
+        state.entries().map(|entry| entry.session.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns the session of an agent that the next stream is for.
+    fn pick(&mut self, name: &str) -> Option<Entry> {
+        self.agents.get_mut(name)?.pick().cloned()
+    }
+
+    fn remove_link(&mut self, name: &str, session: u64) -> Option<Entry> {
+        let links = self.agents.get_mut(name)?;
+        let entry = links.remove(session);
+        if links.is_empty() {
+            self.agents.remove(name);
+        }
+        entry
+    }
+
+    fn has_room(&self, name: &str, link: Option<LinkId>, max: usize) -> bool {
+        let links = self.agents.get(name);
+        links.is_some_and(|links| links.has_place(link)) || self.agents().count() < max
+    }
+
+    /// Returns all sessions of agents, each with its agent's name.
+    fn agents(&self) -> impl Iterator<Item = (&String, &Entry)> {
+        let agents = self.agents.iter();
+        agents.flat_map(|(name, links)| links.entries().map(move |entry| (name, entry)))
+    }
+
+    fn announce(&self, name: &str, session: &Session, present: bool) {
+        for listener in self.listeners.values() {
+            listener.session.announce(name, key(session), present);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let peers = self.peers.values().chain(self.listeners.values());
+        self.agents().map(|(_, entry)| entry).chain(peers)
+    }
+}
+
+/// Forgets the session of a peer, unless another took its place.
+fn remove(peers: &mut HashMap<String, Entry>, name: &str, session: u64) {
+    let entry = peers.get(name);
+    if entry.is_some_and(|entry| entry.session.id() == session) {
+        peers.remove(name);
+    }
+}
+
+/// Returns the number by which peers tell the sessions of an agent apart. The original reads 64 bits with a sign.
+fn key(session: &Session) -> i64 {
+    (session.id() >> 1).cast_signed()
+}

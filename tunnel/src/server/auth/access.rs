@@ -1,0 +1,254 @@
+//! Who may connect as an agent, and what may be asked of each.
+//!
+//! Secrets are kept as their digests only. An agent with an entry of its own is let in by the secrets of that entry and by no other;
+//! every other name by the shared secrets, if there are any. What is not granted is refused.
+
+use std::collections::BTreeMap;
+
+use tunnel_proto::listen::Listen;
+use tunnel_proto::policy::Policy;
+use tunnel_proto::target::Target;
+
+use crate::io::token::{Digest, Token};
+use crate::server::limits::Limits;
+
+/// Who may connect, by name. Empty, it lets nobody in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    shared: Vec<Digest>,
+    agents: BTreeMap<String, Grant>,
+}
+
+/// What one agent is granted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The secrets that let it in, any of them: the old one and the new one while they are rotated. None lets nobody in.
+    pub tokens: Vec<Digest>,
+    /// What visitors may ask of it.
+    pub rights: Rights,
+    /// How much may be asked of it, where that is not what the server's configuration says of all; it counts from the agent's next
+    /// coming on.
+    pub limits: Option<Limits>,
+}
+
+/// What visitors may ask of an agent. The agent's own policy decides besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    /// Which targets; `None` stands for all. Names and addresses are compared as they are asked for, without resolving any.
+    pub targets: Option<Policy>,
+    /// Through which ports, by where they listen; port 0 stands for every port of its address. `None` stands for all.
+    pub ports: Option<Vec<Listen>>,
+}
+
+/// The secret by which a session was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credential(Digest);
+
+impl Credential {
+    pub(crate) const fn of(token: &Token) -> Self {
+        Self(token.digest())
+    }
+}
+
+impl Access {
+    /// Adds a secret that lets in agents of every name that has no entry of its own.
+    pub fn share(&mut self, token: Digest) {
+        if !self.shared.contains(&token) {
+            self.shared.push(token);
+        }
+    }
+
+    /// Adds an entry, and returns the one that it replaces.
+    pub fn grant(&mut self, name: String, grant: Grant) -> Option<Grant> {
+        self.agents.insert(name, grant)
+    }
+
+    /// Whether the name has an entry of its own.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.agents.contains_key(name)
+    }
+
+    /// Returns the names that have entries of their own.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.agents.keys().map(String::as_str)
+    }
+
+    /// Whether it lets nobody in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shared.is_empty() && self.agents.values().all(|grant| grant.tokens.is_empty())
+    }
+
+    /// Whether `token` lets anybody in.
+    #[must_use]
+    pub fn has(&self, token: &Digest) -> bool {
+        let own = self.agents.values().flat_map(|grant| &grant.tokens);
+        own.chain(&self.shared).any(|known| known == token)
+    }
+
+    /// Returns the credential that `secret` is for an agent called `name`. How long it takes tells neither which digest comes close
+    /// nor whether the name is known.
+    pub(crate) fn admit(&self, name: &str, secret: &[u8]) -> Option<Credential> {
+        let asked = Digest::of(secret);
+        let known = self.digests(name).fold(false, |found, digest| {
+            // Without a short cut.
+            found | digest.matches(&asked)
+        });
+        known.then_some(Credential(asked))
+    }
+
+    /// Whether a session of `name` that was let in by `credential` still may be.
+    pub(crate) fn still_admits(&self, name: &str, credential: Credential) -> bool {
+        self.digests(name).any(|digest| *digest == credential.0)
+    }
+
+    fn digests(&self, name: &str) -> impl Iterator<Item = &Digest> {
+        match self.agents.get(name) {
+            Some(grant) => grant.tokens.iter(),
+            None => self.shared.iter(),
+        }
+    }
+
+    /// Whether visitors may ask for `target` of the agent.
+    pub(crate) fn allows_target(&self, name: &str, target: &Target) -> bool {
+        let rights = self.agents.get(name).map(|grant| &grant.rights);
+        let policy = rights.and_then(|rights| rights.targets.as_ref());
+        policy.is_none_or(|policy| policy.covers(target))
+    }
+
+    /// Returns the limits that are the agent's own.
+    pub(crate) fn limits(&self, name: &str) -> Option<Limits> {
+        self.agents.get(name)?.limits
+    }
+
+    /// Whether a port that listens there may lead to the agent.
+    #[must_use]
+    pub fn allows_port(&self, name: &str, listen: &Listen) -> bool {
+        let rights = self.agents.get(name).map(|grant| &grant.rights);
+        let ports = rights.and_then(|rights| rights.ports.as_ref());
+        ports.is_none_or(|ports| ports.iter().any(|allowed| covers(allowed, listen)))
+    }
+}
+
+fn covers(allowed: &Listen, listen: &Listen) -> bool {
+    match (allowed, listen) {
+        (Listen::Inet(allowed), Listen::Inet(address)) => {
+            allowed.ip() == address.ip()
+                && (allowed.port() == 0 || allowed.port() == address.port())
+        }
+        (Listen::Unix(allowed), Listen::Unix(file)) => allowed.path() == file.path(),
+        (Listen::Inet(_), Listen::Unix(_)) | (Listen::Unix(_), Listen::Inet(_)) => false,
+    }
+}
+
+impl From<Token> for Access {
+    /// Lets in agents of every name that know the secret.
+    fn from(token: Token) -> Self {
+        Self {
+            shared: vec![token.digest()],
+            agents: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(secret: &str) -> Digest {
+        Digest::of(secret.as_bytes())
+    }
+
+    fn access() -> Access {
+        let mut access = Access::default();
+        access.share(digest("shared"));
+        let grant = Grant {
+            tokens: vec![digest("old"), digest("new")],
+            rights: Rights {
+                targets: Some(Policy::new(vec![
+                    "10.0.0.0/8:80".parse().unwrap(),
+                    "*.internal:443".parse().unwrap(),
+                    "unix:/run/apps/*".parse().unwrap(),
+                    "udp:10.0.0.53:53".parse().unwrap(),
+                ])),
+                ports: Some(vec![
+                    "127.0.0.1:8080".parse().unwrap(),
+                    "127.0.0.2:0".parse().unwrap(),
+                    "unix:/run/a.sock".parse().unwrap(),
+                ]),
+            },
+            limits: None,
+        };
+        access.grant("home".to_owned(), grant);
+        access
+    }
+
+    #[test]
+    fn an_agent_with_an_entry_is_let_in_by_its_own_secrets_only() {
+        let access = access();
+        for secret in ["old", "new"] {
+            assert!(access.admit("home", secret.as_bytes()).is_some());
+            assert!(access.admit("other", secret.as_bytes()).is_none());
+        }
+        assert!(access.admit("home", b"shared").is_none());
+        assert!(access.admit("other", b"shared").is_some());
+        assert!(access.admit("home", b"").is_none());
+        assert!(Access::default().admit("home", b"").is_none());
+    }
+
+    #[test]
+    fn a_secret_that_is_taken_away_is_not_good_any_longer() {
+        let before = access();
+        let mut after = before.clone();
+        let old = before.admit("home", b"old").unwrap();
+        let new = before.admit("home", b"new").unwrap();
+        let grant = Grant {
+            tokens: vec![digest("new")],
+            rights: Rights::default(),
+            limits: None,
+        };
+        after.grant("home".to_owned(), grant);
+        assert!(before.still_admits("home", old));
+        assert!(!after.still_admits("home", old));
+        assert!(after.still_admits("home", new));
+        // An entry of its own takes the shared secrets from a name.
+        let shared = before.admit("other", b"shared").unwrap();
+        after.grant("other".to_owned(), Grant::default());
+        assert!(!after.still_admits("other", shared));
+    }
+
+    #[test]
+    fn rights_are_about_what_is_asked_for() {
+        let access = access();
+        let asks = |name: &str, target: &str| access.allows_target(name, &target.parse().unwrap());
+        for target in [
+            "tcp/10.1.2.3:80",
+            "tcp/db.internal:443",
+            "unix//run/apps/a.sock",
+            "udp/10.0.0.53:53",
+        ] {
+            assert!(asks("home", target), "{target}");
+        }
+        for target in [
+            "tcp/10.1.2.3:81",
+            "tcp/11.1.2.3:80",
+            "tcp/internal:443",
+            "tcp/10.0.0.53:53",
+            "udp/10.1.2.3:80",
+            "unix//run/a.sock",
+            "unix//run/apps/below/a.sock",
+        ] {
+            assert!(!asks("home", target), "{target}");
+            assert!(asks("other", target), "{target}");
+        }
+        let listens = |address: &str| access.allows_port("home", &address.parse().unwrap());
+        assert!(
+            listens("127.0.0.1:8080") && listens("127.0.0.2:9") && listens("unix:660:/run/a.sock")
+        );
+        assert!(
+            !listens("127.0.0.1:8081") && !listens("127.0.0.3:9") && !listens("unix:/run/b.sock")
+        );
+        assert!(access.allows_port("other", &"0.0.0.0:1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,317 @@
+//! The gate that agents pass: the access of the configuration, those who joined by invitation, and the invitations themselves.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use tunnel_proto::Time;
+
+use crate::io::token::{Digest, Token};
+use crate::server::auth::access::{Access, Credential, Grant, Rights};
+use crate::server::auth::roster::Roster;
+
+/// The most invitations that may be open at once.
+pub const INVITATIONS_MAX: usize = 256;
+
+/// Decides who is let in. It is replaced while the server runs.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// What the configuration and the roster grant together.
+    effective: RwLock<Arc<Access>>,
+    invitations: Mutex<Vec<Invitation>>,
+    /// Held across writes to the disk; nobody who is let in waits for it.
+    book: Mutex<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    configured: Access,
+    roster: Roster,
+}
+
+#[derive(Debug)]
+struct Invitation {
+    token: Digest,
+    /// Whom it is for; the first who comes if nobody is named.
+    name: Option<String>,
+    until: Time,
+}
+
+/// By what an agent is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// By a secret of its own, or a shared one.
+    Known(Credential),
+    /// By an invitation, which has to be redeemed.
+    Invited(Digest),
+}
+
+/// Why an invitation cannot be redeemed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RedeemError {
+    #[error("the one-time token is used or too old")]
+    Gone,
+    #[error("the name is taken: choose another, or have an invitation made for this name")]
+    NameTaken,
+    #[error("as many agents have joined as may")]
+    Full,
+    #[error("the new agent cannot be written down")]
+    Io(#[from] io::Error),
+}
+
+/// Why an invitation cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InviteError {
+    /// [`INVITATIONS_MAX`] are open.
+    #[error(
+        "{INVITATIONS_MAX} invitations are open; they end as they are used, or with their time"
+    )]
+    TooMany,
+    /// The configuration has an entry for the name.
+    #[error("agent {0} has tokens in the configuration already; it needs no invitation")]
+    Configured(String),
+    /// There is no random number.
+    #[error("cannot make a token: {0}")]
+    Random(#[from] io::Error),
+}
+
+impl Admission {
+    pub(crate) fn new(configured: Access, roster: Option<&Path>) -> io::Result<Self> {
+        let roster = Roster::load(roster)?;
+        let effective = Arc::new(together(&configured, &roster));
+        Ok(Self {
+            effective: RwLock::new(effective),
+            invitations: Mutex::default(),
+            book: Mutex::new(Book { configured, roster }),
+        })
+    }
+
+    /// Takes another configuration, and reads the roster again. It may wait for the disk.
+    pub(crate) fn replace(&self, configured: Access, roster: Option<&Path>) -> io::Result<()> {
+        let mut book = lock(&self.book);
+        let roster = Roster::load(roster)?;
+        *book = Book { configured, roster };
+        self.apply(&book);
+        Ok(())
+    }
+
+    /// Makes an invitation.
+    pub(crate) fn invite(
+        &self,
+        name: Option<&str>,
+        now: Time,
+        lifetime: Duration,
+    ) -> Result<Token, InviteError> {
+        if let Some(name) = name
+            && lock(&self.book).configured.knows(name)
+        {
+            return Err(InviteError::Configured(name.to_owned()));
+        }
+        let mut invitations = lock(&self.invitations);
+        invitations.retain(|open| now < open.until);
+        if invitations.len() >= INVITATIONS_MAX {
+            return Err(InviteError::TooMany);
+        }
+        let token = Token::random()?;
+        invitations.push(Invitation {
+            token: token.digest(),
+            name: name.map(str::to_owned),
+            until: now.saturating_add(lifetime),
+        });
+        Ok(token)
+    }
+
+    /// Returns by what `secret` lets in an agent called `name`, if it does.
+    pub(crate) fn admit(&self, name: &str, secret: &[u8], now: Time) -> Option<Entrance> {
+        if let Some(credential) = self.access().admit(name, secret) {
+            return Some(Entrance::Known(credential));
+        }
+        let token = Digest::of(secret);
+        let invitations = lock(&self.invitations);
+        let open = invitations.iter().find(|open| open.is(&token, now))?;
+        let is_for = open.name.as_deref().is_none_or(|only| only == name);
+        is_for.then_some(Entrance::Invited(token))
+    }
+
+    /// Whether the invitation is for one name.
+    pub(crate) fn is_named(&self, token: &Digest) -> bool {
+        let invitations = lock(&self.invitations);
+        let mut named = invitations.iter().filter(|open| open.name.is_some());
+        named.any(|open| open.token.matches(token))
+    }
+
+    /// Takes an invited agent in and returns the token that is its own from now on. It may wait for the disk.
+    pub(crate) fn redeem(
+        &self,
+        name: &str,
+        token: Digest,
+        now: Time,
+    ) -> Result<Token, RedeemError> {
+        let mut book = lock(&self.book);
+        let invitation = {
+            let mut invitations = lock(&self.invitations);
+            let at = invitations.iter().position(|open| open.is(&token, now));
+            invitations.swap_remove(at.ok_or(RedeemError::Gone)?)
+        };
+        let taken_in = book.take_in(name, &invitation);
+        match &taken_in {
+            Ok(_) => self.apply(&book),
+            Err(_) => lock(&self.invitations).push(invitation),
+        }
+        taken_in
+    }
+
+    /// Whether a session of `name` that was let in by `credential` may go on.
+    pub(crate) fn still_admits(&self, name: &str, credential: Credential) -> bool {
+        self.access().still_admits(name, credential)
+    }
+
+    /// Returns what is granted now.
+    pub(crate) fn access(&self) -> Arc<Access> {
+        let effective = self.effective.read();
+        Arc::clone(&effective.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn apply(&self, book: &Book) {
+        let effective = Arc::new(together(&book.configured, &book.roster));
+        *self
+            .effective
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = effective;
+    }
+}
+
+impl Invitation {
+    fn is(&self, token: &Digest, now: Time) -> bool {
+        self.token.matches(token) && now < self.until
+    }
+}
+
+impl Book {
+    fn take_in(&mut self, name: &str, invitation: &Invitation) -> Result<Token, RedeemError> {
+        let is_named = invitation.name.is_some();
+        if self.configured.knows(name) || (self.roster.has(name) && !is_named) {
+            return Err(RedeemError::NameTaken);
+        }
+        if self.roster.is_full() {
+            return Err(RedeemError::Full);
+        }
+        let own = Token::random()?;
+        self.roster.add(name, own.digest())?;
+        Ok(own)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The configuration comes first: a roster cannot let in what it says nothing of.
+fn together(configured: &Access, roster: &Roster) -> Access {
+    let mut access = configured.clone();
+    for (name, digest) in roster.agents() {
+        if !access.knows(name) {
+            let grant = Grant {
+                tokens: vec![digest],
+                rights: Rights::default(),
+                limits: None,
+            };
+            access.grant(name.clone(), grant);
+        }
+    }
+    access
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn gate() -> Admission {
+        let token = Token::new("shared", "test").unwrap();
+        Admission::new(Access::from(token), None).unwrap()
+    }
+
+    #[test]
+    fn an_invitation_lets_one_agent_in_once() {
+        let gate = gate();
+        let start = Time::default();
+        let token = gate.invite(None, start, HOUR).unwrap();
+        let secret = token.expose().as_bytes();
+        assert!(gate.admit("home", b"no", start).is_none());
+        let Some(Entrance::Invited(digest)) = gate.admit("home", secret, start) else {
+            panic!("it is invited");
+        };
+        let own = gate.redeem("home", digest, start).unwrap();
+        let own = gate.admit("home", own.expose().as_bytes(), start);
+        let Some(Entrance::Known(credential)) = own else {
+            panic!("it has a token of its own");
+        };
+        assert!(gate.still_admits("home", credential));
+        assert!(gate.admit("home", secret, start).is_none());
+        assert!(matches!(
+            gate.redeem("other", digest, start),
+            Err(RedeemError::Gone)
+        ));
+        // From now on the shared secret is not good for this name.
+        assert!(gate.admit("home", b"shared", start).is_none());
+        assert!(gate.admit("other", b"shared", start).is_some());
+    }
+
+    #[test]
+    fn an_invitation_ends_with_its_time() {
+        let gate = gate();
+        let start = Time::default();
+        let token = gate.invite(None, start, HOUR).unwrap();
+        let late = start.saturating_add(HOUR);
+        assert!(
+            gate.admit("home", token.expose().as_bytes(), late)
+                .is_none()
+        );
+        assert!(matches!(
+            gate.redeem("home", token.digest(), late),
+            Err(RedeemError::Gone)
+        ));
+    }
+
+    #[test]
+    fn a_name_that_is_taken_needs_an_invitation_of_its_own() {
+        let gate = gate();
+        let start = Time::default();
+        let join = |name: Option<&str>, as_name: &str| {
+            let token = gate.invite(name, start, HOUR).unwrap();
+            gate.redeem(as_name, token.digest(), start)
+        };
+        join(None, "home").unwrap();
+        assert!(matches!(join(None, "home"), Err(RedeemError::NameTaken)));
+        join(Some("home"), "home").unwrap();
+        let token = gate.invite(Some("home"), start, HOUR).unwrap();
+        assert!(
+            gate.admit("other", token.expose().as_bytes(), start)
+                .is_none()
+        );
+        let mut access = Access::default();
+        access.grant("set".to_owned(), Grant::default());
+        gate.replace(access, None).unwrap();
+        assert!(matches!(
+            gate.invite(Some("set"), start, HOUR),
+            Err(InviteError::Configured(_))
+        ));
+    }
+
+    #[test]
+    fn invitations_are_bounded() {
+        let gate = gate();
+        let start = Time::default();
+        for _ in 0..INVITATIONS_MAX {
+            gate.invite(None, start, HOUR).unwrap();
+        }
+        assert!(matches!(
+            gate.invite(None, start, HOUR),
+            Err(InviteError::TooMany)
+        ));
+        gate.invite(None, start.saturating_add(HOUR), HOUR).unwrap();
+    }
+}

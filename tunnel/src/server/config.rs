@@ -1,0 +1,111 @@
+//! What a server needs to know.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tunnel_proto::mux;
+
+use crate::admin;
+use crate::io::tls;
+use crate::metrics::Compat;
+use crate::relay::{datagrams, splice};
+use crate::server::auth::access::Access;
+use crate::server::auth::handshake::Remotedialer;
+use crate::server::auth::peers::Peers;
+use crate::server::limits::Limits;
+use crate::session::link;
+
+pub mod forward;
+pub mod port;
+
+pub use forward::Forward;
+pub use port::{Port, PortsError};
+
+/// What a server needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where agents and HTTP visitors connect.
+    pub listen: SocketAddr,
+    /// TLS of that port; without it the port speaks plain HTTP.
+    pub tls: Option<tls::Server>,
+    /// How long a TLS handshake may take there.
+    pub tls_handshake_timeout: Duration,
+    /// Static forwards.
+    pub forwards: Vec<Forward>,
+    /// More public ports: SOCKS5 and HTTP CONNECT.
+    pub ports: Vec<Port>,
+    /// The admin port: counters, health, sessions.
+    pub admin: Option<admin::Config>,
+    /// Whose counters there are besides our own.
+    pub compat_metrics: Option<Compat>,
+    /// Which agents are let in, and what may be asked of them.
+    pub access: Access,
+    /// The file with the agents that joined by invitation; without it they are forgotten when the server ends.
+    pub roster: Option<PathBuf>,
+    /// Connections at once, of visitors, and of agents until their handshake is done; more wait in the kernel's backlog.
+    pub connections_max: usize,
+    /// Links of agents at once.
+    pub sessions_max: usize,
+    /// How much may be asked of each agent.
+    pub limits: Limits,
+    /// How long the head of a request may take, and how long a kept-alive connection may be silent.
+    pub header_timeout: Duration,
+    /// How long a target may take to begin its response.
+    pub response_timeout: Duration,
+    /// How long a visitor of the HTTP front that finished its side may wait for the rest of the response without a byte.
+    pub visitor_linger: Duration,
+    /// Whether and how clients of remotedialer's dialect are taken.
+    pub remotedialer: Option<Remotedialer>,
+    /// The other servers, if there are any.
+    pub peers: Option<Arc<Peers>>,
+    /// Bounds of each session.
+    pub mux: mux::native::Config,
+    /// Bounds of each session in remotedialer's dialect.
+    pub remotedialer_mux: mux::remotedialer::Config,
+    /// Bounds of each link.
+    pub link: link::Config,
+    /// Bounds of each splice.
+    pub splice: splice::Config,
+    /// Bounds of the flows of each UDP forward.
+    pub datagrams: datagrams::Config,
+}
+
+impl Config {
+    /// Returns the defaults around what has none.
+    #[must_use]
+    pub fn new(listen: SocketAddr, access: impl Into<Access>) -> Self {
+        Self {
+            listen,
+            tls: None,
+            tls_handshake_timeout: Duration::from_secs(10),
+            forwards: Vec::new(),
+            ports: Vec::new(),
+            admin: None,
+            compat_metrics: None,
+            access: access.into(),
+            roster: None,
+            connections_max: 16_384,
+            sessions_max: 4096,
+            limits: Limits::default(),
+            header_timeout: Duration::from_secs(30),
+            response_timeout: Duration::from_secs(60),
+            visitor_linger: Duration::from_millis(500),
+            remotedialer: None,
+            peers: None,
+            mux: mux::native::Config::default(),
+            remotedialer_mux: mux::remotedialer::Config::default(),
+            link: link::Config::default(),
+            splice: splice::Config::default(),
+            datagrams: datagrams::Config::default(),
+        }
+    }
+
+    /// Returns the forwards and the other ports, in this order.
+    #[must_use]
+    pub fn all_ports(&self) -> Vec<Port> {
+        let forwards = self.forwards.iter().cloned().map(Port::Forward);
+        forwards.chain(self.ports.iter().cloned()).collect()
+    }
+}

@@ -1,0 +1,265 @@
+//! The public ports besides the front, as they are configured.
+
+use std::str::FromStr;
+use std::{fmt, io};
+
+use tunnel_proto::credentials::Credentials;
+use tunnel_proto::listen::{Listen, ListenError};
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::handshake;
+
+use crate::server::config::Forward;
+
+/// A public port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Every visitor is a stream to one target.
+    Forward(Forward),
+    /// Visitors say by SOCKS5 (RFC 1928) where they want to go.
+    Socks5(ProxyPort),
+    /// Visitors say by HTTP CONNECT (RFC 9110, section 9.3.6) where they want to go.
+    Connect(ProxyPort),
+}
+
+/// A port whose visitors name the targets, all of them of one agent: `LISTEN=AGENT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyPort {
+    /// Where it listens.
+    pub listen: Listen,
+    /// The agent's name.
+    pub agent: String,
+    /// What visitors must know. Without them everybody who can connect may ask for every target that the agent allows.
+    pub credentials: Option<Credentials>,
+}
+
+/// Why a text is not a gate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyPortError {
+    /// It has not two parts, or the second is not a name.
+    #[error("{0:?} is not a proxy port: write LISTEN=AGENT, as 127.0.0.1:1080=home")]
+    Malformed(String),
+    /// Nothing can listen there.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Why ports cannot be served as they are configured. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// Two ports have one place.
+    #[error("{0} is listened on by two ports; give each one of its own")]
+    Twice(Listen),
+    /// Everybody on the network could use it.
+    #[error(
+        "the {kind} port {listen} asks nobody for a password, and other machines can reach it: give it credentials, or let it listen on 127.0.0.1"
+    )]
+    Open {
+        /// Its kind.
+        kind: &'static str,
+        /// Where it would listen.
+        listen: Listen,
+    },
+    /// A UDP target needs a UDP port.
+    #[error("{0} cannot take datagrams for a udp/ target: listen on IP:PORT")]
+    NoDatagrams(Listen),
+    /// It cannot be listened on.
+    #[error("{port}: {error}")]
+    Listen {
+        /// The port.
+        port: String,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl From<PortsError> for io::Error {
+    fn from(error: PortsError) -> Self {
+        let kind = match &error {
+            PortsError::Listen { error, .. } => error.kind(),
+            PortsError::Twice(_) | PortsError::Open { .. } | PortsError::NoDatagrams(_) => {
+                io::ErrorKind::InvalidInput
+            }
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Checks what can be known of ports before they are listened on.
+///
+/// # Errors
+///
+/// [`PortsError`], never [`PortsError::Listen`].
+pub fn validate(ports: &[Port]) -> Result<(), PortsError> {
+    for (at, port) in ports.iter().enumerate() {
+        let earlier = ports.iter().take(at);
+        if earlier.clone().any(|earlier| {
+            earlier.takes_datagrams() == port.takes_datagrams()
+                && earlier.listen().is_where(port.listen())
+        }) {
+            return Err(PortsError::Twice(port.listen().clone()));
+        }
+        if let (true, Listen::Unix(_)) = (port.takes_datagrams(), port.listen()) {
+            return Err(PortsError::NoDatagrams(port.listen().clone()));
+        }
+        if let Port::Socks5(gate) | Port::Connect(gate) = port
+            && gate.credentials.is_none()
+            && !gate.listen.is_local()
+        {
+            return Err(PortsError::Open {
+                kind: port.kind(),
+                listen: gate.listen.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+impl Port {
+    /// Returns the name of its kind: `forward`, `socks5` or `connect`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Forward(_) => "forward",
+            Self::Socks5(_) => "socks5",
+            Self::Connect(_) => "connect",
+        }
+    }
+
+    /// Returns where it listens.
+    #[must_use]
+    pub const fn listen(&self) -> &Listen {
+        match self {
+            Self::Forward(forward) => &forward.listen,
+            Self::Socks5(gate) | Self::Connect(gate) => &gate.listen,
+        }
+    }
+
+    /// Returns the agent that its visitors reach.
+    #[must_use]
+    pub fn agent(&self) -> &str {
+        match self {
+            Self::Forward(forward) => &forward.agent,
+            Self::Socks5(proxy) | Self::Connect(proxy) => &proxy.agent,
+        }
+    }
+
+    /// Whether it is a UDP port.
+    #[must_use]
+    pub const fn takes_datagrams(&self) -> bool {
+        match self {
+            Self::Forward(forward) => matches!(forward.target, Target::Udp(_)),
+            Self::Socks5(_) | Self::Connect(_) => false,
+        }
+    }
+
+    /// Returns what the listening socket is called in reports.
+    pub(crate) fn label(&self) -> String {
+        match self {
+            Self::Forward(forward) => format!("forward to {}", forward.destination()),
+            Self::Socks5(gate) | Self::Connect(gate) => {
+                format!("{} to {}", self.kind(), gate.agent)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forward(forward) => write!(f, "forward {forward}"),
+            Self::Socks5(gate) | Self::Connect(gate) => write!(f, "{} {gate}", self.kind()),
+        }
+    }
+}
+
+impl From<Forward> for Port {
+    fn from(forward: Forward) -> Self {
+        Self::Forward(forward)
+    }
+}
+
+impl fmt::Display for ProxyPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.listen, self.agent)
+    }
+}
+
+impl FromStr for ProxyPort {
+    type Err = ProxyPortError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((listen, agent)) if handshake::is_name(agent) => Ok(Self {
+                listen: listen.parse()?,
+                agent: agent.to_owned(),
+                credentials: None,
+            }),
+            Some(_) | None => Err(ProxyPortError::Malformed(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(text: &str) -> ProxyPort {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn gates_read_back_as_written() {
+        for text in ["127.0.0.1:1080=web", "unix:/run/socks=web"] {
+            assert_eq!(gate(text).to_string(), text);
+        }
+        for text in [
+            "",
+            "127.0.0.1:1080",
+            "127.0.0.1:1080=",
+            "=web",
+            "1080=web",
+            "127.0.0.1:1=a/b",
+        ] {
+            assert!(text.parse::<ProxyPort>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_open_to_the_network_by_mistake() {
+        for (listen, open) in [
+            ("127.0.0.1:1=a", false),
+            ("unix:/a=a", false),
+            ("0.0.0.0:1=a", true),
+            ("[::]:1=a", true),
+        ] {
+            for make in [Port::Socks5, Port::Connect] {
+                let mut gate = gate(listen);
+                let checked = validate(&[make(gate.clone())]);
+                assert_eq!(
+                    matches!(checked, Err(PortsError::Open { .. })),
+                    open,
+                    "{listen}"
+                );
+                gate.credentials = Some(Credentials::new("a", "b").unwrap());
+                validate(&[make(gate)]).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn each_place_has_one_port() {
+        let port = |text: &str| Port::Forward(text.parse().unwrap());
+        let one = port("127.0.0.1:53=web/tcp/a:1");
+        validate(&[one.clone(), port("127.0.0.1:53=web/udp/a:1")]).unwrap();
+        validate(&[port("127.0.0.1:0=a/tcp/a:1"), port("127.0.0.1:0=a/tcp/a:1")]).unwrap();
+        let two = Port::Socks5(gate("127.0.0.1:53=web"));
+        assert!(matches!(validate(&[one, two]), Err(PortsError::Twice(_))));
+        let paths = [port("unix:/a=a/tcp/a:1"), port("unix:660:/a=a/tcp/a:1")];
+        assert!(matches!(validate(&paths), Err(PortsError::Twice(_))));
+        let datagrams = [port("unix:/a=a/udp/a:1")];
+        assert!(matches!(
+            validate(&datagrams),
+            Err(PortsError::NoDatagrams(_))
+        ));
+    }
+}

@@ -1,0 +1,180 @@
+//! Where a visitor's request goes, and what the target gets of it.
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, StatusCode, Uri, Version};
+use percent_encoding::percent_decode_str;
+use tunnel_proto::target::Target;
+use tunnel_proto::wire::handshake;
+
+use crate::server::open::Failure;
+
+/// Where a request of a visitor goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) agent: String,
+    pub(crate) target: Target,
+    path: String,
+}
+
+impl Address {
+    /// Reads `{agent}/{scheme}/{host[:port]}[/{path}]`.
+    pub(crate) fn parse(text: &str) -> Result<Self, (StatusCode, &'static str)> {
+        let mut parts = text.splitn(4, '/');
+        let (Some(agent), Some(scheme), Some(host)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err((
+                StatusCode::NOT_FOUND,
+                "write /client/{agent}/http/{host:port}/{path}",
+            ));
+        };
+        if !handshake::is_name(agent) {
+            return Err((StatusCode::BAD_REQUEST, "this is not an agent's name"));
+        }
+        let target = match scheme {
+            "http" => Target::tcp(host, Some(80))
+                .map_err(|_| (StatusCode::BAD_REQUEST, "this is not a host or host:port"))?,
+            "http+unix" => percent_decode_str(host)
+                .decode_utf8()
+                .ok()
+                .and_then(|path| path.parse().ok())
+                .map(Target::Unix)
+                .ok_or((
+                    StatusCode::BAD_REQUEST,
+                    "this is not a socket's path; write http+unix/%2Frun%2Fapp.sock/{path}",
+                ))?,
+            "https" => {
+                return Err((
+                    StatusCode::NOT_IMPLEMENTED,
+                    "https to the target is not in this version; use http or a TCP forward",
+                ));
+            }
+            _ => {
+                return Err((
+                    StatusCode::BAD_REQUEST,
+                    "the scheme is http, or http+unix for a Unix socket",
+                ));
+            }
+        };
+        Ok(Self {
+            agent: agent.to_owned(),
+            target,
+            path: format!("/{}", parts.next().unwrap_or_default()),
+        })
+    }
+}
+
+/// Makes the request that the target gets. Each request has its own stream and its own connection to the target.
+pub(crate) fn rewrite(
+    request: Request<Incoming>,
+    address: &Address,
+) -> Result<Request<Incoming>, Failure> {
+    let (mut parts, body) = request.into_parts();
+    let path_and_query = match parts.uri.query() {
+        Some(query) => format!("{}?{query}", address.path),
+        None => address.path.clone(),
+    };
+    let bad = |why: &str| (StatusCode::BAD_REQUEST, why.to_owned());
+    parts.uri = path_and_query
+        .parse::<Uri>()
+        .map_err(|_| bad("the path is malformed"))?;
+    parts.version = Version::HTTP_11;
+    strip_hop_by_hop(&mut parts.headers);
+    parts.headers.remove(header::EXPECT);
+    let host = match &address.target {
+        Target::Tcp(endpoint) | Target::Udp(endpoint) => {
+            let authority = endpoint.to_string();
+            let host = authority.strip_suffix(":80").unwrap_or(&authority);
+            HeaderValue::from_str(host).map_err(|_| bad("the host is malformed"))?
+        }
+        // Whatever listens there has no host; servers take this one.
+        Target::Unix(_) => HeaderValue::from_static("localhost"),
+    };
+    parts.headers.insert(header::HOST, host);
+    parts
+        .headers
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Ok(Request::from_parts(parts, body))
+}
+
+/// Removes what concerns one hop only (RFC 9110, section 7.6.1).
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read() {
+        let address = Address::parse("web/http/127.0.0.1:9000/a/b").unwrap();
+        assert_eq!(
+            (address.agent.as_str(), address.path.as_str()),
+            ("web", "/a/b")
+        );
+        assert_eq!(address.target.to_string(), "tcp/127.0.0.1:9000");
+        let default = Address::parse("web/http/host").unwrap();
+        assert_eq!(default.target.to_string(), "tcp/host:80");
+        assert_eq!(Address::parse("web/http/host").unwrap().path, "/");
+        let socket = Address::parse("web/http+unix/%2frun%2Fa%20b.sock/v1/x%2Fy").unwrap();
+        assert_eq!(socket.target.to_string(), "unix//run/a b.sock");
+        assert_eq!(socket.path, "/v1/x%2Fy");
+        for (text, status) in [
+            ("web/http+unix/run", 400),
+            ("web/http+unix/%2Frun%2F..%2Fx", 400),
+            ("web/http+unix/%2Frun%00", 400),
+            ("web/http+unix/%2F%ff", 400),
+            ("web", 404),
+            ("web/http", 404),
+            ("web/https/a", 501),
+            ("web/ftp/a", 400),
+            ("w b/http/a", 400),
+            ("web/http/a b", 400),
+        ] {
+            assert_eq!(
+                Address::parse(text).unwrap_err().0.as_u16(),
+                status,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_concerns_one_hop_is_removed() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-a, close"),
+            ("x-a", "1"),
+            ("te", "trailers"),
+            ("x-b", "2"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 1);
+        assert!(headers.contains_key("x-b"));
+    }
+}

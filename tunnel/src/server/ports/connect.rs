@@ -1,0 +1,243 @@
+//! HTTP CONNECT ports: visitors say where they want to go (RFC 9110, section 9.3.6).
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use data_encoding::BASE64;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tunnel_proto::mux::Reason;
+use tunnel_proto::target::Target;
+
+use crate::io::socket::{Mark, NOBODY, Peer, Role, Socket};
+use crate::relay::splice::splice_after;
+use crate::server::config::port::ProxyPort;
+use crate::server::front::HEAD_MAX;
+use crate::server::open::{Door, Failure, OpenRefused, Visit};
+use crate::server::shared::Shared;
+use crate::session::Stream;
+
+/// A visitor's connection while it may still ask for its stream.
+struct Visitor {
+    shared: Arc<Shared>,
+    gate: ProxyPort,
+    mark: Mark,
+    peer: Peer,
+    /// One of all connections; it goes with whoever serves this one.
+    permit: Arc<OwnedSemaphorePermit>,
+}
+
+/// Serves a visitor until its stream has begun, which the session owns from then on.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    gate: ProxyPort,
+    socket: Socket,
+    permit: OwnedSemaphorePermit,
+) {
+    let peer = socket.peer();
+    let hung_up = socket.hung_up();
+    let visitor = Arc::new(Visitor {
+        shared: Arc::clone(&shared),
+        gate,
+        mark: socket.mark(),
+        peer,
+        permit: Arc::new(permit),
+    });
+    visitor.pooled();
+    let asked_once = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        asked_once.store(true, Ordering::Relaxed);
+        let visitor = Arc::clone(&visitor);
+        async move {
+            let response = respond(&visitor, request).await;
+            Ok::<_, Infallible>(response.unwrap_or_else(|refusal| refusal))
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.config.header_timeout)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    let (mut connection, mut hung_up) = (pin!(connection), pin!(hung_up));
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    shared.count_head(&error, asked_once.load(Ordering::Relaxed));
+                    tracing::debug!(visitor = %peer, %error, "visitor left early");
+                }
+                return;
+            }
+            () = hung_up.as_mut() => return,
+            () = shared.draining.cancelled(), if !asked => {
+                asked = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+impl Visitor {
+    /// The connection serves no stream.
+    fn pooled(&self) {
+        let label = format!("visitor {}", self.peer);
+        self.mark.bind(Role::Pool, NOBODY, &label);
+    }
+}
+
+/// A stream that is being opened for a visitor. When it goes before the stream has begun, the visitor returns to its pool.
+struct Begins<'a>(Option<&'a Visitor>);
+
+impl Drop for Begins<'_> {
+    fn drop(&mut self) {
+        if let Some(visitor) = self.0 {
+            visitor.pooled();
+        }
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+async fn respond(visitor: &Visitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
+    let Visitor { shared, gate, .. } = visitor;
+    let target = asked_for(&request).map_err(|(status, why)| refuse(status, &why))?;
+    if !is_authorized(gate, &request) {
+        let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        return Err(refuse(status, "this proxy asks for a user and a password"));
+    }
+    let visit = Visit {
+        door: Door::Port {
+            kind: "connect",
+            listen: &gate.listen,
+        },
+        agent: &gate.agent,
+        target: &target,
+    };
+    let failed = |refused: OpenRefused| {
+        let (status, why) = refused.failure(&gate.agent, &target);
+        match refused.reason() {
+            Reason::Denied => refuse(StatusCode::FORBIDDEN, &why),
+            _ => refuse(status, &why),
+        }
+    };
+    let (route, opening) = shared.open(visit).map_err(failed)?;
+    let label = format!("visitor {} -> {}/{target}", visitor.peer, gate.agent);
+    let mut begins = Begins(Some(visitor));
+    visitor.mark.bind(Role::Stream, opening.owner(), &label);
+    let stream = shared.accepted(opening).await.map_err(failed)?;
+    begins.0 = None;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (shared, permit) = (Arc::clone(shared), Arc::clone(&visitor.permit));
+    route.scope().spawn(async move {
+        let _permit = permit;
+        carry(&shared, upgrade, stream).await;
+    });
+    Ok(Response::default())
+}
+
+/// Joins the visitor and its stream once the answer is on its way.
+async fn carry(shared: &Shared, upgrade: OnUpgrade, stream: Stream) {
+    let watch = stream.watch();
+    let upgraded = tokio::select! {
+        biased;
+        _ = watch.ended() => return,
+        upgraded = timeout(shared.config.header_timeout, upgrade) => upgraded,
+    };
+    let Some((socket, early)) = upgraded.ok().and_then(Result::ok).and_then(take_socket) else {
+        stream.watch().reset(Reason::Cancelled);
+        return;
+    };
+    let (peer, owner) = (socket.peer(), stream.owner());
+    let ending = splice_after(early, socket, stream, shared.config.splice).await;
+    tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
+}
+
+fn take_socket(upgraded: Upgraded) -> Option<(Socket, Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<Socket>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+/// Reads the target. What `Host` says is nobody's business: what is asked for is what is dialed.
+fn asked_for<B>(request: &Request<B>) -> Result<Target, Failure> {
+    if request.method() != Method::CONNECT {
+        return Err((
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this port serves CONNECT HOST:PORT only; use it as a proxy, as curl --proxytunnel does".to_owned(),
+        ));
+    }
+    let headers = request.headers();
+    let target = request.uri().authority();
+    let target = target.and_then(|target| Target::tcp(target.as_str(), None).ok());
+    match target {
+        Some(_)
+            if headers.contains_key(header::CONTENT_LENGTH)
+                || headers.contains_key(header::TRANSFER_ENCODING) =>
+        {
+            Err((StatusCode::BAD_REQUEST, "CONNECT has no content".to_owned()))
+        }
+        Some(target) => Ok(target),
+        None => Err((
+            StatusCode::BAD_REQUEST,
+            "write CONNECT HOST:PORT, an IPv6 address in brackets".to_owned(),
+        )),
+    }
+}
+
+/// Whether the visitor knows what it must.
+fn is_authorized<B>(gate: &ProxyPort, request: &Request<B>) -> bool {
+    let Some(credentials) = &gate.credentials else {
+        return true;
+    };
+    let mut given = request
+        .headers()
+        .get_all(header::PROXY_AUTHORIZATION)
+        .iter();
+    let pair = match (given.next(), given.next()) {
+        (Some(value), None) => basic(value),
+        (_, _) => None,
+    };
+    pair.is_some_and(|(user, password)| credentials.accept(&user, &password))
+}
+
+/// Reads `Basic BASE64(USER:PASSWORD)` (RFC 7617).
+fn basic(value: &HeaderValue) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    let pair = scheme
+        .eq_ignore_ascii_case("basic")
+        .then(|| BASE64.decode(encoded.trim().as_bytes()))?;
+    let pair = pair.ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    let (user, password) = pair.split_at_checked(colon)?;
+    Some((user.to_vec(), password.get(1..)?.to_vec()))
+}
+
+fn refuse(status: StatusCode, why: &str) -> Answer {
+    let mut response = Response::new(Full::from(format!("{why}\n")));
+    *response.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    let more = match status {
+        StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, "CONNECT")),
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            Some((header::PROXY_AUTHENTICATE, "Basic realm=\"tunnel\""))
+        }
+        _ => None,
+    };
+    if let Some((name, value)) = more {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
+    response
+}

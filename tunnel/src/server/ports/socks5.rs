@@ -1,0 +1,152 @@
+//! SOCKS5 ports: visitors say where they want to go (RFC 1928, RFC 1929).
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tunnel_proto::mux::Reason;
+use tunnel_proto::socks5::{Code, Event, Greeting};
+use tunnel_proto::target::Target;
+
+use crate::io::socket::{NOBODY, ReadBuffer, Role, Socket};
+use crate::relay::splice::{LAST_WORDS, splice_after};
+use crate::server::config::port::ProxyPort;
+use crate::server::open::{Door, Visit};
+use crate::server::shared::Shared;
+
+/// Serves a visitor until its stream has begun, which the session owns from then on.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    gate: &ProxyPort,
+    socket: Socket,
+    permit: OwnedSemaphorePermit,
+) {
+    let peer = socket.peer();
+    socket.bind(Role::Control, NOBODY, &format!("visitor {peer}"));
+    let asked = tokio::select! {
+        biased;
+        () = shared.draining.cancelled() => return,
+        asked = timeout(shared.config.header_timeout, ask(gate, &socket)) => asked,
+    };
+    let (target, early) = match asked {
+        Ok(Some(asked)) => asked,
+        Ok(None) => return,
+        Err(_) => {
+            shared.metrics.limit_rejected("handshake");
+            tracing::debug!(visitor = %peer, "the SOCKS5 handshake took too long");
+            socket.reset_on_release();
+            return;
+        }
+    };
+    let visit = Visit {
+        door: Door::Port {
+            kind: "socks5",
+            listen: &gate.listen,
+        },
+        agent: &gate.agent,
+        target: &target,
+    };
+    let (route, opening) = match shared.open(visit) {
+        Ok(opened) => opened,
+        Err(refused) => {
+            dismiss(&socket, &Code::from(refused.reason()).reply()).await;
+            return;
+        }
+    };
+    let owner = opening.owner();
+    let label = format!("visitor {peer} -> {}/{target}", gate.agent);
+    socket.bind(Role::Stream, owner, &label);
+    route.scope().spawn(async move {
+        let _permit = permit;
+        let mut early = BytesMut::from(&early[..]);
+        let opened = tokio::select! {
+            biased;
+            opened = shared.accepted(opening) => opened,
+            () = leaves(&socket, &mut early) => return,
+        };
+        match opened {
+            Ok(stream) => {
+                // A socket that nothing was written to takes this much at once.
+                if send(&socket, &Code::Succeeded.reply()).await.is_err() {
+                    stream.watch().reset(Reason::Aborted);
+                    return;
+                }
+                let ending = splice_after(early.freeze(), socket, stream, shared.config.splice).await;
+                tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
+            }
+            Err(refused) => {
+                socket.bind(Role::Control, NOBODY, "visitor that was refused");
+                dismiss(&socket, &Code::from(refused.reason()).reply()).await;
+            }
+        }
+    });
+}
+
+/// Bytes that are read at once before the stream begins.
+const PIECE: usize = 1024;
+
+/// Bytes that a visitor may send before it knows whether its stream begins; more wait in the kernel.
+const EARLY_MAX: usize = 16 * 1024;
+
+/// Hears what the visitor asks for, and what it sent behind that. One that leaves or must be turned away asks for nothing.
+async fn ask(gate: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
+    let mut greeting = Greeting::new(gate.credentials.as_ref());
+    let mut buffer = ReadBuffer::default();
+    loop {
+        let data = socket.read(&mut buffer, PIECE).await.ok()?;
+        if data.is_empty() {
+            return None;
+        }
+        greeting.receive(&data);
+        while let Some(event) = greeting.poll() {
+            match event {
+                Event::Send(reply) => send(socket, &reply).await.ok()?,
+                Event::Connect(target) => return Some((target, greeting.into_rest())),
+                Event::Refuse(refusal) => {
+                    tracing::debug!(visitor = %socket.peer(), why = %refusal, "visitor refused");
+                    dismiss(socket, &refusal.reply()).await;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Returns when the visitor leaves before its stream has begun, and takes what it sends meanwhile. The end of its direction means that
+/// it left, unless it has sent something: then that may be all it has to say.
+async fn leaves(socket: &Socket, early: &mut BytesMut) {
+    let mut buffer = ReadBuffer::default();
+    while let Some(room) = EARLY_MAX.checked_sub(early.len()).filter(|room| *room > 0) {
+        match socket.read(&mut buffer, room.min(PIECE)).await {
+            Ok(data) if data.is_empty() && early.is_empty() => return,
+            Ok(data) if data.is_empty() => break,
+            Ok(data) => early.extend_from_slice(&data),
+            Err(_) => return,
+        }
+    }
+    socket.hung_up().await;
+}
+
+/// Sends the last that a visitor hears. What it still sends is read for a moment, since its unread bytes would make a reset of
+/// the release, which can overtake the answer.
+async fn dismiss(socket: &Socket, reply: &[u8]) {
+    let dismissed = async {
+        send(socket, reply).await?;
+        socket.finish()?;
+        let mut buffer = ReadBuffer::default();
+        while !socket.read(&mut buffer, PIECE).await?.is_empty() {}
+        Ok::<_, io::Error>(())
+    };
+    // Whoever does not listen is not waited for.
+    let _ = timeout(LAST_WORDS, dismissed).await;
+}
+
+async fn send(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = socket.write(bytes).await?;
+        bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! How a link to a server is made and kept up, by an agent and by a peer.
+
+pub mod backoff;
+pub(crate) mod dial;
+mod join;
+pub(crate) mod keyring;
+pub mod proxy;
+pub(crate) mod reconnect;
+
+pub use dial::{ServerUrl, ServerUrlError};
+pub use join::{Join, JoinError};

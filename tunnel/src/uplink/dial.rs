@@ -1,0 +1,293 @@
+//! The way to the server: its URL, the dial and the handshake.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error as WsError;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, Request, Uri};
+use tunnel_proto::target::Endpoint;
+use tunnel_proto::wire::handshake::LinkId;
+use tunnel_proto::wire::{Dialect, handshake, native};
+
+use crate::io::race::race;
+use crate::io::socket::{NOBODY, Role, Socket};
+use crate::io::tls::{Carrier, ClientError, HandshakeError};
+use crate::io::{random, socket, tls};
+use crate::session::link;
+use crate::uplink::keyring::Keyring;
+use crate::uplink::proxy::{Proxy, TunnelError, tunnel};
+
+/// Where a server takes agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUrl {
+    uri: Uri,
+    endpoint: Endpoint,
+}
+
+impl ServerUrl {
+    pub(crate) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Returns `HOST:PORT`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        self.endpoint.to_string()
+    }
+
+    /// Returns the host, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.endpoint.host()
+    }
+
+    /// Whether it is this machine by its very name or address.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        let address = self.endpoint.address();
+        self.host() == "localhost" || address.is_some_and(|address| address.is_loopback())
+    }
+
+    /// Whether TLS is asked for.
+    #[must_use]
+    pub fn is_secure(&self) -> bool {
+        self.uri.scheme_str() == Some("wss")
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.uri.fmt(f)
+    }
+}
+
+/// Why a text is not a server's URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServerUrlError {
+    /// It is not `wss://HOST[:PORT]/PATH` or `ws://HOST[:PORT]/PATH`.
+    #[error(
+        "{0:?} is not a server's URL: write wss://HOST:PORT/connect, or ws://HOST:PORT/connect without TLS"
+    )]
+    Malformed(String),
+}
+
+impl FromStr for ServerUrl {
+    type Err = ServerUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let malformed = || ServerUrlError::Malformed(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| malformed())?;
+        let default_port = match uri.scheme_str() {
+            Some("ws") => 80,
+            Some("wss") => 443,
+            Some(_) | None => return Err(malformed()),
+        };
+        let authority = uri.authority().ok_or_else(malformed)?;
+        if authority.as_str().contains('@') {
+            return Err(malformed());
+        }
+        let endpoint =
+            Endpoint::parse(authority.as_str(), Some(default_port)).map_err(|_| malformed())?;
+        Ok(Self { uri, endpoint })
+    }
+}
+
+/// What it takes to reach a server and to be known there.
+pub(crate) struct Uplink<'a> {
+    pub(crate) server: &'a ServerUrl,
+    pub(crate) tls: &'a tls::Client,
+    pub(crate) proxy: Option<&'a Proxy>,
+    /// Which link of several it is.
+    pub(crate) slot: Option<LinkId>,
+    /// The request header that carries the name, and the name.
+    pub(crate) name: (&'static str, &'a str),
+    /// The request header that carries the secret instead of `Authorization: Bearer`.
+    pub(crate) token_header: Option<HeaderName>,
+    pub(crate) keyring: &'a Keyring,
+    pub(crate) dialect: Dialect,
+    /// How long connecting and the handshake may take together.
+    pub(crate) timeout: Duration,
+    /// The first and the longest wait between attempts.
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) link: link::Config,
+}
+
+/// Why there is no link to the server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("cannot resolve {0}: {1}")]
+    Resolve(String, std::io::Error),
+    #[error("cannot reach {0}: {1}")]
+    Dial(String, std::io::Error),
+    #[error(transparent)]
+    Proxy(#[from] TunnelError),
+    #[error("the server refused: {status}: {why}")]
+    Refused { status: u16, why: String },
+    #[error(transparent)]
+    Tls(#[from] ClientError),
+    #[error("the server's handshake failed: {0}")]
+    Handshake(Box<WsError>),
+    #[error("the server did not name the session; is it a tunnel server?")]
+    NoSession,
+    #[error("the server did not answer in time")]
+    TimedOut,
+}
+
+impl ConnectError {
+    /// Whether the server does not know the secret.
+    pub(crate) const fn is_unauthorized(&self) -> bool {
+        matches!(self, Self::Refused { status: 401, .. })
+    }
+
+    /// Returns the reason that is counted.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve(..) => "unresolved",
+            Self::Dial(..) => "unreachable",
+            Self::Proxy(_) => "proxy",
+            Self::Tls(ClientError::Files(_)) => "tls files",
+            Self::Tls(ClientError::Handshake(error)) => error.reason(),
+            Self::Refused { .. } => "refused",
+            Self::Handshake(_) | Self::NoSession => "handshake",
+            Self::TimedOut => "timed out",
+        }
+    }
+}
+
+pub(crate) async fn connect(
+    config: &Uplink<'_>,
+) -> Result<(WebSocketStream<Carrier>, u64), ConnectError> {
+    let server = config.server.endpoint();
+    let socket = match config.proxy {
+        Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
+        None => dial(server).await?,
+    };
+    let carrier = if config.server.is_secure() {
+        config.tls.connect(server.host(), socket).await?
+    } else {
+        socket.into()
+    };
+    shake_hands(config, carrier).await
+}
+
+async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+    let addresses = socket::resolve(endpoint)
+        .await
+        .map_err(|error| ConnectError::Resolve(endpoint.to_string(), error))?;
+    let none = std::io::ErrorKind::NotFound.into();
+    race(addresses, none, |address| {
+        Socket::dial(address, Role::Link, NOBODY, "link to the server")
+    })
+    .await
+    .map_err(|error| ConnectError::Dial(endpoint.to_string(), error))
+}
+
+async fn shake_hands(
+    config: &Uplink<'_>,
+    carrier: Carrier,
+) -> Result<(WebSocketStream<Carrier>, u64), ConnectError> {
+    let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
+    let websocket = Some(config.link.websocket(config.dialect));
+    let (websocket, response) =
+        match tokio_tungstenite::client_async_with_config(request, carrier, websocket).await {
+            Ok(connected) => connected,
+            Err(WsError::Http(response)) => {
+                let body = response.body().as_deref().unwrap_or_default();
+                return Err(ConnectError::Refused {
+                    status: response.status().as_u16(),
+                    why: String::from_utf8_lossy(body)
+                        .trim()
+                        .chars()
+                        // Whoever answers must not write lines of its own into the log.
+                        .filter(|char| !char.is_control())
+                        .take(200)
+                        .collect(),
+                });
+            }
+            // By TLS 1.3 a server refuses a client's certificate after the handshake.
+            Err(WsError::Io(error)) if HandshakeError::is_in(&error) => {
+                return Err(ClientError::from(HandshakeError::of(error)).into());
+            }
+            Err(error) => return Err(ConnectError::Handshake(Box::new(error))),
+        };
+    let own = response.headers().get(handshake::OWN_TOKEN_HEADER);
+    if let Some(own) = own.and_then(|own| own.to_str().ok()) {
+        config.keyring.take(own);
+    }
+    let named = response
+        .headers()
+        .get(handshake::SESSION_HEADER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok())
+        .filter(|id| *id != 0);
+    let id = match (named, config.dialect) {
+        (Some(id), _) => id,
+        // A Go server names no session; the annotations of this end are all there are.
+        (None, Dialect::Remotedialer) => random::session_id(),
+        (None, Dialect::Native) => return Err(ConnectError::NoSession),
+    };
+    Ok((websocket, id))
+}
+
+fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
+    let mut request = config.server.uri.clone().into_client_request()?;
+    let mut header = |name: HeaderName, value: &str| {
+        let mut value = HeaderValue::from_str(value)?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(name, value);
+        Ok::<_, WsError>(())
+    };
+    match config.dialect {
+        Dialect::Native => header(SEC_WEBSOCKET_PROTOCOL, native::SUBPROTOCOL)?,
+        Dialect::Remotedialer => {}
+    }
+    if let Some(slot) = config.slot {
+        let name = HeaderName::from_static(handshake::LINK_HEADER);
+        header(name, &slot.to_string())?;
+    }
+    let (name_header, name) = config.name;
+    header(HeaderName::from_static(name_header), name)?;
+    let token = config.keyring.token();
+    match &config.token_header {
+        Some(name) => header(name.clone(), token.expose())?,
+        None => header(AUTHORIZATION, &token.bearer())?,
+    }
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_with_their_default_ports() {
+        for (text, host, port, secure) in [
+            ("ws://a/connect", "a", 80, false),
+            ("wss://a/connect", "a", 443, true),
+            ("wss://[::1]:8443/x", "::1", 8443, true),
+        ] {
+            let url: ServerUrl = text.parse().unwrap();
+            let endpoint = url.endpoint();
+            assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{text}");
+            assert_eq!(
+                (url.is_secure(), url.to_string()),
+                (secure, text.to_owned())
+            );
+        }
+        for wrong in [
+            "",
+            "a",
+            "https://a/connect",
+            "wss://",
+            "wss://u@a/",
+            "wss://a:0/",
+        ] {
+            let error = wrong.parse::<ServerUrl>().unwrap_err();
+            assert_eq!(error, ServerUrlError::Malformed(wrong.to_owned()));
+        }
+    }
+}

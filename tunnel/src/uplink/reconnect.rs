@@ -1,0 +1,81 @@
+//! Keeps a link to a server up: connects, serves, waits, again and again.
+
+use std::time::Duration;
+
+use tokio_tungstenite::WebSocketStream;
+use tokio_util::sync::CancellationToken;
+use tunnel_proto::mux::{Reason, SessionError};
+
+use crate::io::clock::Clock;
+use crate::io::random;
+use crate::io::tls::Carrier;
+use crate::session::link::LinkError;
+use crate::uplink::backoff::Backoff;
+use crate::uplink::dial::{ConnectError, Uplink, connect};
+
+/// Who has a link to a server kept up.
+pub(crate) trait Upkeep: Sync {
+    /// Takes note of an attempt to connect.
+    fn attempts(&self) {}
+
+    /// Takes note of an attempt that failed.
+    fn failed(&self, _error: &ConnectError) {}
+
+    /// Serves a link to its end; `id` is its session's.
+    fn serve(
+        &self,
+        websocket: WebSocketStream<Carrier>,
+        id: u64,
+    ) -> impl Future<Output = LinkError> + Send;
+}
+
+/// A session that lived shorter than this does not count as a success.
+const LIVED: Duration = Duration::from_secs(1);
+
+/// Connects and serves until `cancelled`.
+pub(crate) async fn keep_up(
+    uplink: &Uplink<'_>,
+    clock: Clock,
+    cancelled: &CancellationToken,
+    upkeep: &impl Upkeep,
+) {
+    let (min, max) = uplink.backoff;
+    let mut backoff = Backoff::new(min, max);
+    while !cancelled.is_cancelled() {
+        upkeep.attempts();
+        let attempt = tokio::time::timeout(uplink.timeout, connect(uplink));
+        let attempt = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return,
+            attempt = attempt => attempt.unwrap_or(Err(ConnectError::TimedOut)),
+        };
+        match attempt {
+            Ok((websocket, id)) => {
+                let began = clock.now();
+                let error = upkeep.serve(websocket, id).await;
+                tracing::info!(session = id, %error, "the link ended");
+                if matches!(
+                    error,
+                    LinkError::Session(SessionError::Ended(Reason::Replaced))
+                ) {
+                    backoff.at_most();
+                } else if clock.now().saturating_sub(began) >= LIVED {
+                    backoff.reset();
+                }
+            }
+            Err(error) => {
+                if error.is_unauthorized() {
+                    uplink.keyring.refused();
+                }
+                upkeep.failed(&error);
+                tracing::warn!(%error, server = %uplink.server, "cannot connect");
+            }
+        }
+        let wait = random::up_to(backoff.next_limit());
+        tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
