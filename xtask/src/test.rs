@@ -1,7 +1,10 @@
-//! `cargo xtask test`: every test, those that need root and eBPF included when root. The tunnel's own tests over real sockets
-//! run under the tracer then: a socket that outlives its request fails them, whatever the test itself looks at.
+//! `cargo xtask test`: every test; as root also those that load eBPF programs. The tunnel's tests
+//! over real sockets run under the tracer then: a socket that outlives its request fails them,
+//! whatever the test itself looks at.
 
 use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
@@ -38,7 +41,10 @@ pub(crate) const RUN_BINARY: &str = "__test-binary";
 /// The test binary that is audited: `tunnel/tests/path`.
 const AUDITED: &str = "path-";
 
-/// `tracer run` says with it that this machine cannot be traced on.
+/// Stands in the place of the report of an audit that was skipped.
+const SKIPPED: &str = "{\"verdict\": \"skipped\"}\n";
+
+/// The exit status of `tracer run` where this machine does not let it trace.
 const CANNOT_TRACE: i32 = 5;
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
@@ -49,7 +55,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     );
     let mut command: Command = cargo();
     command.args(["test", "--workspace", "--locked", "--all-features"]);
+    let report = report();
     if root {
+        remove_old(&report)?;
         shell::run(cargo().args(["build", "--locked", "--package", "tracer-user", "--bins"]))?;
         let own = std::env::current_exe()?;
         let runner = [own.to_str().context("a path is not UTF-8")?, RUN_BINARY];
@@ -69,11 +77,37 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         command.env(STRICT, "1");
     }
     let status = command.status().context("cannot run cargo")?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    if !status.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if root {
+        require_audit(&report)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns where the report of the audit goes.
+fn report() -> PathBuf {
+    target().join("tunnel-tests.audit.json")
+}
+
+fn remove_old(report: &Path) -> Result<()> {
+    match fs::remove_file(report) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", report.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Requires that the audit ran, or was skipped with its reason. Whatever arguments the tests are
+/// given, cargo starts the audited binary, unless it has another name.
+fn require_audit(report: &Path) -> Result<()> {
+    ensure!(
+        report.exists(),
+        "no test binary was audited: the name of none begins with {AUDITED}"
+    );
+    Ok(())
 }
 
 /// Runs one test binary, the tunnel's own tests under the tracer.
@@ -82,7 +116,7 @@ pub(crate) fn run_binary(args: &BinaryArgs) -> Result<ExitCode> {
     let mut plain = Command::new(&args.binary);
     plain.args(&args.rest);
     if name.to_string_lossy().starts_with(AUDITED) {
-        let report = target().join("tunnel-tests.audit.json");
+        let report = report();
         let status = audit(args, &report)?;
         if status.code() != Some(CANNOT_TRACE) {
             if status.success() {
@@ -96,6 +130,8 @@ pub(crate) fn run_binary(args: &BinaryArgs) -> Result<ExitCode> {
             std::env::var_os(STRICT).is_none(),
             "the tunnel's tests must run under the tracer, which this machine does not let trace"
         );
+        fs::write(&report, SKIPPED)
+            .with_context(|| format!("cannot write {}", report.display()))?;
         eprintln!(
             "skipped: the audit of the tunnel's tests; the tracer says above what is missing"
         );
@@ -113,9 +149,9 @@ fn audit(args: &BinaryArgs, report: &Path) -> Result<ExitStatus> {
         .with_context(|| format!("cannot run {}", tracer.display()))
 }
 
-/// Requires that the evidence is whole, and when all tests ran that there is some.
+/// Requires that the evidence is complete, and when all tests ran that there is some.
 fn check(report: &Path, all: bool) -> Result<()> {
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(report)?)?;
+    let report: Value = serde_json::from_str(&fs::read_to_string(report)?)?;
     let field = |path| report.pointer(path).unwrap_or(&Value::Null);
     let (verdict, agrees) = (field("/verdict"), field("/witness/agrees"));
     ensure!(
@@ -132,3 +168,23 @@ fn check(report: &Path, all: bool) -> Result<()> {
 
 /// All tests together open many more.
 const STREAMS_MIN: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_that_left_no_report_fails() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let report = folder.path().join("audit.json");
+        remove_old(&report).expect("there is none");
+        assert!(require_audit(&report).is_err());
+
+        fs::write(&report, SKIPPED).expect("the folder is writable");
+        require_audit(&report).expect("there is one");
+
+        // The report of an earlier run is no evidence for this one.
+        remove_old(&report).expect("it can be removed");
+        assert!(require_audit(&report).is_err());
+    }
+}
