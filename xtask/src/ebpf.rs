@@ -142,15 +142,15 @@ fn linker_root(toolchain: &Toolchain) -> PathBuf {
 
 fn install_linker(toolchain: &Toolchain) -> Result<()> {
     let llvm = &toolchain.llvm;
-    let place = linker_root(toolchain);
-    if place.join("bin/bpf-linker").exists() {
+    let folder = linker_root(toolchain);
+    if folder.join("bin/bpf-linker").exists() {
         return Ok(());
     }
     run(cargo()
         .env("LLVM_PREFIX", format!("/usr/lib/llvm-{llvm}"))
         .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--no-default-features"])
         .args(["--features", &format!("llvm-{llvm}"), "--root"])
-        .arg(place))
+        .arg(folder))
     .with_context(|| {
         format!(
             "bpf-linker needs LLVM {llvm}: apt-get install llvm-{llvm}-dev libpolly-{llvm}-dev libzstd-dev zlib1g-dev"

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     rest: Vec<String>,
 }
 
-/// What cargo starts in the place of each test binary.
+/// What cargo starts instead of each test binary.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BinaryArgs {
     binary: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) const RUN_BINARY: &str = "__test-binary";
 /// The test binary that is audited: `tunnel/tests/path`.
 const AUDITED: &str = "path-";
 
-/// Stands in the place of the report of an audit that was skipped.
+/// Stands for the report of an audit that was skipped.
 const SKIPPED: &str = "{\"verdict\": \"skipped\"}\n";
 
 /// The exit status of `tracer run` where this machine does not let it trace.

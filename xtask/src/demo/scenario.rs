@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// Where the built binaries are.
     #[arg(long)]
     binaries: PathBuf,
-    /// Uses the proxy that forgets upstream sockets in place of server and agent.
+    /// Uses the proxy that forgets upstream sockets instead of server and agent.
     #[arg(long)]
     leaky: bool,
 }

@@ -37,7 +37,7 @@ pub(super) struct Import<'a> {
 }
 
 /// Where a module's code is.
-struct Place {
+struct Location {
     file: PathBuf,
     /// Where the files of its children are.
     directory: PathBuf,
@@ -50,12 +50,12 @@ impl Modules {
     /// Reads a crate from its root file on.
     pub(super) fn read(root: &Path, read: ReadFile<'_>) -> Result<Self> {
         let directory = root.parent().unwrap_or(Path::new("")).to_owned();
-        let place = Place {
+        let location = Location {
             file: root.to_owned(),
             directory,
         };
         let mut modules = Self::default();
-        modules.add_file("crate", 0, &place, read)?;
+        modules.add_file("crate", 0, &location, read)?;
         Ok(modules)
     }
 
@@ -63,20 +63,20 @@ impl Modules {
         &mut self,
         name: &str,
         parent: usize,
-        place: &Place,
+        location: &Location,
         read: ReadFile<'_>,
     ) -> Result<usize> {
-        let shown = place.file.display();
-        let text = read(&place.file).with_context(|| format!("cannot read {shown}"))?;
+        let shown = location.file.display();
+        let text = read(&location.file).with_context(|| format!("cannot read {shown}"))?;
         let file = syn::parse_file(&text).with_context(|| format!("cannot parse {shown}"))?;
-        self.add(name, parent, place, &file.items, read)
+        self.add(name, parent, location, &file.items, read)
     }
 
     fn add(
         &mut self,
         name: &str,
         parent: usize,
-        place: &Place,
+        location: &Location,
         items: &[Item],
         read: ReadFile<'_>,
     ) -> Result<usize> {
@@ -88,7 +88,7 @@ impl Modules {
         let index = self.0.len();
         self.0.push(Module {
             name: name.to_owned(),
-            file: place.file.clone(),
+            file: location.file.clone(),
             parent,
             children: BTreeMap::new(),
             bindings,
@@ -96,12 +96,12 @@ impl Modules {
         });
         for module in modules {
             let name = module.ident.to_string();
-            let directory = place.directory.join(&name);
+            let directory = location.directory.join(&name);
             let child = if let Some((_, items)) = &module.content {
-                let file = place.file.clone();
-                self.add(&name, index, &Place { file, directory }, items, read)?
+                let file = location.file.clone();
+                self.add(&name, index, &Location { file, directory }, items, read)?
             } else {
-                self.add_file(&name, index, &find(module, place, read), read)?
+                self.add_file(&name, index, &find(module, location, read), read)?
             };
             if let Some(module) = self.0.get_mut(index) {
                 module.children.insert(name, child);
@@ -187,23 +187,23 @@ impl Modules {
 }
 
 /// Finds the file of a module that is declared without its body.
-fn find(module: &ItemMod, place: &Place, read: ReadFile<'_>) -> Place {
+fn find(module: &ItemMod, location: &Location, read: ReadFile<'_>) -> Location {
     let name = module.ident.to_string();
-    let nested = |file: PathBuf| Place {
+    let nested = |file: PathBuf| Location {
         directory: file.parent().unwrap_or(Path::new("")).to_owned(),
         file,
     };
     if let Some(path) = path_attribute(module) {
-        let directory = place.file.parent().unwrap_or(Path::new(""));
+        let directory = location.file.parent().unwrap_or(Path::new(""));
         return nested(directory.join(path));
     }
-    let inside = place.directory.join(&name).join("mod.rs");
+    let inside = location.directory.join(&name).join("mod.rs");
     if read(&inside).is_some() {
         return nested(inside);
     }
-    Place {
-        file: place.directory.join(format!("{name}.rs")),
-        directory: place.directory.join(name),
+    Location {
+        file: location.directory.join(format!("{name}.rs")),
+        directory: location.directory.join(name),
     }
 }
 
