@@ -16,8 +16,8 @@ use crate::io::socket::{ReadBuffer, Socket};
 
 pub mod authority;
 mod carrier;
+mod certificate;
 mod client;
-mod der;
 mod error;
 mod identity;
 mod pem;
@@ -25,8 +25,8 @@ mod pin;
 mod server;
 
 pub use crate::io::tls::carrier::Carrier;
+pub use crate::io::tls::certificate::Validity;
 pub use crate::io::tls::client::{Client, ClientError, ClientFiles};
-pub use crate::io::tls::der::Validity;
 pub use crate::io::tls::error::{Failure, HandshakeError, TlsError};
 pub use crate::io::tls::identity::Identity;
 pub use crate::io::tls::pin::{Pin, PinError};

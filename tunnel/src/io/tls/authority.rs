@@ -20,9 +20,9 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::io::tls::der::Validity;
+use crate::io::tls::certificate::Validity;
 use crate::io::tls::error::TlsError;
-use crate::io::tls::{ClientCertificates, Files, Pin, der, pem, provider};
+use crate::io::tls::{ClientCertificates, Files, Pin, certificate, pem, provider};
 
 mod files;
 
@@ -313,7 +313,7 @@ fn is_due(
 ) -> bool {
     let lasts = Validity::of(certificate)
         .is_some_and(|validity| now + SERVER_LIFE / 3 <= validity.not_after);
-    let is_for_names = der::names(certificate).is_some_and(|found| found == *names);
+    let is_for_names = certificate::names(certificate).is_some_and(|found| found == *names);
     !lasts || !is_for_names || !is_signed(certificate, ca, now)
 }
 

@@ -220,7 +220,7 @@ impl HandshakeError {
 const NAMES_TOLD: usize = 8;
 
 fn date(time: UnixTime) -> String {
-    crate::io::tls::der::date(time.as_secs())
+    crate::io::tls::certificate::date(time.as_secs())
 }
 
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {

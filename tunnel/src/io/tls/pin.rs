@@ -15,7 +15,7 @@ use rustls::{CertificateError, DigitallySignedStruct, OtherError, RootCertStore,
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
-use crate::io::tls::der::Validity;
+use crate::io::tls::certificate::Validity;
 
 /// The SHA-256 of a certificate's key (its SubjectPublicKeyInfo), as RFC 7469 has it: `sha256:` and 64 hexadecimal digits, or 43
 /// characters of base64url.

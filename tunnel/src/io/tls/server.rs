@@ -13,9 +13,9 @@ use tokio_rustls::{TlsAcceptor, TlsStream};
 
 use crate::io::clock;
 use crate::io::socket::Socket;
-use crate::io::tls::der::Validity;
+use crate::io::tls::certificate::Validity;
 use crate::io::tls::error::{Failure, TlsError};
-use crate::io::tls::{ALPN, Carrier, Identity, Pin, der, let_go, pem, provider};
+use crate::io::tls::{ALPN, Carrier, Identity, Pin, certificate, let_go, pem, provider};
 
 /// The PEM files of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Server {
     pub fn warning(&self, now: SystemTime) -> Option<Warning> {
         let date = |time: SystemTime| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH);
-            der::date(since.unwrap_or_default().as_secs())
+            certificate::date(since.unwrap_or_default().as_secs())
         };
         let Validity {
             not_before,
