@@ -137,7 +137,7 @@ async fn dial(target: &Target, owner: Owner) -> anyhow::Result<Socket> {
     let Target::Tcp(endpoint) = target else {
         anyhow::bail!("this proxy dials TCP only");
     };
-    let addresses = tunnel::io::socket::resolve(endpoint).await?;
+    let addresses = tunnel::io::resolver::resolve(endpoint, owner).await?;
     let address = addresses.first().context("no address")?;
     Ok(Socket::dial(*address, Role::Stream, owner, &format!("target {target}")).await?)
 }

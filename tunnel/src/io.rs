@@ -3,6 +3,7 @@
 pub mod clock;
 pub(crate) mod race;
 pub(crate) mod random;
+pub mod resolver;
 pub mod scope;
 pub mod socket;
 pub mod tls;

@@ -10,7 +10,7 @@ use tunnel_proto::policy::{Policy, Transport};
 use tunnel_proto::target::{Endpoint, SocketPath, Target};
 
 use crate::io::race::race;
-use crate::io::socket;
+use crate::io::resolver;
 use crate::io::socket::{DatagramSocket, Owner, Peer, Role, Socket, SocketFile};
 
 #[cfg(test)]
@@ -36,13 +36,13 @@ pub(crate) async fn dial(
     let dialed = async {
         match target {
             Target::Tcp(endpoint) => {
-                let addresses = resolve(endpoint, policy, Transport::Tcp).await?;
+                let addresses = resolve(endpoint, owner, policy, Transport::Tcp).await?;
                 dial_first(addresses, target, owner)
                     .await
                     .map(Dialed::Stream)
             }
             Target::Udp(endpoint) => {
-                let addresses = resolve(endpoint, policy, Transport::Udp).await?;
+                let addresses = resolve(endpoint, owner, policy, Transport::Udp).await?;
                 let dialed = dial_datagrams(addresses, target, owner).await;
                 dialed.map(Dialed::Datagrams)
             }
@@ -79,7 +79,7 @@ async fn dial_datagrams(
 ) -> Result<DatagramSocket, Reason> {
     let mut failure = Reason::Unresolved;
     for address in addresses {
-        match DatagramSocket::dial(address, owner, &label(target)).await {
+        match DatagramSocket::dial(address, Role::Stream, owner, &label(target)).await {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = reason(target, address, &error),
         }
@@ -90,10 +90,11 @@ async fn dial_datagrams(
 /// Returns the addresses of `endpoint` that may be dialed. Nothing is resolved again afterwards.
 async fn resolve(
     endpoint: &Endpoint,
+    owner: Owner,
     policy: &Policy,
     by: Transport,
 ) -> Result<Vec<SocketAddr>, Reason> {
-    match socket::resolve(endpoint).await {
+    match resolver::resolve(endpoint, owner).await {
         Ok(answers) => allowed(endpoint, answers, policy, by),
         Err(error) => {
             tracing::debug!(%endpoint, %error, "cannot resolve");
@@ -132,7 +133,7 @@ async fn dial_unix(
     policy: &Policy,
 ) -> Result<Socket, Reason> {
     let (policy, path) = (policy.clone(), path.clone());
-    // As with a name that is being resolved, nobody can call off a file system that hangs; nothing but the file is held.
+    // A file system that hangs cannot be called off; nothing but the file is held.
     let found = tokio::task::spawn_blocking(move || find(Path::new(path.as_str()), &policy)).await;
     let file = found.unwrap_or(Err(Reason::Unreachable))?;
     let dialed = file.dial(Role::Stream, owner, &label(target)).await;

@@ -25,7 +25,6 @@ mod unix;
 mod unix_listener;
 
 use tunnel_proto::mux::Ending;
-use tunnel_proto::target::Endpoint;
 
 pub use crate::io::socket::datagram::{DatagramListener, DatagramSocket, Replies};
 pub use crate::io::socket::listener::Listener;
@@ -302,22 +301,6 @@ impl Mark {
         ));
     }
 }
-
-/// Resolves the host of an endpoint; an address resolves to itself. At most [`ANSWERS_MAX`] answers are taken.
-///
-/// # Errors
-///
-/// What the system's resolver says.
-pub async fn resolve(endpoint: &Endpoint) -> io::Result<Vec<SocketAddr>> {
-    if let Some(address) = endpoint.address() {
-        return Ok(vec![SocketAddr::new(address, endpoint.port())]);
-    }
-    let answers = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await?;
-    Ok(answers.take(ANSWERS_MAX).collect())
-}
-
-/// How many addresses of one name are taken.
-pub const ANSWERS_MAX: usize = 16;
 
 fn reset_on_release(socket: &impl AsFd) {
     if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {

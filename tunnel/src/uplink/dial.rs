@@ -14,9 +14,10 @@ use tunnel_proto::wire::handshake::LinkId;
 use tunnel_proto::wire::{Dialect, handshake, native};
 
 use crate::io::race::race;
+use crate::io::resolver::{self, ResolveError};
 use crate::io::socket::{NOBODY, Role, Socket};
 use crate::io::tls::{Carrier, ClientError, HandshakeError};
-use crate::io::{random, socket, tls};
+use crate::io::{random, tls};
 use crate::session::link;
 use crate::uplink::keyring::Keyring;
 use crate::uplink::proxy::{Proxy, TunnelError, tunnel};
@@ -120,7 +121,7 @@ pub(crate) struct Uplink<'a> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("cannot resolve {0}: {1}")]
-    Resolve(String, std::io::Error),
+    Resolve(String, ResolveError),
     #[error("cannot reach {0}: {1}")]
     Dial(String, std::io::Error),
     #[error(transparent)]
@@ -175,7 +176,7 @@ pub(crate) async fn connect(
 }
 
 async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
-    let addresses = socket::resolve(endpoint)
+    let addresses = resolver::resolve(endpoint, NOBODY)
         .await
         .map_err(|error| ConnectError::Resolve(endpoint.to_string(), error))?;
     let none = std::io::ErrorKind::NotFound.into();

@@ -8,7 +8,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::UdpSocket;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tunnel::io::socket::{DatagramSocket, NOBODY};
+use tunnel::io::socket::{DatagramSocket, NOBODY, Role};
 use tunnel::policy::Policy;
 use tunnel::server::Server;
 use tunnel::server::auth::handshake::Remotedialer;
@@ -280,7 +280,7 @@ async fn a_flood_does_not_hold_its_task() {
     const SENT: usize = 200;
     let source = socket().await;
     let to = source.local_addr().unwrap();
-    let dialed = DatagramSocket::dial(to, NOBODY, "target").await;
+    let dialed = DatagramSocket::dial(to, Role::Stream, NOBODY, "target").await;
     let dialed = dialed.unwrap();
     dialed.send(b"begin").unwrap();
     let (_, from) = receive(&source).await;

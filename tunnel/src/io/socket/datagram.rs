@@ -3,9 +3,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 use tunnel_proto::wire::datagram::LENGTH_MAX;
 
@@ -48,14 +50,20 @@ fn adopt(socket: socket2::Socket) -> io::Result<UdpSocket> {
 }
 
 impl DatagramSocket {
-    /// Makes a socket that sends to `address` and hears nobody else. It is bound to its owner before it has an address.
+    /// Makes a socket that sends to `address` and hears nobody else. It is bound to its owner
+    /// before it has an address.
     ///
     /// # Errors
     ///
     /// What `socket(2)` or `connect(2)` say.
-    pub async fn dial(address: SocketAddr, owner: Owner, label: &str) -> io::Result<Self> {
+    pub async fn dial(
+        address: SocketAddr,
+        role: Role,
+        owner: Owner,
+        label: &str,
+    ) -> io::Result<Self> {
         let socket = unbound(address)?;
-        bind(&socket, Role::Stream, owner, label);
+        bind(&socket, role, owner, label);
         socket.connect(&address.into())?;
         let io = adopt(socket)?;
         // It is at once, and until it was asked nothing can be sent.
@@ -63,7 +71,8 @@ impl DatagramSocket {
         Ok(Self { io })
     }
 
-    /// Takes the next datagram. What an earlier one met (ICMP errors) is skipped. While nothing arrives the buffer holds no memory.
+    /// Takes the next datagram. What an earlier one met (ICMP errors) is skipped. While nothing
+    /// arrives the buffer holds no memory.
     ///
     /// # Errors
     ///
@@ -83,6 +92,45 @@ impl DatagramSocket {
                 Err(error) => tracing::debug!(%error, "a datagram did not arrive"),
             }
         }
+    }
+
+    /// Takes the next datagram into `buffer`, which cuts it off where it is shorter, and returns
+    /// its length.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let received = self.io.poll_recv(cx, &mut buffer);
+        received.map_ok(|()| buffer.filled().len())
+    }
+
+    /// Returns what the last datagram met (an ICMP error), once it is known. Waiting for a datagram
+    /// does not tell.
+    pub(crate) async fn failure(&self) -> io::Error {
+        loop {
+            if let Err(error) = self.io.ready(Interest::ERROR).await {
+                return error;
+            }
+            match self.io.take_error() {
+                Ok(Some(error)) | Err(error) => return error,
+                Ok(None) => {
+                    // It was taken by a call in between; the next one is waited for.
+                    let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = self.io.try_io(Interest::ERROR, forget);
+                }
+            }
+        }
+    }
+
+    /// Sends a datagram when the socket has room for it.
+    pub(crate) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        datagram: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.io.poll_send(cx, datagram)
     }
 
     /// Sends a datagram, or drops it.
