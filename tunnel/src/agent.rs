@@ -159,7 +159,7 @@ impl Agent {
             keyring,
             clock: Clock::start(),
             metrics,
-            instance: random::number(),
+            instance: random::rand(),
             over: scope.cancelled().child_token(),
             sessions: watch::Sender::default(),
         });

@@ -1,26 +1,25 @@
-//! Random numbers for identifiers and jitter, seeded by the system. Not for secrets.
+//! Random numbers for identifiers and jitter.
+//!
+//! Secrets are not made here: a token takes its bytes from the system's generator, and there is
+//! none where that fails.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-/// Returns a random number.
-pub(crate) fn number() -> u64 {
-    // A RandomState has a fresh SipHash key that the system seeds; SipHash of nothing under it is as good as random.
-    RandomState::new().build_hasher().finish()
+/// Returns a random number from the system's generator, so that it differs from that of every other
+/// process. Where that generator fails it is one that can be guessed.
+pub(crate) fn rand() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| fastrand::u64(..))
 }
 
 /// Returns a random session identifier, which is never zero.
 pub(crate) fn session_id() -> u64 {
-    number().max(1)
+    rand().max(1)
 }
 
 /// Returns a random duration up to `limit` (full jitter).
-pub(crate) fn up_to(limit: Duration) -> Duration {
+pub(crate) fn jitter(limit: Duration) -> Duration {
     let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-    Duration::from_nanos(match nanos.checked_add(1) {
-        Some(count) => number() % count,
-        None => number(),
-    })
+    Duration::from_nanos(fastrand::u64(..=nanos))
 }
 
 #[cfg(test)]
@@ -32,7 +31,8 @@ mod tests {
         let ids: std::collections::HashSet<u64> = (0..1000).map(|_| session_id()).collect();
         assert_eq!(ids.len(), 1000);
         let limit = Duration::from_millis(100);
-        assert!((0..1000).all(|_| up_to(limit) <= limit));
-        assert_eq!(up_to(Duration::ZERO), Duration::ZERO);
+        assert!((0..1000).all(|_| jitter(limit) <= limit));
+        assert_eq!(jitter(Duration::ZERO), Duration::ZERO);
+        jitter(Duration::MAX);
     }
 }

@@ -71,7 +71,7 @@ pub(crate) async fn keep_up(
                 tracing::warn!(%error, server = %uplink.server, "cannot connect");
             }
         }
-        let wait = random::up_to(backoff.next_limit());
+        let wait = random::jitter(backoff.next_limit());
         tokio::select! {
             biased;
             () = cancelled.cancelled() => return,
