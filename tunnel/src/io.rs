@@ -1,6 +1,7 @@
-//! The only code that touches the system: time, tasks, randomness, sockets and TLS.
+//! The only code that touches the system: time, tasks, files, randomness, names, sockets and TLS.
 
 pub mod clock;
+pub mod files;
 pub(crate) mod race;
 pub(crate) mod random;
 pub mod resolver;

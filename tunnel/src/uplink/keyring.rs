@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::io::files;
 use crate::io::token::Token;
-use crate::server::auth::roster::replace_file;
 
 /// Holds the secret. One that is good only once is exchanged for one's own with the first handshake.
 #[derive(Debug)]
@@ -81,7 +81,8 @@ impl Keyring {
             return;
         };
         if let Some(file) = &self.file
-            && let Err(error) = replace_file(file, format!("{}\n", token.expose()).as_bytes())
+            && let Err(error) =
+                files::replace(file, format!("{}\n", token.expose()).as_bytes(), 0o600)
         {
             tracing::error!(
                 file = %file.display(), %error,

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use tunnel::io::files;
 use tunnel::io::token::Token;
-use tunnel::server::auth::roster::replace_file;
 
 use crate::say;
 
@@ -13,7 +13,7 @@ pub(crate) fn token(file: Option<&Path>) -> anyhow::Result<()> {
         Some(file) if file.exists() => Token::from_file(file)?,
         Some(file) => {
             let token = make()?;
-            replace_file(file, format!("{}\n", token.expose()).as_bytes())
+            files::replace(file, format!("{}\n", token.expose()).as_bytes(), 0o600)
                 .with_context(|| format!("cannot write {}", file.display()))?;
             token
         }

@@ -171,9 +171,9 @@ impl Authority {
         }
         let made = make_server(ca, &self.names, now)?;
         // The key first: until the certificate follows, the two do not match and nobody takes them.
-        files::write(&self.directory, SERVER_KEY, &made.key_pem, 0o600)?;
+        files::write(&self.directory.join(SERVER_KEY), &made.key_pem, 0o600)?;
         let chain = made.certificate_pem + &ca.certificate_pem;
-        files::write(&self.directory, SERVER, &chain, 0o644)?;
+        files::write(&self.directory.join(SERVER), &chain, 0o644)?;
         Ok(true)
     }
 
@@ -210,7 +210,7 @@ fn open_ca(directory: &Path, now: SystemTime) -> Result<Ca, AuthorityError> {
             return Err(AuthorityError::NoKey(key_path));
         }
         let key = KeyPair::generate()?;
-        files::write(directory, CA_KEY, &key.serialize_pem(), 0o600)?;
+        files::create(&key_path, &key.serialize_pem(), 0o600)?;
         return write_ca(directory, key, now);
     };
     let metadata = std::fs::metadata(&key_path).map_err(failed("look at", &key_path))?;
@@ -244,11 +244,11 @@ fn open_ca(directory: &Path, now: SystemTime) -> Result<Ca, AuthorityError> {
 }
 
 fn write_ca(directory: &Path, key: KeyPair, now: SystemTime) -> Result<Ca, AuthorityError> {
-    let certificate = ca_params(now).self_signed(&key)?;
-    files::write(directory, CA, &certificate.pem(), 0o644)?;
+    let (path, certificate) = (directory.join(CA), ca_params(now).self_signed(&key)?);
+    files::write(&path, &certificate.pem(), 0o644)?;
     take_ca(certificate.der().clone(), certificate.pem(), key).map_err(|why| {
         AuthorityError::Foreign {
-            path: directory.join(CA),
+            path,
             why: why.to_owned(),
         }
     })

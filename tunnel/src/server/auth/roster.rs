@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tunnel_proto::wire::handshake;
 
+use crate::io::files;
 use crate::io::token::Digest;
 
 /// The most agents that a roster holds.
@@ -16,8 +16,7 @@ pub const ROSTER_MAX: usize = 16_384;
 /// The longest file that is read, in bytes.
 const FILE_MAX: u64 = 4 << 20;
 
-const HEAD: &str =
-    "# Agents that joined by an invitation. Who removes a line shuts its agent out.\n";
+const HEAD: &str = "# Agents that joined by an invitation. Remove a line to revoke its agent.\n";
 
 /// The agents that joined. Without a file it lasts as long as the server.
 #[derive(Clone, Debug, Default)]
@@ -125,31 +124,7 @@ fn write(file: &Path, agents: &BTreeMap<String, Digest>) -> io::Result<()> {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{name} {digest}");
     }
-    replace_file(file, text.as_bytes())
-}
-
-/// Writes a file that only its owner may read, so that there is the old one or the whole new one at any time.
-///
-/// # Errors
-///
-/// What the system says.
-pub fn replace_file(file: &Path, content: &[u8]) -> io::Result<()> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let written = (|| {
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut new = options.open(&new)?;
-        new.write_all(content)?;
-        new.sync_all()
-    })();
-    written
-        .and_then(|()| std::fs::rename(&new, file))
-        .inspect_err(|_| {
-            // What is left of it is of no use.
-            let _ = std::fs::remove_file(&new);
-        })
+    files::replace(file, text.as_bytes(), 0o600)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Files that are whole or not there.
+//! The files of an authority.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
+use crate::io::files;
 use crate::io::tls::authority::{AuthorityError, failed};
 
 /// The largest file that is read, in bytes.
@@ -21,32 +21,16 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
     }
 }
 
-/// Writes a file under another name and renames it, so that it has all of its content whenever it is read.
-pub(super) fn write(
-    directory: &Path,
-    name: &str,
-    content: &str,
-    mode: u32,
-) -> Result<(), AuthorityError> {
-    let path = directory.join(name);
-    let temporary = directory.join(format!(".{name}.new"));
-    // One may be left of a process that was killed; the lock says that nobody writes it now.
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("replace", &temporary)(error));
-        }
-        Ok(()) | Err(_) => {}
-    }
-    let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(directory)?.sync_all()
-    };
-    write().map_err(failed("write", &path))
+/// Writes a file that may be there already. The lock says that nobody else writes it.
+pub(super) fn write(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
+    files::sweep(path)
+        .and_then(|()| files::replace(path, content.as_bytes(), mode))
+        .map_err(failed("write", path))
+}
+
+/// Writes a file that must never be replaced.
+pub(super) fn create(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
+    files::sweep(path)
+        .and_then(|()| files::create(path, content.as_bytes(), mode))
+        .map_err(failed("make", path))
 }

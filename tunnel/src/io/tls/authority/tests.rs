@@ -97,8 +97,8 @@ fn an_authority_of_another_program_is_not_used() {
     params.distinguished_name = named("Somebody else");
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap().pem();
-    files::write(root.path(), CA, &certificate, 0o644).unwrap();
-    files::write(root.path(), CA_KEY, &key.serialize_pem(), 0o600).unwrap();
+    files::write(&root.path().join(CA), &certificate, 0o644).unwrap();
+    files::write(&root.path().join(CA_KEY), &key.serialize_pem(), 0o600).unwrap();
     let error = Authority::open(root.path(), &names(&["a.example"]), day(0)).unwrap_err();
     assert!(matches!(error, AuthorityError::Foreign { .. }), "{error}");
     assert!(!root.path().join(SERVER).exists());
@@ -126,7 +126,7 @@ fn a_write_that_was_cut_short_is_done_again() {
     assert!(!root.path().join(".ca.key.new").exists());
     // Killed between key and certificate of the server.
     let key = KeyPair::generate().unwrap().serialize_pem();
-    files::write(root.path(), SERVER_KEY, &key, 0o600).unwrap();
+    files::write(&root.path().join(SERVER_KEY), &key, 0o600).unwrap();
     assert_eq!(open().pin(), pin);
     let files = open().files();
     pem::pair(&files.certificate, &files.key, &provider()).unwrap();
