@@ -3,63 +3,57 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// The addresses whose first `prefix` bits are those of `address`. IPv4-mapped IPv6 addresses (RFC 4291, section 2.5.5.2) are
-/// those that they stand for.
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The addresses whose first bits are those of a network. IPv4-mapped IPv6 addresses (RFC 4291,
+/// section 2.5.5.2) are those that they stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    prefix: u8,
-}
+pub struct Network(IpNet);
 
 impl Network {
     /// Returns the IPv4 network of this address and length.
+    ///
+    /// # Panics
+    ///
+    /// If `prefix` is longer than an address; the networks of this crate are constants.
     #[must_use]
     pub const fn v4(address: [u8; 4], prefix: u8) -> Self {
         let [a, b, c, d] = address;
-        Self {
-            address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        Self(IpNet::V4(Ipv4Net::new_assert(
+            Ipv4Addr::new(a, b, c, d),
             prefix,
-        }
+        )))
     }
 
     /// Returns the IPv6 network of these bits and this length.
+    ///
+    /// # Panics
+    ///
+    /// If `prefix` is longer than an address; the networks of this crate are constants.
     #[must_use]
     pub const fn v6(bits: u128, prefix: u8) -> Self {
-        Self {
-            address: IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        Self(IpNet::V6(Ipv6Net::new_assert(
+            Ipv6Addr::from_bits(bits),
             prefix,
-        }
+        )))
     }
 
-    /// Whether `address` is in the network.
+    /// Whether `address` is one of this network's.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let equal = match (self.address, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                (network.to_bits() ^ address.to_bits()).leading_zeros()
-            }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                (network.to_bits() ^ address.to_bits()).leading_zeros()
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
-        };
-        equal >= u32::from(self.prefix)
+        self.0.contains(&address.to_canonical())
     }
 
     /// Whether every address of this network is one of `other`.
+    #[must_use]
     pub fn lies_within(&self, other: &Self) -> bool {
-        self.prefix >= other.prefix && other.contains(self.address)
+        other.0.contains(&self.0)
     }
 }
 
 impl From<IpAddr> for Network {
     fn from(address: IpAddr) -> Self {
-        let address = address.to_canonical();
-        let prefix = match address {
-            IpAddr::V4(_) => 32,
-            IpAddr::V6(_) => 128,
-        };
-        Self { address, prefix }
+        Self(address.to_canonical().into())
     }
 }
 
@@ -71,24 +65,22 @@ impl FromStr for Network {
     type Err = NotANetwork;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let address = |text: &str| text.parse::<IpAddr>().map_err(|_| NotANetwork);
-        let Some((network, prefix)) = text.split_once('/') else {
-            return address(text).map(Self::from);
+        if !text.contains('/') {
+            return text
+                .parse::<IpAddr>()
+                .map(Self::from)
+                .map_err(|_| NotANetwork);
+        }
+        let network: IpNet = text.parse().map_err(|_| NotANetwork)?;
+        let IpAddr::V4(mapped) = network.addr().to_canonical() else {
+            return Ok(Self(network));
         };
-        let written = address(network)?;
-        if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(NotANetwork);
-        }
-        let prefix: u8 = prefix.parse().map_err(|_| NotANetwork)?;
-        let whole = Self::from(written);
-        let mapped = if written == whole.address { 0 } else { 96 };
-        match prefix.checked_sub(mapped) {
-            Some(prefix) if prefix <= whole.prefix => Ok(Self {
-                address: whole.address,
-                prefix,
-            }),
-            Some(_) | None => Err(NotANetwork),
-        }
+        let prefix = match network {
+            IpNet::V4(network) => network.prefix_len(),
+            IpNet::V6(network) => network.prefix_len().checked_sub(96).ok_or(NotANetwork)?,
+        };
+        let network = Ipv4Net::new(mapped, prefix).map_err(|_| NotANetwork)?;
+        Ok(Self(network.into()))
     }
 }
 
