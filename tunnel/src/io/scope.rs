@@ -18,8 +18,9 @@ pub enum Ended {
 
 /// A set of tasks with one owner.
 ///
-/// [`Scope::end`] asks them to stop, joins them, and drops those that have not returned at the deadline. Dropping a scope
-/// without that drops its tasks too, but nobody waits for it: it is the safety net and not the mechanism.
+/// [`Scope::end`] asks them to stop, joins them, and drops those that have not returned at the
+/// deadline. Dropping a scope without that drops its tasks too, but nobody waits for it: it is the
+/// safety net and not the mechanism.
 #[derive(Debug, Default)]
 pub struct Scope {
     handle: Handle,
@@ -68,9 +69,13 @@ impl Scope {
         self.handle.tasks()
     }
 
-    /// Waits until no task is left, without asking any to stop; no task can be spawned afterwards.
+    /// Waits until no task is left, without asking any to stop. Tasks may spawn others until then;
+    /// once this returns no task can be spawned any more.
     pub async fn join(&self) {
         self.handle.tasks.close();
+        self.handle.tasks.wait().await;
+        self.handle.cancel.cancel();
+        // A task that was spawned just before.
         self.handle.tasks.wait().await;
     }
 
@@ -95,13 +100,17 @@ impl Drop for Scope {
 }
 
 impl Handle {
-    /// Spawns a task that the scope owns. A scope that was asked to stop drops the task at once.
+    /// Spawns a task that the scope owns. A scope that was asked to stop, or that was joined, drops
+    /// the task at once.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn_boxed(Box::pin(task));
     }
 
     /// Boxed, because a future that wraps another has room for it several times over.
     fn spawn_boxed(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        // Counted before the scope is looked at: a scope that is asked to stop in between waits for
+        // the task.
+        let _counted = self.tasks.token();
         if self.cancel.is_cancelled() {
             return;
         }
@@ -143,7 +152,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Handle 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
 
@@ -181,5 +190,52 @@ mod tests {
         scope.end(Duration::ZERO).await;
         scope.spawn(async { panic!("must not run") });
         scope.join().await;
+    }
+
+    #[tokio::test]
+    async fn a_joined_scope_waits_for_the_tasks_of_its_tasks_and_takes_no_more() {
+        let (scope, done) = (Scope::new(), Arc::new(AtomicBool::new(false)));
+        let (handle, flag) = (scope.handle(), Arc::clone(&done));
+        scope.spawn(async move {
+            tokio::task::yield_now().await;
+            handle.spawn(async move {
+                tokio::task::yield_now().await;
+                flag.store(true, Ordering::SeqCst);
+            });
+        });
+        scope.join().await;
+        assert!(done.load(Ordering::SeqCst));
+        scope.spawn(async { panic!("must not run") });
+        assert_eq!(scope.tasks(), 0);
+        tokio::task::yield_now().await;
+    }
+
+    /// On many threads: whatever was spawned when `end` returns has ended.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn no_task_slips_in_while_a_scope_ends() {
+        struct Running(Arc<AtomicUsize>);
+        impl Drop for Running {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        for _ in 0..200 {
+            let (scope, running) = (Scope::new(), Arc::new(AtomicUsize::new(0)));
+            let (handle, count) = (scope.handle(), Arc::clone(&running));
+            let other = Scope::new();
+            other.spawn(async move {
+                for _ in 0..100 {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let task = Running(Arc::clone(&count));
+                    handle.spawn(async move {
+                        let _task = task;
+                        tokio::task::yield_now().await;
+                    });
+                }
+            });
+            scope.end(Duration::from_secs(5)).await;
+            other.join().await;
+            assert_eq!(running.load(Ordering::SeqCst), 0);
+        }
     }
 }
