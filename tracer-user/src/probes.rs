@@ -1,119 +1,39 @@
-//! The eBPF programs in the kernel: loaded, attached, read. The only file that names aya.
+//! The eBPF programs: loaded into the kernel, attached to a cgroup, and read. Only this module and
+//! those below it name aya.
 
+mod error;
 mod links;
 mod offsets;
+mod programs;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{
-    BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError,
-    SockOps,
-};
-use aya::{Btf as AyaBtf, Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::Iter;
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
-use thiserror::Error;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
 use tracer_abi::limits::{CASES_BYTES, PLACES, RING_BYTES, STACKS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
-use zerocopy::{FromBytes, IntoBytes};
-
-use links::AttachState;
-use offsets::offsets;
-use tracer_core::btf::{Btf, BtfError};
+use tracer_core::btf::Btf;
 use tracer_core::counters::Counters;
 use tracer_core::report::Attachment;
+use zerocopy::{FromBytes, IntoBytes};
 
-/// The size of a ring that nothing is put into: a page, on every machine that has pages of at most 64 KiB.
+pub use error::{KERNEL_BTF, ProbeError};
+use error::{map_error, program_error};
+use links::AttachState;
+use offsets::offsets;
+use programs::{program, take_map};
+
+/// The size of a ring that nothing is put into: one page, on any machine with pages of at most 64 KiB.
 const UNUSED_BYTES: u32 = 64 << 10;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("TRACER_EBPF_EMBEDDED"));
-
-/// How often a program's load is tried that signals interrupt.
-const LOAD_ATTEMPTS: u32 = 16;
-
-/// Where the kernel shows its own type information.
-pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-
-/// What went wrong between the programs and the kernel.
-#[derive(Debug, Error)]
-pub enum ProbeError {
-    /// [`KERNEL_BTF`] cannot be read.
-    #[error("{KERNEL_BTF} cannot be read: {0}")]
-    NoBtf(#[source] io::Error),
-    /// A field that the programs read is not in this kernel.
-    #[error(transparent)]
-    Offset(#[from] BtfError),
-    /// `/proc/self/ns/pid` cannot be read.
-    #[error("/proc/self/ns/pid cannot be read: {0}")]
-    NoNamespace(#[source] io::Error),
-    /// The object or its maps were refused.
-    #[error("the eBPF maps could not be made: {}", chain(.0))]
-    Object(#[source] Box<EbpfError>),
-    /// A program was refused.
-    #[error("the eBPF program {name} could not be {verb}: {}", chain(.source))]
-    Program {
-        /// The program.
-        name: &'static str,
-        /// "loaded" or "attached".
-        verb: &'static str,
-        /// Why.
-        source: Box<ProgramError>,
-    },
-    /// A map could not be read or written.
-    #[error("the eBPF map {name} could not be read: {}", chain(.source))]
-    Map {
-        /// The map.
-        name: &'static str,
-        /// Why.
-        source: Box<MapError>,
-    },
-    /// The witness could not be read.
-    #[error("the witness (iter/task_file) could not be read: {0}")]
-    Witness(#[source] io::Error),
-    /// It cannot be told what is attached.
-    #[error("the attachments of the eBPF programs could not be read: {0}")]
-    AttachState(#[source] io::Error),
-    /// The embedded object lacks a part: a broken build.
-    #[error("the embedded eBPF object has no {0}: it was built from other sources")]
-    Missing(&'static str),
-}
-
-/// Joins an error's causes: aya's outer errors say little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-impl ProbeError {
-    /// The system call's error number, if a system call failed.
-    #[must_use]
-    pub fn os_error(&self) -> Option<i32> {
-        let mut cause: Option<&dyn std::error::Error> = Some(self);
-        while let Some(error) = cause {
-            if let Some(code) = error
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::raw_os_error)
-            {
-                return Some(code);
-            }
-            cause = error.source();
-        }
-        None
-    }
-}
 
 /// The programs, attached to nothing yet or to one cgroup. Dropping it detaches and unloads all of it.
 pub struct Probes {
@@ -129,7 +49,7 @@ pub struct Probes {
     ends: HashMap<MapData, [u64; 2], u64>,
 }
 
-/// How much limits the kernel side has.
+/// The sizes of what the kernel side keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of the ring that records wait in, a power of two and of pages.
@@ -146,17 +66,6 @@ impl Default for Limits {
         }
     }
 }
-
-/// The programs that see an accept, by its asking for the address, and a connect.
-const SOCK_ADDR_PROGRAMS: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
-
-/// The programs that follow the processes of the audit, each with its tracepoint.
-const PROCESS_TRACEPOINTS: [(&str, &str); 4] = [
-    ("process_fork", "sched_process_fork"),
-    ("process_exec", "sched_process_exec"),
-    ("process_exit", "sched_process_exit"),
-    ("cgroup_attach", "cgroup_attach_task"),
-];
 
 impl Probes {
     /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds; with
@@ -189,16 +98,18 @@ impl Probes {
             .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
-        load_programs(&mut ebpf)?;
+        programs::load_all(&mut ebpf)?;
         Ok(Self {
-            ring: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(map("EVENTS"))?,
-            violations: RingBuf::try_from(take(&mut ebpf, "CASES")?).map_err(map("CASES"))?,
-            stacks: RingBuf::try_from(take(&mut ebpf, "STACKS")?).map_err(map("STACKS"))?,
+            ring: RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?,
+            violations: RingBuf::try_from(take_map(&mut ebpf, "CASES")?)
+                .map_err(map_error("CASES"))?,
+            stacks: RingBuf::try_from(take_map(&mut ebpf, "STACKS")?)
+                .map_err(map_error("STACKS"))?,
             capacity: capacity(limits.ring_bytes),
             next_violation: None,
-            counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
-                .map_err(map("COUNTERS"))?,
-            ends: HashMap::try_from(take(&mut ebpf, "ENDS")?).map_err(map("ENDS"))?,
+            counters: PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)
+                .map_err(map_error("COUNTERS"))?,
+            ends: HashMap::try_from(take_map(&mut ebpf, "ENDS")?).map_err(map_error("ENDS"))?,
             ebpf,
         })
     }
@@ -209,33 +120,7 @@ impl Probes {
     ///
     /// When the kernel refuses.
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), ProbeError> {
-        // A link is "multi" by nature: other tracers and the container runtime keep theirs.
-        let mode = CgroupAttachMode::Single;
-        let attached = |name| move |error| program_error(name, "attached", error);
-        program::<CgroupSockopt>(&mut self.ebpf, "setsockopt")?
-            .attach(cgroup, mode)
-            .map_err(attached("setsockopt"))?;
-        program::<SockOps>(&mut self.ebpf, "sock_ops")?
-            .attach(cgroup, mode)
-            .map_err(attached("sock_ops"))?;
-        for name in SOCK_ADDR_PROGRAMS {
-            program::<CgroupSockAddr>(&mut self.ebpf, name)?
-                .attach(cgroup, mode)
-                .map_err(attached(name))?;
-        }
-        for (name, _) in PROCESS_TRACEPOINTS {
-            program::<BtfTracePoint>(&mut self.ebpf, name)?
-                .attach()
-                .map_err(attached(name))?;
-        }
-        // Last, in this order: what is created after this line is released under the tracer's eyes.
-        program::<CgroupSock>(&mut self.ebpf, "sock_release")?
-            .attach(cgroup, mode)
-            .map_err(attached("sock_release"))?;
-        program::<CgroupSock>(&mut self.ebpf, "sock_create")?
-            .attach(cgroup, mode)
-            .map_err(attached("sock_create"))?;
-        Ok(())
+        programs::attach(&mut self.ebpf, cgroup)
     }
 
     /// Says which programs are attached, and how many runs of them the kernel skipped.
@@ -330,7 +215,7 @@ impl Probes {
     }
 
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
-        let per_cpu = self.counters.get(&slot, 0).map_err(map("COUNTERS"))?;
+        let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
         // A counter may be counted up on one CPU and down on another.
         Ok(per_cpu
             .iter()
@@ -399,74 +284,4 @@ fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {
 
 fn happened_at(record: &[u8]) -> u64 {
     Head::read_from_prefix(record).map_or(0, |(head, _)| head.at_ns)
-}
-
-fn load_programs(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
-    let name = "sock_create";
-    load(name, program(ebpf, name)?, CgroupSock::load)?;
-    let name = "sock_release";
-    load(name, program(ebpf, name)?, CgroupSock::load)?;
-    let name = "sock_ops";
-    load(name, program(ebpf, name)?, SockOps::load)?;
-    let name = "setsockopt";
-    load(name, program(ebpf, name)?, CgroupSockopt::load)?;
-    for name in SOCK_ADDR_PROGRAMS {
-        load(name, program(ebpf, name)?, CgroupSockAddr::load)?;
-    }
-    let btf = AyaBtf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
-    for (name, tracepoint) in PROCESS_TRACEPOINTS {
-        let program: &mut BtfTracePoint = program(ebpf, name)?;
-        load(name, program, |program| program.load(tracepoint, &btf))?;
-    }
-    let name = "witness";
-    let program: &mut Iter = program(ebpf, name)?;
-    load(name, program, |program| program.load("task_file", &btf))
-}
-
-/// Loads a program. A signal interrupts the verifier (EAGAIN of `do_check`), be it the SIGCONT of a process that was stopped: it
-/// is next_scrape again, as libbpf does (`sys_bpf_prog_load`).
-fn load<P>(
-    name: &'static str,
-    program: &mut P,
-    load: impl Fn(&mut P) -> Result<(), ProgramError>,
-) -> Result<(), ProbeError> {
-    let mut attempts = 1;
-    loop {
-        match load(program) {
-            Err(ProgramError::LoadError { io_error, .. })
-                if io_error.kind() == io::ErrorKind::WouldBlock && attempts < LOAD_ATTEMPTS =>
-            {
-                attempts += 1;
-            }
-            loaded => return loaded.map_err(|error| program_error(name, "loaded", error)),
-        }
-    }
-}
-
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProbeError>
-where
-    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
-{
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(ProbeError::Missing(name))
-}
-
-fn program_error(name: &'static str, verb: &'static str, source: ProgramError) -> ProbeError {
-    ProbeError::Program {
-        name,
-        verb,
-        source: Box::new(source),
-    }
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ProbeError> {
-    ebpf.take_map(name).ok_or(ProbeError::Missing(name))
-}
-
-fn map(name: &'static str) -> impl Fn(MapError) -> ProbeError {
-    move |source| ProbeError::Map {
-        name,
-        source: Box::new(source),
-    }
 }

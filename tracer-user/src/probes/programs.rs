@@ -1,0 +1,119 @@
+//! The programs of the embedded object, by name: loaded, and found again.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use aya::maps::Map;
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSock, CgroupSockAddr, CgroupSockopt, Iter, ProgramError,
+    SockOps,
+};
+use aya::{Btf, Ebpf};
+
+use super::error::{ProbeError, program_error};
+
+/// How often a load that a signal interrupts is tried.
+const LOAD_ATTEMPTS: u32 = 16;
+
+/// The programs that see an accept, when it asks for the address, and a connect.
+const SOCK_ADDR_PROGRAMS: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
+
+/// The programs that follow the processes of the audit, each with its tracepoint.
+const PROCESS_TRACEPOINTS: [(&str, &str); 4] = [
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+    ("cgroup_attach", "cgroup_attach_task"),
+];
+
+/// Loads every program.
+pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+    let name = "sock_create";
+    load(name, program(ebpf, name)?, CgroupSock::load)?;
+    let name = "sock_release";
+    load(name, program(ebpf, name)?, CgroupSock::load)?;
+    let name = "sock_ops";
+    load(name, program(ebpf, name)?, SockOps::load)?;
+    let name = "setsockopt";
+    load(name, program(ebpf, name)?, CgroupSockopt::load)?;
+    for name in SOCK_ADDR_PROGRAMS {
+        load(name, program(ebpf, name)?, CgroupSockAddr::load)?;
+    }
+    let btf = Btf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
+    for (name, tracepoint) in PROCESS_TRACEPOINTS {
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        load(name, program, |program| program.load(tracepoint, &btf))?;
+    }
+    let name = "witness";
+    let program: &mut Iter = program(ebpf, name)?;
+    load(name, program, |program| program.load("task_file", &btf))
+}
+
+/// Attaches every program but the witness to a cgroup and everything below it.
+pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<(), ProbeError> {
+    // Links allow several programs: other tracers and the container runtime keep theirs.
+    let mode = CgroupAttachMode::Single;
+    let attached = |name| move |error| program_error(name, "attached", error);
+    program::<CgroupSockopt>(ebpf, "setsockopt")?
+        .attach(cgroup, mode)
+        .map_err(attached("setsockopt"))?;
+    program::<SockOps>(ebpf, "sock_ops")?
+        .attach(cgroup, mode)
+        .map_err(attached("sock_ops"))?;
+    for name in SOCK_ADDR_PROGRAMS {
+        program::<CgroupSockAddr>(ebpf, name)?
+            .attach(cgroup, mode)
+            .map_err(attached(name))?;
+    }
+    for (name, _) in PROCESS_TRACEPOINTS {
+        program::<BtfTracePoint>(ebpf, name)?
+            .attach()
+            .map_err(attached(name))?;
+    }
+    // Last, in this order: the release of every socket created from here on is seen.
+    program::<CgroupSock>(ebpf, "sock_release")?
+        .attach(cgroup, mode)
+        .map_err(attached("sock_release"))?;
+    program::<CgroupSock>(ebpf, "sock_create")?
+        .attach(cgroup, mode)
+        .map_err(attached("sock_create"))?;
+    Ok(())
+}
+
+/// Loads a program. A signal interrupts the verifier (EAGAIN of `do_check`), even the SIGCONT of a
+/// process that was stopped: the load is tried again, as libbpf does (`sys_bpf_prog_load`).
+fn load<P>(
+    name: &'static str,
+    program: &mut P,
+    load: impl Fn(&mut P) -> Result<(), ProgramError>,
+) -> Result<(), ProbeError> {
+    let mut attempts = 1;
+    loop {
+        match load(program) {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && attempts < LOAD_ATTEMPTS =>
+            {
+                attempts += 1;
+            }
+            loaded => return loaded.map_err(|error| program_error(name, "loaded", error)),
+        }
+    }
+}
+
+/// Returns the program of a name.
+pub(super) fn program<'a, T>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut T, ProbeError>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(ProbeError::Missing(name))
+}
+
+/// Takes the map of a name out of the object.
+pub(super) fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ProbeError> {
+    ebpf.take_map(name).ok_or(ProbeError::Missing(name))
+}
