@@ -4,6 +4,7 @@
 
 pub mod audit;
 pub mod cgroup;
+pub mod cli;
 pub mod clock;
 pub mod doctor;
 pub mod exec;

@@ -1,4 +1,5 @@
-//! The report, written down as JSON or as text.
+//! The report, written as JSON or as text.
 
+pub mod file;
 pub mod json;
 pub mod text;

@@ -1,5 +1,7 @@
 //! The self-test: one annotated connection is opened and released inside the cgroup, and every hook must have seen it.
 
+pub mod probe_child;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -8,9 +10,10 @@ use thiserror::Error;
 use tracer_abi::counter::Counter;
 
 use crate::cgroup::Cgroup;
-use crate::exec::{self, READY, SELFTEST_OWNER};
+
 use crate::probes::{ProbeError, Probes};
 use crate::witness;
+use probe_child::{READY, SELFTEST_OWNER};
 use tracer_core::counters::Counters;
 use tracer_core::event::{self, Descriptor, Event};
 
@@ -111,7 +114,7 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
 /// Starts the child and waits until it has a bound socket open.
 fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
     let failed = |error: std::io::Error| SelfTestError::ProbeChild(error.to_string());
-    let mut child = exec::selftest_command(cgroup.path())
+    let mut child = probe_child::command(cgroup.path())
         .and_then(|mut command: Command| {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
         })

@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{ArgMatches, Args, Parser, Subcommand};
+use tracer_abi::limits::{PLACES, RING_BYTES};
+use tracer_core::ledger::Timeouts;
+use tracer_core::verdict::{Kind, Level, Levels};
+
+use crate::audit;
+use crate::exec;
+use crate::probes::Limits;
+use crate::report::file::check_writable;
+use crate::selftest::probe_child;
+use crate::stacks;
+
+/// Shows, with evidence from the kernel, whether every socket of a program closed when its request
+/// was over.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_STATUS)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 clean (after `run`, the command's own status), 3 leak, 4 inconclusive,
+5 cannot trace here, 2 usage.
+
+Examples:
+  sudo tracer run -- ./my-server --once
+  sudo tracer run --for 60s --json report.json -- ./my-server
+  sudo tracer doctor";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Runs a command under audit, from its first instruction to its end, and gives the verdict.
+    Run(RunArgs),
+    /// Checks whether this kernel, these privileges and mounts allow tracing, and says how to fix it.
+    Doctor,
+    #[command(hide = true, name = exec::ENTER)]
+    Enter {
+        cgroup: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+    #[command(hide = true, name = probe_child::SELFTEST)]
+    SelfTest { cgroup: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// How long a socket may stay open after its request, its peer or its connection ended.
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(super) grace: Duration,
+    /// How long a connection may stay open without a byte.
+    #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
+    idle: Duration,
+    /// Gives the verdict after this time, while the command still runs, then ends the command.
+    /// Default: when the command ends, or at Ctrl-C.
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) window: Option<Duration>,
+    /// Writes the report to this file, as JSON (schema watertight.audit/1).
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Serves the kernel's counts at http://ADDR/metrics while the command runs.
+    #[arg(long, value_name = "ADDR")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Findings of this kind make the verdict a leak. Denied by default: outlived-request,
+    /// session-remnant, peer-closed, dead-socket and unowned; warned of: idle and open-at-exit.
+    #[arg(long, value_name = "KIND")]
+    deny: Vec<Kind>,
+    /// Findings of this kind are reported and do not change the verdict.
+    #[arg(long, value_name = "KIND")]
+    warn: Vec<Kind>,
+    /// Findings of this kind are left out.
+    #[arg(long, value_name = "KIND")]
+    allow: Vec<Kind>,
+    /// The size of the ring buffer for records, in KiB: a power of two, at least 4. When it is full,
+    /// timestamps are lost; the verdict does not change.
+    #[arg(long = "ring", value_name = "KIB", default_value_t = RING_BYTES >> 10, value_parser = parse_ring)]
+    ring_kib: u32,
+    /// How many places there are for what is known of sockets: a power of two, 232 bytes of kernel memory each. A socket that finds
+    /// its place taken is followed as well, and costs the program about a microsecond more; the report counts them.
+    #[arg(long, value_name = "NUMBER", default_value_t = PLACES, value_parser = parse_places)]
+    places: u32,
+    /// Shows the user stack that opened the socket in each finding, with names if the program has
+    /// symbols. Costs about 20 us for each socket and reads the program's files. x86-64 only.
+    #[arg(long)]
+    stacks: bool,
+    /// The command to run and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Returns what the audit is told; `matches` are those of this subcommand.
+    pub(super) fn audit_settings(&self, matches: &ArgMatches) -> audit::Settings {
+        audit::Settings {
+            timeouts: Timeouts {
+                grace_ns: nanoseconds(self.grace),
+                idle_ns: nanoseconds(self.idle),
+            },
+            levels: self.levels(matches),
+            limits: Limits {
+                ring_bytes: self.ring_kib << 10,
+                places: self.places,
+            },
+            stacks: self.stacks,
+        }
+    }
+
+    /// Returns the levels. As with lints, the last setting of a kind counts.
+    fn levels(&self, matches: &ArgMatches) -> Levels {
+        let mut settings: Vec<(usize, Kind, Level)> = Vec::new();
+        for (name, kinds, level) in [
+            ("deny", &self.deny, Level::Deny),
+            ("warn", &self.warn, Level::Warn),
+            ("allow", &self.allow, Level::Allow),
+        ] {
+            let indices = matches.indices_of(name).into_iter().flatten();
+            settings.extend(
+                indices
+                    .zip(kinds)
+                    .map(|(index, kind)| (index, *kind, level)),
+            );
+        }
+        settings.sort_by_key(|(index, _, _)| *index);
+        let mut levels = Levels::default();
+        for (_, kind, level) in settings {
+            levels.set(kind, level);
+        }
+        levels
+    }
+
+    /// Looks for mistakes before anything is loaded.
+    ///
+    /// # Errors
+    ///
+    /// When the command cannot be run, the report cannot be written, or an option has no effect here.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(program) = self.command.first() {
+            ensure!(
+                is_runnable(Path::new(program)),
+                "there is no command {}: give its path, or a name that is in PATH, after --",
+                program.display()
+            );
+        }
+        ensure!(
+            stacks::SUPPORTED || !self.stacks,
+            "--stacks works on x86-64 only: leave it out on this machine"
+        );
+        if let Some(path) = &self.json {
+            check_writable(path)
+                .with_context(|| format!("cannot write the report {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_runnable(program: &Path) -> bool {
+    if program.components().count() > 1 {
+        return program.is_file();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+fn parse_ring(text: &str) -> std::result::Result<u32, String> {
+    parse_power_of_two(text, 4, 1 << 20)
+}
+
+fn parse_places(text: &str) -> std::result::Result<u32, String> {
+    parse_power_of_two(text, 1, 1 << 22)
+}
+
+fn parse_power_of_two(text: &str, least: u32, most: u32) -> std::result::Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &u32| number.is_power_of_two() && (least..=most).contains(number))
+        .ok_or_else(|| format!("must be a power of two from {least} to {most}"))
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
