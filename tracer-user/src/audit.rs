@@ -158,7 +158,7 @@ impl Audit {
     /// Returns whether more events wait.
     pub fn turn(&mut self) -> bool {
         let more = self.drain() >= BATCH;
-        self.stacks.sweep(|id| self.ledger.knows(id));
+        self.stacks.prune(|id| self.ledger.knows(id));
         self.program_log.flush();
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
@@ -211,7 +211,7 @@ impl Audit {
     }
 
     fn drain(&mut self) -> usize {
-        self.probes.drain_stacks(|record| self.stacks.take(record));
+        self.probes.drain_stacks(|record| self.stacks.add(record));
         let (ledger, undecodable) = (&mut self.ledger, &mut self.audit_log.undecodable);
         let taken = self
             .probes
@@ -295,7 +295,7 @@ impl Audit {
         self.audit_log.kernel = kernel_release();
         self.last_look();
         let findings = self.ledger.findings().sorted();
-        self.audit_log.stacks = self.stacks.name(findings.iter().map(|found| found.id));
+        self.audit_log.stacks = self.stacks.symbolize(findings.iter().map(|found| found.id));
         match self.probes.attachments() {
             Ok((attachments, missed)) => {
                 self.audit_log.attachments = attachments;

@@ -1,9 +1,12 @@
-//! The user stacks that opened the sockets: unwound as they come, kept while their socket matters, named at the end.
+//! The user stacks that opened the sockets: unwound when they arrive, symbolized at the end.
 //!
-//! The kernel side copies registers and raw stack; most programs have no frame pointers, so the frames are found here by the
-//! unwind tables of the program's own files. Those files are the traced program's: they are read, never mapped.
+//! The kernel side copies registers and raw stack. Most programs have no frame pointers, so the frames
+//! are found here, with the unwind tables of the program's own files. Those files belong to the traced
+//! program: they are read, never mapped.
 
-mod process;
+mod address_space;
+mod frame;
+mod module;
 mod symbols;
 
 use std::collections::{HashMap, HashSet};
@@ -14,47 +17,41 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use tracer_abi::record::{STACK_BYTES, StackRecord};
 use zerocopy::FromBytes;
 
-use process::{File, Files, Space};
+use address_space::AddressSpace;
+use frame::Frame;
+use module::Files;
 use tracer_core::report::Call;
 
-/// How many frames a stack has at most.
+/// The most frames of a stack.
 const FRAMES_MAX: usize = 64;
-/// How many sockets' stacks are kept at most; the stacks of any more are not told.
+/// For how many sockets stacks are kept. The others have none in the report.
 const STACKS_MAX: usize = 1 << 18;
-/// How many processes' address spaces are known at a time.
+/// How many address spaces are kept at a time.
 const SPACES_MAX: usize = 256;
-/// Below this many stacks nobody looks for those that no longer matter.
-const SWEEP_MIN: usize = 4096;
+/// With fewer stacks than this, none are pruned.
+const PRUNE_MIN: usize = 4096;
 
 /// Whether stacks can be unwound on this machine.
 pub const SUPPORTED: bool = cfg!(target_arch = "x86_64");
-
-/// One frame: an instruction in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Frame {
-    /// Where it was in the process.
-    address: u64,
-    /// Its file, and where it is in it; `None` outside of any, as in generated code.
-    place: Option<(Arc<File>, u64)>,
-}
 
 type Frames = Arc<[Frame]>;
 
 /// The stacks of an audit.
 #[derive(Default)]
 pub struct Stacks {
-    spaces: HashMap<u32, Space>,
+    spaces: HashMap<u32, AddressSpace>,
     files: Files,
     cache: CacheX86_64,
     /// Equal stacks are kept once.
     known: HashSet<Frames>,
     of: HashMap<u64, Frames>,
-    sweep_at: usize,
+    prune_at: usize,
 }
 
 impl Stacks {
-    /// Takes one record of the kernel side. One that does not fit its layout, or whose process is gone, tells nothing.
-    pub fn take(&mut self, record: &[u8]) {
+    /// Unwinds one record of the kernel side. A record that is too short, or whose process is gone, is
+    /// skipped.
+    pub fn add(&mut self, record: &[u8]) {
         let Ok((record, _)) = StackRecord::ref_from_prefix(record) else {
             return;
         };
@@ -73,14 +70,14 @@ impl Stacks {
         }
     }
 
-    /// Forgets the stacks of sockets that no longer matter, now and then.
-    pub fn sweep(&mut self, matters: impl Fn(u64) -> bool) {
-        if self.of.len() < self.sweep_at.max(SWEEP_MIN) {
+    /// Drops the stacks of sockets that no longer matter, whenever their number has doubled.
+    pub fn prune(&mut self, matters: impl Fn(u64) -> bool) {
+        if self.of.len() < self.prune_at.max(PRUNE_MIN) {
             return;
         }
         self.of.retain(|id, _| matters(*id));
         self.known.retain(|frames| Arc::strong_count(frames) > 1);
-        self.sweep_at = self.of.len().saturating_mul(2).min(STACKS_MAX);
+        self.prune_at = self.of.len().saturating_mul(2).min(STACKS_MAX);
     }
 
     fn unwind(&mut self, record: &StackRecord) -> Option<Frames> {
@@ -102,21 +99,21 @@ impl Stacks {
         Some(frames.into())
     }
 
-    /// Names the stacks of these sockets.
+    /// Returns the stacks of these sockets, with names.
     #[must_use]
-    pub fn name(&self, ids: impl IntoIterator<Item = u64>) -> HashMap<u64, Arc<[Call]>> {
+    pub fn symbolize(&self, ids: impl IntoIterator<Item = u64>) -> HashMap<u64, Arc<[Call]>> {
         let wanted: Vec<(u64, &Frames)> = ids
             .into_iter()
             .filter_map(|id| Some((id, self.of.get(&id)?)))
             .collect();
         let distinct: HashSet<&Frames> = wanted.iter().map(|(_, frames)| *frames).collect();
-        let names = symbols::names(distinct.iter().flat_map(|frames| frames.iter()));
+        let symbols = symbols::look_up(distinct.iter().flat_map(|frames| frames.iter()));
         let stacks: HashMap<&Frames, Arc<[Call]>> = distinct
             .into_iter()
             .map(|frames| {
                 (
                     frames,
-                    frames.iter().flat_map(|of| names.calls(of)).collect(),
+                    frames.iter().flat_map(|of| symbols.calls(of)).collect(),
                 )
             })
             .collect();
@@ -127,13 +124,14 @@ impl Stacks {
     }
 }
 
-/// Returns what is mapped in a process, read anew when the process became another program or runs code that is not known.
+/// Returns the address space of a process. It is read again when the process runs another program or
+/// code that is not known.
 fn space<'a>(
-    spaces: &'a mut HashMap<u32, Space>,
+    spaces: &'a mut HashMap<u32, AddressSpace>,
     files: &mut Files,
     tgid: u32,
     ip: u64,
-) -> Option<&'a Space> {
+) -> Option<&'a AddressSpace> {
     let stale = spaces
         .get(&tgid)
         .is_none_or(|space| !space.is_current(tgid) || !space.has(ip));
@@ -141,12 +139,12 @@ fn space<'a>(
         if spaces.len() >= SPACES_MAX {
             spaces.clear();
         }
-        spaces.insert(tgid, Space::read(tgid, files)?);
+        spaces.insert(tgid, AddressSpace::read(tgid, files)?);
     }
     spaces.get(&tgid)
 }
 
-/// Returns the eight bytes at `address` of a stack that was copied from `sp` up.
+/// Returns the eight bytes at `address` of a stack that was copied from `sp` upwards.
 fn word(stack: &[u8], sp: u64, address: u64) -> Option<u64> {
     let at = usize::try_from(address.checked_sub(sp)?).ok()?;
     let bytes = stack.get(at..at.checked_add(8)?)?;
@@ -169,10 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_short_or_of_no_process_tells_nothing() {
+    fn a_record_that_is_short_or_of_no_process_is_skipped() {
         let mut stacks = Stacks::default();
-        stacks.take(&[0; 39]);
-        stacks.take(&vec![0; size_of::<StackRecord>()]);
-        assert!(stacks.name([0]).is_empty());
+        stacks.add(&[0; 39]);
+        stacks.add(&vec![0; size_of::<StackRecord>()]);
+        assert!(stacks.symbolize([0]).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Names for frames, from symbol tables and debug information.
+//! Names of frames, from symbol tables and debug information.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Seek as _};
@@ -9,43 +9,43 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolizer};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::Frame;
-use super::process::File;
+use super::frame::Frame;
+use super::module::File;
 use tracer_core::event::printable;
 use tracer_core::report::Call;
 
-/// A file larger than this stays without names, in bytes.
+/// The largest file that symbols are read from, in bytes.
 const FILE_BYTES: u64 = 256 << 20;
 
-/// The names of places in files.
-pub(super) struct Names(HashMap<(Arc<File>, u64), Vec<Call>>);
+/// The calls at offsets of files.
+pub(super) struct Symbols(HashMap<(Arc<File>, u64), Vec<Call>>);
 
-/// Looks all the frames up, one file after the other.
-pub(super) fn names<'a>(frames: impl Iterator<Item = &'a Frame>) -> Names {
+/// Looks up all frames, file by file.
+pub(super) fn look_up<'a>(frames: impl Iterator<Item = &'a Frame>) -> Symbols {
     let mut wanted: HashMap<Arc<File>, HashSet<u64>> = HashMap::new();
-    for (file, offset) in frames.filter_map(|frame| frame.place.as_ref()) {
+    for (file, offset) in frames.filter_map(|frame| frame.location.as_ref()) {
         wanted.entry(file.clone()).or_default().insert(*offset);
     }
-    let mut names = HashMap::new();
+    let mut symbols = HashMap::new();
     for (file, offsets) in wanted {
         let offsets: Vec<u64> = offsets.into_iter().collect();
-        match in_file(&file, &offsets) {
-            Ok(calls) => names.extend(
+        match symbolize(&file, &offsets) {
+            Ok(calls) => symbols.extend(
                 offsets
                     .into_iter()
                     .zip(calls)
                     .map(|(offset, calls)| ((file.clone(), offset), calls)),
             ),
-            Err(error) => log::debug!("no names for {}: {error}", file.path),
+            Err(error) => log::debug!("no symbols for {}: {error}", file.path),
         }
     }
-    Names(names)
+    Symbols(symbols)
 }
 
-impl Names {
-    /// Returns the calls of a frame, the innermost first: several where functions were inlined.
+impl Symbols {
+    /// Returns the calls of a frame, the innermost first. Inlined functions are calls of their own.
     pub(super) fn calls(&self, frame: &Frame) -> Vec<Call> {
-        let Some((file, offset)) = &frame.place else {
+        let Some((file, offset)) = &frame.location else {
             return vec![Call {
                 function: None,
                 module: None,
@@ -76,9 +76,9 @@ fn call(file: &File, offset: u64, function: Option<&str>, code: Option<&CodeInfo
     }
 }
 
-/// Looks up places in one file. It is the traced program's, which may cut it short at any time; the library maps what it
-/// reads, so it is given a copy.
-fn in_file(file: &File, offsets: &[u64]) -> io::Result<Vec<Vec<Call>>> {
+/// Looks up offsets in one file. The traced program may truncate the file at any time, and the library
+/// maps what it reads: so it is given a copy.
+fn symbolize(file: &File, offsets: &[u64]) -> io::Result<Vec<Vec<Call>>> {
     let mut from = file.file.try_clone()?;
     if from.metadata()?.len() > FILE_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
