@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
+mod labels;
 mod lifetimes;
 mod remotedialer;
 
@@ -18,44 +19,16 @@ use tunnel_proto::target::Target;
 use tunnel_proto::wire::handshake::Party;
 
 use crate::io::tls;
+use crate::metrics::labels::{CONNECT_FAILURES, LIMITS, NO_ROUTE, REFUSALS};
+pub use crate::metrics::labels::{Dropped, Timeout};
 use crate::metrics::lifetimes::Lifetimes;
 use crate::metrics::remotedialer::{Added, ClientBytes, PeerCounters};
-use crate::relay::datagrams::Dropped;
 
 /// Whose names and labels the counters have besides our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
     /// Those of rancher/remotedialer.
     Remotedialer,
-}
-
-/// Which timeout reset a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timeout {
-    /// Nothing moved in either direction.
-    Idle,
-    /// One direction is finished and nothing moved in the other.
-    Linger,
-    /// The agent could not resolve and dial in time.
-    Dial,
-    /// The agent did not answer an open in time.
-    Open,
-    /// TCP gave the visitor or the target up: keep-alive, TCP_USER_TIMEOUT or retransmissions.
-    Tcp,
-}
-
-impl Timeout {
-    const ALL: [Self; 5] = [Self::Idle, Self::Linger, Self::Dial, Self::Open, Self::Tcp];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Linger => "linger",
-            Self::Dial => "dial",
-            Self::Open => "open",
-            Self::Tcp => "tcp",
-        }
-    }
 }
 
 /// The counters of one server or agent.
@@ -429,37 +402,6 @@ impl Drop for StreamMetrics {
         self.count_out(Ending::Reset(Reason::SessionOver, By::Us), None);
     }
 }
-
-/// What is counted for visitors besides [`Reason`]s.
-const NO_ROUTE: [&str; 3] = ["no agent", "no right", "limit"];
-
-/// Why an agent does not reach its server, as [`Metrics::connect_failed`] is told.
-const CONNECT_FAILURES: [&str; 10] = [
-    "unresolved",
-    "unreachable",
-    "proxy",
-    "refused",
-    "handshake",
-    "timed out",
-    "certificate",
-    "client certificate",
-    "tls",
-    "tls files",
-];
-
-/// The limits that refuse, as [`Metrics::limit_rejected`] is told.
-const LIMITS: [&str; 7] = [
-    "connections",
-    "frame_size",
-    "handshake",
-    "header",
-    "opens_per_second",
-    "sessions",
-    "streams",
-];
-
-/// Why a link is refused, as [`Metrics::agent_refused`] is told.
-const REFUSALS: [&str; 5] = ["400", "401", "403", "405", "426"];
 
 /// The counters of the way to one peer.
 #[derive(Debug)]

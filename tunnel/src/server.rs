@@ -13,6 +13,7 @@ pub mod auth;
 pub mod config;
 mod dialer;
 mod front;
+mod ingress;
 mod inspect;
 pub mod limits;
 mod open;

@@ -6,6 +6,7 @@ mod join;
 pub(crate) mod keyring;
 pub mod proxy;
 pub(crate) mod reconnect;
+mod url;
 
-pub use dial::{ServerUrl, ServerUrlError};
 pub use join::{Join, JoinError};
+pub use url::{ServerUrl, ServerUrlError};

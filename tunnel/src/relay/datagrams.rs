@@ -15,7 +15,7 @@ use tunnel_proto::mux::{Ending, Reason};
 use tunnel_proto::wire::datagram;
 use tunnel_proto::wire::datagram::Decoder;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Dropped, Metrics};
 use crate::session::{ReceiveStream, SendStream, Stream};
 
 /// The bounds of flows. The queues of a listener hold at most `flows_max * queue` bytes.
@@ -41,35 +41,6 @@ impl Default for Config {
 
 /// What a queued datagram costs besides its bytes.
 pub const DATAGRAM_COST: usize = 64;
-
-/// Why a datagram was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// The flow's queue is full: its stream is slower than its source.
-    Queue,
-    /// As many flows are here as may be.
-    Flows,
-    /// There is no stream: the agent is not connected, or refused it.
-    Stream,
-    /// The socket did not take it.
-    Socket,
-}
-
-impl Dropped {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Queue, Self::Flows, Self::Stream, Self::Socket];
-
-    /// Returns the name that is counted.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Queue => "queue",
-            Self::Flows => "flows",
-            Self::Stream => "stream",
-            Self::Socket => "socket",
-        }
-    }
-}
 
 /// The end of a queue where datagrams are put in.
 #[derive(Clone, Debug)]

@@ -1,5 +1,4 @@
 //! The agents and peers that are here, and the links that they came by.
 
-pub(crate) mod ingress;
 pub(crate) mod links;
 pub(crate) mod registry;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use tunnel_proto::wire::handshake;
 
 use crate::io::token::Token;
-use crate::uplink::{ServerUrl, ServerUrlError};
+use crate::uplink::url::{ServerUrl, ServerUrlError};
 
 /// An invitation: where the server is, how it proves that it is the one, and a token that is good once.
 #[derive(Clone, Debug, PartialEq, Eq)]

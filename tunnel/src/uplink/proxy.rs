@@ -14,8 +14,8 @@ mod tunnel;
 
 use tunnel_proto::target::Endpoint;
 
-use crate::uplink::ServerUrl;
 pub(crate) use crate::uplink::proxy::tunnel::{TunnelError, tunnel};
+use crate::uplink::url::ServerUrl;
 
 /// An HTTP proxy that opens connections (CONNECT; RFC 9110, section 9.3.6).
 #[derive(Clone, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::io::socket::{DatagramListener, Replies};
+use crate::metrics::Dropped;
 use crate::relay::datagrams;
-use crate::relay::datagrams::{Dropped, Inlet, Outlet, carry, count};
+use crate::relay::datagrams::{Inlet, Outlet, carry, count};
 use crate::server::config::Forward;
 use crate::server::config::port::Port;
 use crate::server::ports::forward::visit;

@@ -1,0 +1,90 @@
+//! The values that labels take.
+
+/// Which timeout reset a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// Nothing moved in either direction.
+    Idle,
+    /// One direction is finished and nothing moved in the other.
+    Linger,
+    /// The agent could not resolve and dial in time.
+    Dial,
+    /// The agent did not answer an open in time.
+    Open,
+    /// TCP gave the visitor or the target up: keep-alive, TCP_USER_TIMEOUT or retransmissions.
+    Tcp,
+}
+
+impl Timeout {
+    pub(super) const ALL: [Self; 5] = [Self::Idle, Self::Linger, Self::Dial, Self::Open, Self::Tcp];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Linger => "linger",
+            Self::Dial => "dial",
+            Self::Open => "open",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// Why a datagram was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// The flow's queue is full: its stream is slower than its source.
+    Queue,
+    /// As many flows are here as may be.
+    Flows,
+    /// There is no stream: the agent is not connected, or refused it.
+    Stream,
+    /// The socket did not take it.
+    Socket,
+}
+
+impl Dropped {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Flows, Self::Stream, Self::Socket];
+
+    /// Returns the name that is counted.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Flows => "flows",
+            Self::Stream => "stream",
+            Self::Socket => "socket",
+        }
+    }
+}
+
+/// What is counted for visitors besides [`Reason`](tunnel_proto::mux::Reason)s.
+pub(super) const NO_ROUTE: [&str; 3] = ["no agent", "no right", "limit"];
+
+/// Why an agent does not reach its server, as [`Metrics::connect_failed`](crate::metrics::Metrics::connect_failed) is told.
+pub(super) const CONNECT_FAILURES: [&str; 10] = [
+    "unresolved",
+    "unreachable",
+    "proxy",
+    "refused",
+    "handshake",
+    "timed out",
+    "certificate",
+    "client certificate",
+    "tls",
+    "tls files",
+];
+
+/// The limits that refuse, as [`Metrics::limit_rejected`](crate::metrics::Metrics::limit_rejected) is told.
+pub(super) const LIMITS: [&str; 7] = [
+    "connections",
+    "frame_size",
+    "handshake",
+    "header",
+    "opens_per_second",
+    "sessions",
+    "streams",
+];
+
+/// Why a link is refused, as [`Metrics::agent_refused`](crate::metrics::Metrics::agent_refused) is told.
+pub(super) const REFUSALS: [&str; 5] = ["400", "401", "403", "405", "426"];
