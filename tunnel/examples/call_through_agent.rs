@@ -31,7 +31,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 pub(crate) async fn call() -> Result<String, Box<dyn Error>> {
     let tasks = Scope::new();
 
-    // The private service. Its sockets are made through the tunnel's one door, so that a tracer knows whose they are.
+    // The private service. Its sockets are the tunnel's, so that
+    // a tracer knows their owners.
     let service = Listener::listen("127.0.0.1:0".parse()?, "the service").await?;
     let target = service.address();
     tasks.spawn_interruptible(serve(service, tasks.handle()));

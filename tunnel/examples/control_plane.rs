@@ -57,7 +57,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Arc::new(server);
     let router = router(Arc::clone(&server), tasks.handle());
     tokio::select! {
-        result = axum::serve(Door(listener), router) => result?,
+        result = axum::serve(TunnelListener(listener), router) => result?,
         result = tokio::signal::ctrl_c() => result?,
     }
     tasks.end(Duration::from_secs(1)).await;
@@ -124,19 +124,19 @@ impl ControlPlane {
     }
 }
 
-/// axum's callers come through the tunnel's one door, too, so that a tracer knows whose their sockets are.
-pub(crate) struct Door(pub(crate) Listener);
+/// Accepts axum's connections through the tunnel's socket module, so that a tracer knows their owners.
+pub(crate) struct TunnelListener(pub(crate) Listener);
 
-impl axum::serve::Listener for Door {
+impl axum::serve::Listener for TunnelListener {
     type Io = Socket;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Socket, SocketAddr) {
         let socket = self.0.accept().await;
         socket.bind(Role::Pool, NOBODY, "a caller of the control plane");
-        let peer = match socket.peer() {
-            tunnel::io::socket::Peer::Inet(address) => address,
-            tunnel::io::socket::Peer::Unix => self.0.address(),
+        let peer = match socket.peer_addr() {
+            tunnel::io::socket::PeerAddr::Inet(address) => address,
+            tunnel::io::socket::PeerAddr::Unix => self.0.address(),
         };
         (socket, peer)
     }

@@ -59,8 +59,8 @@ struct Proxy {
     streams: AtomicU64,
     leak_every: u64,
     metrics: SessionMetrics,
-    /// An END is told through the front's listener, which outlives every connection.
-    carrier: Mark,
+    /// Each END is sent through the front's listener, which outlives every connection.
+    listener: Mark,
     /// The leak: a pool of clients that nobody asks again.
     forgotten: Mutex<Vec<Box<dyn Any + Send>>>,
 }
@@ -101,7 +101,7 @@ async fn main() -> anyhow::Result<()> {
         streams: AtomicU64::new(0),
         leak_every: args.leak_every,
         metrics: metrics.session_began("leaky", Party::Agent),
-        carrier: front.mark(),
+        listener: front.mark(),
         forgotten: Mutex::default(),
     });
     scope.spawn_interruptible(serve_front(Arc::clone(&proxy), front, scope.handle()));
@@ -156,10 +156,10 @@ async fn serve_forward(
             visitor.bind(
                 Role::Stream,
                 owner,
-                &format!("visitor {} -> {target}", visitor.peer()),
+                &format!("visitor {} -> {target}", visitor.peer_addr()),
             );
             let Ok(mut upstream) = dial(&target, owner).await else {
-                proxy.carrier.end(owner, Ending::Finished);
+                proxy.listener.end(owner, Ending::Finished);
                 return;
             };
             let counted = proxy.metrics.stream_began(&target);
@@ -168,7 +168,7 @@ async fn serve_forward(
                 _ = tokio::io::copy_bidirectional(&mut visitor, &mut upstream) => {}
                 () = hung_up => {}
             }
-            proxy.carrier.end(owner, Ending::Finished);
+            proxy.listener.end(owner, Ending::Finished);
             if leaks {
                 proxy.forget((upstream, counted));
             }
@@ -180,16 +180,16 @@ async fn serve_front(proxy: Arc<Proxy>, listener: Listener, scope: scope::Handle
     loop {
         let socket = listener.accept().await;
         let visitor = socket.mark();
-        let label = format!("visitor {}", socket.peer());
+        let label = format!("visitor {}", socket.peer_addr());
         visitor.bind(Role::Pool, NOBODY, &label);
         let (proxy, tasks) = (Arc::clone(&proxy), scope.clone());
         let service = service_fn(move |request| {
             let exchange = Exchange {
-                tell: proxy.carrier.clone(),
+                listener: proxy.listener.clone(),
                 visitor: visitor.clone(),
                 label: label.clone(),
                 owner: NOBODY,
-                carrier: CancellationToken::new(),
+                cancel: CancellationToken::new(),
                 counted: None,
             };
             let (proxy, tasks) = (Arc::clone(&proxy), tasks.clone());
@@ -250,12 +250,12 @@ async fn serve_request(
     } else {
         exchange.counted = Some(counted);
     }
-    let (carrier, pool) = (exchange.carrier.clone(), Arc::clone(proxy));
+    let (cancel, pool) = (exchange.cancel.clone(), Arc::clone(proxy));
     tasks.spawn(async move {
         let mut connection = Box::pin(connection);
-        let _ = carrier.run_until_cancelled(&mut connection).await;
+        let _ = cancel.run_until_cancelled(&mut connection).await;
         if leaks {
-            carrier.cancelled().await;
+            cancel.cancelled().await;
             pool.forget(connection);
         }
     });
@@ -274,22 +274,22 @@ async fn serve_request(
 
 /// A request that is being served; when it goes, the request is over.
 struct Exchange {
-    tell: Mark,
+    listener: Mark,
     visitor: Mark,
     label: String,
     owner: Owner,
-    carrier: CancellationToken,
+    cancel: CancellationToken,
     counted: Option<StreamMetrics>,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         if self.owner != NOBODY {
-            self.tell.end(self.owner, Ending::Finished);
+            self.listener.end(self.owner, Ending::Finished);
         }
         self.counted = None;
         self.visitor.bind(Role::Pool, NOBODY, &self.label);
-        self.carrier.cancel();
+        self.cancel.cancel();
     }
 }
 

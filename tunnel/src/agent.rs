@@ -27,7 +27,7 @@ use crate::agent::dial::{Dialed, dial};
 use crate::io::clock::Clock;
 use crate::io::scope::Scope;
 use crate::io::socket::{DatagramSocket, Owner, Role};
-use crate::io::tls::Carrier;
+use crate::io::tls::Transport;
 use crate::io::token::Token;
 use crate::io::{random, scope, tls};
 use crate::metrics::{Metrics, SessionMetrics, Timeout};
@@ -223,7 +223,7 @@ impl Agent {
         let quiet = async {
             self.quiet().await;
             if !sessions.iter().all(Session::acknowledges) {
-                tokio::time::sleep(splice::LAST_WORDS).await;
+                tokio::time::sleep(splice::FLUSH_GRACE).await;
             }
         };
         let in_time = tokio::time::timeout(deadline, quiet).await.is_ok();
@@ -304,7 +304,7 @@ impl Upkeep for ToServer {
         }
     }
 
-    async fn serve(&self, websocket: WebSocketStream<Carrier>, id: u64) -> LinkError {
+    async fn serve(&self, websocket: WebSocketStream<Transport>, id: u64) -> LinkError {
         serve(&self.shared, websocket, id, self.slot, &self.handle).await
     }
 }
@@ -312,7 +312,7 @@ impl Upkeep for ToServer {
 /// Serves one link to its end. The session owns every task that serves one of its streams.
 async fn serve(
     shared: &Arc<Shared>,
-    websocket: WebSocketStream<Carrier>,
+    websocket: WebSocketStream<Transport>,
     id: u64,
     slot: u8,
     outer: &scope::Handle,
@@ -327,7 +327,7 @@ async fn serve(
         Some(metrics) => metrics.session_began(&shared.config.name, Party::Server),
         None => SessionMetrics::default(),
     };
-    let carrier = socket.mark();
+    let link_socket = socket.mark();
     let now = shared.clock.now();
     let core = match shared.config.dialect {
         Dialect::Native => Core::native(Side::Agent, shared.config.mux, now),
@@ -336,7 +336,7 @@ async fn serve(
             Core::remotedialer(Side::Agent, &key, shared.config.remotedialer_mux, now)
         }
     };
-    let session = Session::new(id, core, shared.clock, carrier, metrics);
+    let session = Session::new(id, core, shared.clock, link_socket, metrics);
     tracing::info!(session = id, server = %shared.config.server, agent = shared.config.name, link = slot, "connected");
     let scope = Scope::new();
     scope.spawn(accept_streams(

@@ -269,7 +269,7 @@ impl Server {
                 session.quiet().await;
             }
             if !sessions.iter().all(Session::acknowledges) {
-                tokio::time::sleep(splice::LAST_WORDS).await;
+                tokio::time::sleep(splice::FLUSH_GRACE).await;
             }
             self.visitors.join().await;
         };

@@ -11,7 +11,7 @@ use tunnel_proto::target::{Endpoint, SocketPath, Target};
 
 use crate::io::race::race;
 use crate::io::resolver;
-use crate::io::socket::{DatagramSocket, Owner, Peer, Role, Socket, SocketFile};
+use crate::io::socket::{DatagramSocket, Owner, PeerAddr, Role, Socket, SocketFile};
 
 #[cfg(test)]
 mod tests;
@@ -137,7 +137,7 @@ async fn dial_unix(
     let found = tokio::task::spawn_blocking(move || find(Path::new(path.as_str()), &policy)).await;
     let file = found.unwrap_or(Err(Reason::Unreachable))?;
     let dialed = file.dial(Role::Stream, owner, &label(target)).await;
-    dialed.map_err(|error| reason(target, Peer::Unix, &error))
+    dialed.map_err(|error| reason(target, PeerAddr::Unix, &error))
 }
 
 /// Finds the file of a socket that may be dialed. A path that no rule is about is not looked at, so that its answer tells nothing of

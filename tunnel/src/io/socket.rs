@@ -1,4 +1,4 @@
-//! The one door: every socket is made, annotated and released here.
+//! The socket module: every socket is made, annotated and released here.
 //!
 //! A [`Socket`] is owned by one task, which its scope owns; dropping it releases the only descriptor, since descriptors are never
 //! copied. A [`Mark`] can annotate a socket and does not keep it open. Annotations are news for a tracer and never
@@ -40,19 +40,19 @@ pub const NOBODY: Owner = Owner::PRESENT;
 #[derive(Debug)]
 pub struct Socket {
     io: Arc<Io>,
-    peer: Peer,
+    peer: PeerAddr,
 }
 
 /// The other end of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum PeerAddr {
     /// One with an address.
     Inet(SocketAddr),
     /// A process of this machine.
     Unix,
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for PeerAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inet(address) => address.fmt(f),
@@ -67,7 +67,10 @@ impl Socket {
     /// # Errors
     ///
     /// What `socket(2)` or `connect(2)` say.
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the socket module makes sockets"
+    )]
     pub async fn dial(
         address: SocketAddr,
         role: Role,
@@ -84,13 +87,13 @@ impl Socket {
         let io = socket.connect(address).await?;
         Ok(Self {
             io: Arc::new(Io::Tcp(io)),
-            peer: Peer::Inet(address),
+            peer: PeerAddr::Inet(address),
         })
     }
 
     /// Returns the other end.
     #[must_use]
-    pub const fn peer(&self) -> Peer {
+    pub const fn peer_addr(&self) -> PeerAddr {
         self.peer
     }
 
@@ -293,7 +296,10 @@ impl Mark {
             );
             return;
         };
-        #[expect(clippy::disallowed_methods, reason = "the one door")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "only the socket module makes sockets"
+        )]
         heard(tracer_abi::annotation::end(
             &io,
             owner,
@@ -308,7 +314,10 @@ fn reset_on_release(socket: &impl AsFd) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one door")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the socket module makes sockets"
+)]
 fn bind(socket: &impl AsFd, role: Role, owner: Owner, label: &str) {
     heard(tracer_abi::annotation::bind(socket, role, owner, label));
 }

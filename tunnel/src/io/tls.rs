@@ -4,7 +4,7 @@
 //! server that has no certificate makes itself one ([`authority`]), and agents trust it by a [`Pin`] of its authority. There is no way to
 //! switch the checks off: who cannot use roots uses a pin.
 //!
-//! What a program holds of a connection after its handshake is a [`Carrier`], with or without TLS.
+//! What a program holds of a connection after its handshake is a [`Transport`], with or without TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use crate::io::socket::{ReadBuffer, Socket};
 
 pub mod authority;
-mod carrier;
 mod certificate;
 mod client;
 mod error;
@@ -23,14 +22,15 @@ mod identity;
 mod pem;
 mod pin;
 mod server;
+mod transport;
 
-pub use crate::io::tls::carrier::Carrier;
 pub use crate::io::tls::certificate::Validity;
 pub use crate::io::tls::client::{Client, ClientError, ClientFiles};
 pub use crate::io::tls::error::{Failure, HandshakeError, TlsError};
 pub use crate::io::tls::identity::Identity;
 pub use crate::io::tls::pin::{Pin, PinError};
 pub use crate::io::tls::server::{ClientCertificates, Files, Server, Warning};
+pub use crate::io::tls::transport::Transport;
 
 /// What is spoken inside (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
@@ -49,16 +49,16 @@ fn provider() -> Arc<CryptoProvider> {
 compile_error!("TLS needs a cryptography: enable the feature `aws-lc-rs` (the default) or `ring`");
 
 /// How long the other end may take to read why its handshake failed, and to let go.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The most bytes that are read and dropped meanwhile.
-const LAST_BYTES: usize = 64 * 1024;
+const DRAIN_MAX: usize = 64 * 1024;
 
 /// Releases a socket after its last word: with unread bytes the release would be a reset, which can overtake that word.
-async fn let_go(socket: Socket) {
+async fn release(socket: Socket) {
     let _ = socket.finish();
     let rest = async {
-        let (mut buffer, mut left) = (ReadBuffer::default(), LAST_BYTES);
+        let (mut buffer, mut left) = (ReadBuffer::default(), DRAIN_MAX);
         while let Ok(data) = socket.read(&mut buffer, left).await
             && !data.is_empty()
         {
@@ -69,5 +69,5 @@ async fn let_go(socket: Socket) {
         }
     };
     // Who does not let go in time is let go.
-    let _ = timeout(LAST_WORDS, rest).await;
+    let _ = timeout(RELEASE_TIMEOUT, rest).await;
 }

@@ -79,7 +79,7 @@ impl From<Ending> for Broken {
 }
 
 /// How long what was sent before a break may take to be passed on.
-pub(crate) const LAST_WORDS: Duration = Duration::from_millis(100);
+pub(crate) const FLUSH_GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Progress {
@@ -198,13 +198,13 @@ pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: 
             Err(Broken::Stream) => {
                 let aborted = watch.ended().await == Ending::Reset(Reason::Aborted, By::Peer);
                 if aborted && !outward.is_terminated() {
-                    let _ = timeout(LAST_WORDS, outward).await;
+                    let _ = timeout(FLUSH_GRACE, outward).await;
                 }
             }
             Err(Broken::Read) => watch.abort(Reason::Aborted),
             Err(Broken::Write) => {
                 if !inward.is_terminated() {
-                    let _ = timeout(LAST_WORDS, inward).await;
+                    let _ = timeout(FLUSH_GRACE, inward).await;
                 }
                 watch.abort(Reason::Aborted);
             }
@@ -220,7 +220,7 @@ pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: 
         socket.reset_on_release();
     }
     drop(socket);
-    if !finished && timeout(LAST_WORDS, watch.ended()).await.is_err() {
+    if !finished && timeout(FLUSH_GRACE, watch.ended()).await.is_err() {
         watch.reset(Reason::Aborted);
     }
     watch.ended().await

@@ -8,7 +8,7 @@ use futures_util::future::{FusedFuture, join};
 use tokio::time::timeout;
 use tunnel_proto::mux::{By, Ending, Reason};
 
-use crate::relay::splice::LAST_WORDS;
+use crate::relay::splice::FLUSH_GRACE;
 use crate::session::{ReceiveStream, SendStream, Stream};
 
 /// How long one stream may go on to its own end after the other has finished.
@@ -34,7 +34,7 @@ pub(crate) async fn relay(near: Stream, far: Stream, piece: usize) -> Ending {
     };
     let (grace, reason) = match ending {
         Ending::Finished => (FINISH_GRACE, Reason::Cancelled),
-        Ending::Reset(reason, _) => (LAST_WORDS, reason),
+        Ending::Reset(reason, _) => (FLUSH_GRACE, reason),
     };
     let follow = async {
         match ending {

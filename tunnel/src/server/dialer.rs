@@ -12,7 +12,7 @@ use tunnel_proto::target::{Target, TargetError};
 pub use crate::server::dialer::connector::{
     ConnectError, Connecting, Connector, POOL_IDLE_MAX, POOL_IDLE_TIMEOUT,
 };
-use crate::server::open::{Door, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, OpenRefused, Visit};
 use crate::server::shared::Shared;
 use crate::session::Stream;
 
@@ -129,7 +129,7 @@ impl Dialer {
         let target = target.try_into().map_err(Into::into)?;
         let failed = |refused| self.failed(refused, &target);
         let visit = Visit {
-            door: Door::Program,
+            entrypoint: Entrypoint::Program,
             agent: &self.agent,
             target: &target,
         };

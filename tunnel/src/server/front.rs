@@ -22,17 +22,17 @@ use tunnel_proto::wire::handshake::{OWN_TOKEN_HEADER, Party, SESSION_HEADER};
 use tunnel_proto::wire::native::SUBPROTOCOL;
 
 use crate::io::socket::{Listener, NOBODY, Role, Socket};
-use crate::io::tls::{Carrier, Identity};
+use crate::io::tls::{Identity, Transport};
 use crate::io::token::Digest;
 use crate::io::{random, scope, tls};
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::{Entrance, RedeemError};
 use crate::server::auth::handshake;
-use crate::server::auth::handshake::{Accepted, Doors};
+use crate::server::auth::handshake::{Accepted, HandshakeContext};
 use crate::server::front::exchange::{Exchange, ExchangeBody, carry};
 use crate::server::front::request::{Address, rewrite, strip_hop_by_hop};
 use crate::server::ingress::{Caller, serve_caller};
-use crate::server::open::{Door, Failure, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, Failure, OpenRefused, Visit};
 use crate::server::shared::Shared;
 use crate::server::visitor::{Serving, VisitorIo};
 
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
         let (shared, links) = (Arc::clone(&shared), links.clone());
         visitors.spawn_interruptible(async move {
             let _permit = permit;
-            let (carrier, identity) = match &shared.tls {
+            let (transport, identity) = match &shared.tls {
                 None => (socket.into(), Identity::default()),
                 Some(tls) => {
                     let tls = tls.borrow().clone();
@@ -65,14 +65,18 @@ pub(crate) async fn serve(
                     }
                 }
             };
-            serve_connection(shared, carrier, identity, links).await;
+            serve_connection(shared, transport, identity, links).await;
         });
     }
 }
 
 /// Shakes hands by TLS. A handshake that fails costs its own connection.
-async fn secure(shared: &Shared, tls: &tls::Server, socket: Socket) -> Option<(Carrier, Identity)> {
-    let peer = socket.peer();
+async fn secure(
+    shared: &Shared,
+    tls: &tls::Server,
+    socket: Socket,
+) -> Option<(Transport, Identity)> {
+    let peer = socket.peer_addr();
     socket.bind(Role::Pool, NOBODY, &format!("TLS handshake with {peer}"));
     let limit = shared.config.tls_handshake_timeout;
     let handshake = tokio::time::timeout(limit, tls.accept(socket));
@@ -82,9 +86,9 @@ async fn secure(shared: &Shared, tls: &tls::Server, socket: Socket) -> Option<(C
         () = shared.draining.cancelled() => return None,
     };
     match handshake {
-        Ok(carrier) => {
-            let identity = tls.identity(&carrier);
-            Some((carrier, identity))
+        Ok(transport) => {
+            let identity = tls.identity(&transport);
+            Some((transport, identity))
         }
         Err(error) => {
             shared.metrics.tls_handshake_failed(error.reason());
@@ -100,14 +104,14 @@ async fn secure(shared: &Shared, tls: &tls::Server, socket: Socket) -> Option<(C
 
 async fn serve_connection(
     shared: Arc<Shared>,
-    carrier: Carrier,
+    transport: Transport,
     identity: Identity,
     links: scope::Handle,
 ) {
-    let hung_up = carrier.socket().hung_up();
-    let (io, visitor) = VisitorIo::new(carrier, shared.config.visitor_linger);
+    let hung_up = transport.socket().hung_up();
+    let (io, visitor) = VisitorIo::new(transport, shared.config.visitor_linger);
     let identity = Arc::new(identity);
-    let peer = visitor.peer();
+    let peer = visitor.peer_addr();
     let must_end = visitor.must_end().clone();
     let asked_once = AtomicBool::new(false);
     let service = service_fn(|request| {
@@ -168,7 +172,7 @@ async fn respond(
         Ok(address) => address,
         Err((status, why)) => return say(status, why),
     };
-    let peer = serving.visitor().peer();
+    let peer = serving.visitor().peer_addr();
     match exchange(&shared, serving, &address, request).await {
         Ok(response) => response,
         Err((status, why)) => {
@@ -184,7 +188,7 @@ async fn connect(
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let doors = Doors {
+    let context = HandshakeContext {
         admission: &shared.admission,
         now: shared.clock.now(),
         remotedialer: shared.config.remotedialer.as_ref(),
@@ -198,7 +202,7 @@ async fn connect(
         entrance,
         link,
         accept_key,
-    } = match handshake::check(&request, doors) {
+    } = match handshake::check(&request, context) {
         Ok(accepted) => accepted,
         Err(refused) => {
             shared.metrics.agent_refused(refused.status.as_str());
@@ -319,7 +323,7 @@ async fn exchange(
     let Address { agent, target, .. } = address;
     let request = rewrite(request, address)?;
     let visit = Visit {
-        door: Door::Front,
+        entrypoint: Entrypoint::Front,
         agent,
         target,
     };
@@ -328,9 +332,9 @@ async fn exchange(
     serving
         .visitor()
         .serves(opening.owner(), &format!("{agent}/{target}"));
-    let carrier = CancellationToken::new();
+    let cancel = CancellationToken::new();
     let (opened, visitor) = (opening.watch(), Arc::clone(serving.visitor()));
-    let exchange = Exchange::new(opening.watch(), serving, carrier.clone());
+    let exchange = Exchange::new(opening.watch(), serving, cancel.clone());
     let stream = shared.accepted(opening).await.map_err(refused)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
@@ -350,7 +354,7 @@ async fn exchange(
     );
     let carry = async move {
         let carry = carry(connection, opened, &visitor);
-        carrier.run_until_cancelled_owned(carry).await;
+        cancel.run_until_cancelled_owned(carry).await;
     };
     route.scope().spawn(carry.instrument(span));
     let response =

@@ -15,7 +15,7 @@ use tunnel_proto::wire::handshake::{LinkId, Party};
 use crate::io::scope;
 use crate::io::scope::Scope;
 use crate::io::socket::Role;
-use crate::io::tls::Carrier;
+use crate::io::tls::Transport;
 use crate::server::agents::links::Entry;
 use crate::server::agents::registry::Full;
 use crate::server::auth::access::Credential;
@@ -58,12 +58,12 @@ pub(crate) async fn serve_caller(
         }
         Err(_) => return,
     };
-    let Some((carrier, early)) = take_carrier(upgraded) else {
+    let Some((transport, early)) = take_transport(upgraded) else {
         tracing::error!(name, "the connection is not one of ours");
         return;
     };
-    let socket = carrier.socket();
-    let from = socket.peer();
+    let socket = transport.socket();
+    let from = socket.peer_addr();
     let metrics = shared.metrics.session_began(&name, party);
     let now = shared.clock.now();
     let core = match dialect {
@@ -85,7 +85,7 @@ pub(crate) async fn serve_caller(
     );
     let websocket_config = Some(shared.config.link.websocket(dialect));
     let websocket =
-        WebSocketStream::from_partially_read(carrier, early, WsRole::Server, websocket_config)
+        WebSocketStream::from_partially_read(transport, early, WsRole::Server, websocket_config)
             .await;
     let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
     let scope = Scope::new();
@@ -132,10 +132,10 @@ async fn refuse_opens(session: Session) {
     }
 }
 
-fn take_carrier(upgraded: Upgraded) -> Option<(Carrier, Vec<u8>)> {
+fn take_transport(upgraded: Upgraded) -> Option<(Transport, Vec<u8>)> {
     let parts = upgraded.downcast::<TokioIo<VisitorIo>>().ok()?;
     Some((
-        parts.io.into_inner().into_carrier(),
+        parts.io.into_inner().into_transport(),
         parts.read_buf.to_vec(),
     ))
 }

@@ -1,4 +1,4 @@
-//! The one way from a visitor to a stream, whatever door it came in by.
+//! The one way from a visitor to a stream, whatever entrypoint it came in by.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(crate) type Failure = (StatusCode, String);
 
 /// Where a visitor came in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Door<'a> {
+pub(crate) enum Entrypoint<'a> {
     /// A public port of its own.
     Port {
         /// `forward`, `socks5` or `connect`.
@@ -32,7 +32,7 @@ pub(crate) enum Door<'a> {
     Peer,
 }
 
-impl fmt::Display for Door<'_> {
+impl fmt::Display for Entrypoint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { kind, listen } => write!(f, "{kind} {listen}"),
@@ -46,7 +46,7 @@ impl fmt::Display for Door<'_> {
 /// What a visitor asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visit<'a> {
-    pub(crate) door: Door<'a>,
+    pub(crate) entrypoint: Entrypoint<'a>,
     pub(crate) agent: &'a str,
     pub(crate) target: &'a Target,
 }
@@ -148,23 +148,25 @@ impl Shared {
     /// [`OpenRefused`], which is counted.
     pub(crate) fn open(&self, visit: Visit<'_>) -> Result<(Route, Opening), OpenRefused> {
         let Visit {
-            door,
+            entrypoint,
             agent,
             target,
         } = visit;
         let open = || -> Result<_, OpenRefused> {
             let access = self.admission.access();
-            let has_right = match door {
-                Door::Port { listen, .. } => access.allows_port(agent, listen),
-                Door::Front | Door::Program | Door::Peer => true,
+            let has_right = match entrypoint {
+                Entrypoint::Port { listen, .. } => access.allows_port(agent, listen),
+                Entrypoint::Front | Entrypoint::Program | Entrypoint::Peer => true,
             };
             if !has_right || !access.allows_target(agent, target) {
                 return Err(OpenRefused::NoRight);
             }
-            let route = match door {
-                Door::Port { .. } | Door::Front | Door::Program => self.registry.find(agent),
+            let route = match entrypoint {
+                Entrypoint::Port { .. } | Entrypoint::Front | Entrypoint::Program => {
+                    self.registry.find(agent)
+                }
                 // What a peer asks for goes to an own agent or nowhere, so no stream goes in circles.
-                Door::Peer => self.registry.own(agent),
+                Entrypoint::Peer => self.registry.own(agent),
             };
             let route = route.ok_or(OpenRefused::NoAgent)?;
             if !self.takes_open(agent) {
@@ -180,7 +182,7 @@ impl Shared {
         };
         open().inspect_err(|refused| {
             self.metrics.open_failed(refused.name());
-            tracing::debug!(%door, agent, %target, %refused, "visitor refused");
+            tracing::debug!(%entrypoint, agent, %target, %refused, "visitor refused");
         })
     }
 

@@ -16,13 +16,13 @@ use tunnel_proto::wire::{Dialect, handshake};
 use crate::io::scope;
 use crate::io::scope::Scope;
 use crate::io::socket::{Owner, Role};
-use crate::io::tls::Carrier;
+use crate::io::tls::Transport;
 use crate::metrics::PeerMetrics;
 use crate::relay::streams::relay;
 use crate::server::agents::links::Entry;
 use crate::server::agents::registry::Full;
 use crate::server::auth::peers::{Peer, Peers};
-use crate::server::open::{Door, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, OpenRefused, Visit};
 use crate::server::shared::{Shared, TEARDOWN};
 use crate::session::link::{Link, LinkError};
 use crate::session::{Core, Incoming, Session, Stream};
@@ -75,7 +75,7 @@ impl Upkeep for ToPeer<'_> {
     }
 
     /// Announces the own agents as long as the link lives. The session owns every task that serves one of its streams.
-    async fn serve(&self, websocket: WebSocketStream<Carrier>, id: u64) -> LinkError {
+    async fn serve(&self, websocket: WebSocketStream<Transport>, id: u64) -> LinkError {
         let Self { shared, links, .. } = self;
         let whole = Owner {
             session: id,
@@ -84,13 +84,13 @@ impl Upkeep for ToPeer<'_> {
         let label = format!("link to the peer {}", self.id);
         let socket = websocket.get_ref().socket();
         socket.bind(Role::Link, whole, &label);
-        let from = socket.peer();
+        let from = socket.peer_addr();
         let metrics = shared.metrics.session_began(self.id, Party::Server);
         let now = shared.clock.now();
         let name = format!("{}/{id}", self.id);
         let core = Core::remotedialer(Side::Agent, &name, shared.config.remotedialer_mux, now);
-        let carrier = websocket.get_ref().socket().mark();
-        let session = Session::new(id, core, shared.clock, carrier, metrics);
+        let link_socket = websocket.get_ref().socket().mark();
+        let session = Session::new(id, core, shared.clock, link_socket, metrics);
         let link = Link::new(websocket, session.clone(), shared.config.link, shared.clock);
         let scope = Scope::new();
         scope.spawn(relay_streams(
@@ -150,7 +150,7 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
 
 async fn open(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, OpenRefused> {
     let visit = Visit {
-        door: Door::Peer,
+        entrypoint: Entrypoint::Peer,
         agent,
         target,
     };

@@ -1,8 +1,8 @@
 //! The public ports besides the front: each has a task of its own that listens, and they can change while the server runs.
 
-pub(crate) mod connect;
 pub(crate) mod flows;
 pub(crate) mod forward;
+pub(crate) mod http_connect;
 pub(crate) mod socks5;
 
 use std::io;
@@ -51,13 +51,13 @@ impl Open {
 }
 
 /// The socket of a port.
-enum Door {
+enum BoundPort {
     Tcp(Listener),
     Unix(Arc<UnixListener>),
     Udp(DatagramListener),
 }
 
-impl Door {
+impl BoundPort {
     async fn listen(port: &Port, tcp: Options) -> io::Result<Self> {
         let label = port.label();
         match port.listen() {
@@ -81,7 +81,7 @@ impl Door {
 enum Origin {
     /// One that is open.
     Kept(usize),
-    New(Door),
+    New(BoundPort),
 }
 
 impl Ports {
@@ -121,7 +121,7 @@ impl Ports {
             origins.push(match kept {
                 Some(at) => Origin::Kept(at),
                 None => Origin::New(
-                    Door::listen(port, self.shared.config.splice.tcp)
+                    BoundPort::listen(port, self.shared.config.splice.tcp)
                         .await
                         .map_err(|error| PortsError::Listen {
                             port: port.to_string(),
@@ -181,7 +181,7 @@ impl Ports {
         let mut before: Vec<_> = std::mem::take(&mut *open).into_iter().map(Some).collect();
         for (port, origin) in wanted.into_iter().zip(origins) {
             let next = match origin {
-                Origin::New(door) => Some(self.start(port, door)),
+                Origin::New(bound) => Some(self.start(port, bound)),
                 Origin::Kept(at) => {
                     let kept = before.get_mut(at).and_then(Option::take);
                     kept.inspect(|kept| {
@@ -200,33 +200,33 @@ impl Ports {
         Ok(before.into_iter().flatten().collect())
     }
 
-    fn start(&self, port: Port, door: Door) -> Open {
+    fn start(&self, port: Port, bound: BoundPort) -> Open {
         let scope = Scope::new();
         let (sender, port) = watch::channel(Arc::new(port));
         let (shared, visitors) = (Arc::clone(&self.shared), self.visitors.clone());
         let configured = port.borrow().listen().clone();
-        let (address, file) = match &door {
-            Door::Tcp(listener) => (listener.address().into(), Weak::new()),
-            Door::Udp(listener) => (listener.address().into(), Weak::new()),
-            Door::Unix(listener) => (configured, Arc::downgrade(listener)),
+        let (address, file) = match &bound {
+            BoundPort::Tcp(listener) => (listener.address().into(), Weak::new()),
+            BoundPort::Udp(listener) => (listener.address().into(), Weak::new()),
+            BoundPort::Unix(listener) => (configured, Arc::downgrade(listener)),
         };
         scope.spawn_interruptible(async move {
-            match door {
-                Door::Tcp(listener) => loop {
+            match bound {
+                BoundPort::Tcp(listener) => loop {
                     let Some(permit) = shared.connection().await else {
                         return;
                     };
                     let socket = listener.accept().await;
                     take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
                 },
-                Door::Unix(listener) => loop {
+                BoundPort::Unix(listener) => loop {
                     let Some(permit) = shared.connection().await else {
                         return;
                     };
                     let socket = listener.accept().await;
                     take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
                 },
-                Door::Udp(listener) => flows::serve(&shared, &listener, port).await,
+                BoundPort::Udp(listener) => flows::serve(&shared, &listener, port).await,
             }
         });
         Open {
@@ -266,8 +266,8 @@ fn take_visitor(
 /// Serves a visitor that has yet to say where it wants to go.
 async fn ask(shared: Arc<Shared>, port: Arc<Port>, socket: Socket, permit: OwnedSemaphorePermit) {
     match &*port {
-        Port::Socks5(gate) => socks5::serve(shared, gate, socket, permit).await,
-        Port::Connect(gate) => connect::serve(shared, gate.clone(), socket, permit).await,
+        Port::Socks5(proxy) => socks5::serve(shared, proxy, socket, permit).await,
+        Port::Connect(proxy) => http_connect::serve(shared, proxy.clone(), socket, permit).await,
         Port::Forward(_) => {}
     }
 }

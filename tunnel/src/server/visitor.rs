@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::io::socket::{Mark, NOBODY, Owner, Peer, Role};
-use crate::io::tls::Carrier;
+use crate::io::socket::{Mark, NOBODY, Owner, PeerAddr, Role};
+use crate::io::tls::Transport;
 
 /// What the requests of one connection know of it. It does not keep the connection open.
 #[derive(Debug)]
 pub(crate) struct Visitor {
     mark: Mark,
-    peer: Peer,
+    peer: PeerAddr,
     serving: AtomicBool,
     cut: CancellationToken,
     io: Mutex<Option<Waker>>,
@@ -26,7 +26,7 @@ pub(crate) struct Visitor {
 
 impl Visitor {
     /// Returns who the visitor is.
-    pub(crate) const fn peer(&self) -> Peer {
+    pub(crate) const fn peer_addr(&self) -> PeerAddr {
         self.peer
     }
 
@@ -97,7 +97,7 @@ impl Drop for Serving {
 /// The connection as hyper sees it. hyper takes the end of the visitor's direction for the end of the visitor; this holds the
 /// end back for a moment while a response is due, since it may be one half of it only.
 pub(crate) struct VisitorIo {
-    carrier: Carrier,
+    transport: Transport,
     visitor: Arc<Visitor>,
     linger: Duration,
     finished: Option<Pin<Box<Sleep>>>,
@@ -105,17 +105,17 @@ pub(crate) struct VisitorIo {
 
 impl VisitorIo {
     /// Takes a connection over. It belongs to the pool until a request is served.
-    pub(crate) fn new(carrier: Carrier, linger: Duration) -> (Self, Arc<Visitor>) {
+    pub(crate) fn new(transport: Transport, linger: Duration) -> (Self, Arc<Visitor>) {
         let visitor = Arc::new(Visitor {
-            mark: carrier.socket().mark(),
-            peer: carrier.socket().peer(),
+            mark: transport.socket().mark(),
+            peer: transport.socket().peer_addr(),
             serving: AtomicBool::new(false),
             cut: CancellationToken::new(),
             io: Mutex::default(),
         });
         visitor.rests();
         let io = Self {
-            carrier,
+            transport,
             visitor: Arc::clone(&visitor),
             linger,
             finished: None,
@@ -123,9 +123,9 @@ impl VisitorIo {
         (io, visitor)
     }
 
-    /// Gives the carrier to whom the connection was upgraded for.
-    pub(crate) fn into_carrier(self) -> Carrier {
-        self.carrier
+    /// Gives the transport to whom the connection was upgraded for.
+    pub(crate) fn into_transport(self) -> Transport {
+        self.transport
     }
 
     fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -153,7 +153,7 @@ impl AsyncRead for VisitorIo {
             return self.poll_finished(cx);
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.carrier).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut self.transport).poll_read(cx, buf))?;
         if buf.filled().len() == before && buf.remaining() > 0 {
             return self.poll_finished(cx);
         }
@@ -167,7 +167,7 @@ impl AsyncWrite for VisitorIo {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.carrier).poll_write(cx, data))?;
+        let written = ready!(Pin::new(&mut self.transport).poll_write(cx, data))?;
         self.moved();
         Poll::Ready(Ok(written))
     }
@@ -177,21 +177,21 @@ impl AsyncWrite for VisitorIo {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.carrier).poll_write_vectored(cx, data))?;
+        let written = ready!(Pin::new(&mut self.transport).poll_write_vectored(cx, data))?;
         self.moved();
         Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.carrier.is_write_vectored()
+        self.transport.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.carrier).poll_flush(cx)
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.carrier).poll_shutdown(cx)
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }
 

@@ -18,7 +18,7 @@ use tunnel_proto::wire::{DecodeError, Dialect};
 
 use crate::io::clock::Clock;
 use crate::io::socket::Options;
-use crate::io::tls::Carrier;
+use crate::io::tls::Transport;
 use crate::session::{MessageError, Session};
 
 /// The bounds of a link. Whatever its peer does, a link holds about
@@ -110,7 +110,7 @@ impl LinkError {
 pub struct Link {
     // Fields drop in this order: the session ends first.
     ending: EndsSession,
-    websocket: WebSocketStream<Carrier>,
+    websocket: WebSocketStream<Transport>,
     config: Config,
     clock: Clock,
     batch: BytesMut,
@@ -132,7 +132,7 @@ impl Link {
     /// Makes a link of a WebSocket after its handshake.
     #[must_use]
     pub fn new(
-        websocket: WebSocketStream<Carrier>,
+        websocket: WebSocketStream<Transport>,
         session: Session,
         config: Config,
         clock: Clock,
@@ -311,7 +311,7 @@ impl Link {
         .await;
         self.websocket.feed(Message::Close(None)).await?;
         self.websocket.flush().await?;
-        self.websocket.get_mut().say_end();
+        self.websocket.get_mut().send_close_notify();
         Ok(())
     }
 }

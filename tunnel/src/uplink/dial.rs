@@ -14,7 +14,7 @@ use tunnel_proto::wire::{Dialect, handshake, native};
 use crate::io::race::race;
 use crate::io::resolver::{self, ResolveError};
 use crate::io::socket::{NOBODY, Role, Socket};
-use crate::io::tls::{Carrier, ClientError, HandshakeError};
+use crate::io::tls::{ClientError, HandshakeError, Transport};
 use crate::io::{random, tls};
 use crate::session::link;
 use crate::uplink::keyring::Keyring;
@@ -85,18 +85,18 @@ impl ConnectError {
 
 pub(crate) async fn connect(
     config: &Uplink<'_>,
-) -> Result<(WebSocketStream<Carrier>, u64), ConnectError> {
+) -> Result<(WebSocketStream<Transport>, u64), ConnectError> {
     let server = config.server.endpoint();
     let socket = match config.proxy {
         Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
         None => dial(server).await?,
     };
-    let carrier = if config.server.is_secure() {
+    let transport = if config.server.is_secure() {
         config.tls.connect(server.host(), socket).await?
     } else {
         socket.into()
     };
-    shake_hands(config, carrier).await
+    shake_hands(config, transport).await
 }
 
 async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
@@ -113,12 +113,12 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
 
 async fn shake_hands(
     config: &Uplink<'_>,
-    carrier: Carrier,
-) -> Result<(WebSocketStream<Carrier>, u64), ConnectError> {
+    transport: Transport,
+) -> Result<(WebSocketStream<Transport>, u64), ConnectError> {
     let request = request(config).map_err(|error| ConnectError::Handshake(Box::new(error)))?;
     let websocket = Some(config.link.websocket(config.dialect));
     let (websocket, response) =
-        match tokio_tungstenite::client_async_with_config(request, carrier, websocket).await {
+        match tokio_tungstenite::client_async_with_config(request, transport, websocket).await {
             Ok(connected) => connected,
             Err(WsError::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();

@@ -8,7 +8,7 @@ use tunnel_proto::mux::{Reason, SessionError};
 
 use crate::io::clock::Clock;
 use crate::io::random;
-use crate::io::tls::Carrier;
+use crate::io::tls::Transport;
 use crate::session::link::LinkError;
 use crate::uplink::backoff::Backoff;
 use crate::uplink::dial::{ConnectError, Uplink, connect};
@@ -24,7 +24,7 @@ pub(crate) trait Upkeep: Sync {
     /// Serves a link to its end; `id` is its session's.
     fn serve(
         &self,
-        websocket: WebSocketStream<Carrier>,
+        websocket: WebSocketStream<Transport>,
         id: u64,
     ) -> impl Future<Output = LinkError> + Send;
 }

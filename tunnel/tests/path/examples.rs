@@ -38,7 +38,7 @@ async fn a_control_plane_lists_its_agents_and_calls_services() {
     let listener = Listener::listen(loopback(), "control plane").await.unwrap();
     let api = listener.address();
     let router = control_plane::router(Arc::clone(&server), tasks.handle());
-    let plane = axum::serve(control_plane::Door(listener), router);
+    let plane = axum::serve(control_plane::TunnelListener(listener), router);
     tasks.spawn_interruptible(async move { plane.await.unwrap() });
 
     let ask = async |path: &str| {

@@ -54,13 +54,13 @@ fn fixed(server: &Server) -> Vec<Port> {
                 listen: address,
                 ..forward
             }),
-            Port::Socks5(gate) => Port::Socks5(ProxyPort {
+            Port::Socks5(proxy) => Port::Socks5(ProxyPort {
                 listen: address,
-                ..gate
+                ..proxy
             }),
-            Port::Connect(gate) => Port::Connect(ProxyPort {
+            Port::Connect(proxy) => Port::Connect(ProxyPort {
                 listen: address,
-                ..gate
+                ..proxy
             }),
         })
         .collect()

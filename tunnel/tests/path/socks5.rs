@@ -193,10 +193,10 @@ async fn the_answer_says_why_there_is_no_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_credentials_only_they_open_the_door() {
     let rig = rig(Dialect::Native, |server| {
-        let Port::Socks5(gate) = &mut server.ports[0] else {
+        let Port::Socks5(proxy) = &mut server.ports[0] else {
             panic!("not SOCKS5")
         };
-        gate.credentials = Some(Credentials::new("anna", "secret").unwrap());
+        proxy.credentials = Some(Credentials::new("anna", "secret").unwrap());
     })
     .await;
     let target = rig.target.local_addr().unwrap().port();

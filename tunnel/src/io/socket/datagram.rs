@@ -34,7 +34,10 @@ pub struct Replies {
 }
 
 fn unbound(family_of: SocketAddr) -> io::Result<socket2::Socket> {
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the socket module makes sockets"
+    )]
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(family_of),
         socket2::Type::DGRAM,
@@ -44,7 +47,10 @@ fn unbound(family_of: SocketAddr) -> io::Result<socket2::Socket> {
     Ok(socket)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one door")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the socket module makes sockets"
+)]
 fn adopt(socket: socket2::Socket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }

@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use tokio::net::TcpListener;
 
-use crate::io::socket::{Io, Mark, NOBODY, Options, Peer, Role, Socket, bind, options};
+use crate::io::socket::{Io, Mark, NOBODY, Options, PeerAddr, Role, Socket, bind, options};
 
 /// A listening TCP socket.
 pub struct Listener {
@@ -30,7 +30,10 @@ impl Listener {
     /// # Errors
     ///
     /// What `bind(2)` says, with the address.
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the socket module makes sockets"
+    )]
     pub async fn listen(address: SocketAddr, label: &str) -> io::Result<Self> {
         let listen = async {
             let io = TcpListener::bind(address).await?;
@@ -66,7 +69,10 @@ impl Listener {
 
     /// Takes the next connection. Errors that concern one connection only are skipped; when descriptors or memory run out it
     /// waits a moment instead of spinning.
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the socket module makes sockets"
+    )]
     pub async fn accept(&self) -> Socket {
         loop {
             match self.io.accept().await {
@@ -76,7 +82,7 @@ impl Listener {
                     }
                     return Socket {
                         io: Arc::new(Io::Tcp(io)),
-                        peer: Peer::Inet(peer),
+                        peer: PeerAddr::Inet(peer),
                     };
                 }
                 Err(error) if is_of_one_connection(&error) => {

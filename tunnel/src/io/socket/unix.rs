@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::UnixStream;
 
-use crate::io::socket::{Io, Owner, Peer, Role, Socket, bind};
+use crate::io::socket::{Io, Owner, PeerAddr, Role, Socket, bind};
 
 /// The file of a Unix socket. Whoever changes links on the way to it changes nothing of what is dialed.
 #[derive(Debug)]
@@ -43,7 +43,10 @@ impl SocketFile {
     /// # Errors
     ///
     /// What `socket(2)` or `connect(2)` say.
-    #[expect(clippy::disallowed_methods, reason = "the one door")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "only the socket module makes sockets"
+    )]
     pub async fn dial(self, role: Role, owner: Owner, label: &str) -> io::Result<Socket> {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -59,7 +62,7 @@ impl SocketFile {
             io: Arc::new(Io::Unix(UnixStream::from_std(
                 OwnedFd::from(socket).into(),
             )?)),
-            peer: Peer::Unix,
+            peer: PeerAddr::Unix,
         })
     }
 }

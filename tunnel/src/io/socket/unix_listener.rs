@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::fs::Mode;
 use socket2::{Domain, SockAddr, Type};
 
-use crate::io::socket::{Io, NOBODY, Peer, Role, Socket, bind};
+use crate::io::socket::{Io, NOBODY, PeerAddr, Role, Socket, bind};
 
 /// A listening Unix socket. When it goes, its file is removed, if it is still its own.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl UnixListener {
                 Ok((io, _)) => {
                     return Socket {
                         io: Arc::new(Io::Unix(io)),
-                        peer: Peer::Unix,
+                        peer: PeerAddr::Unix,
                     };
                 }
                 Err(error) => {
@@ -112,7 +112,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait to be accepted, as the standard library has it.
 const BACKLOG: i32 = 1024;
 
-#[expect(clippy::disallowed_methods, reason = "the one door")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the socket module makes sockets"
+)]
 fn listen(path: &Path, mode: u32, label: &str) -> io::Result<UnixListener> {
     make_room(path)?;
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -138,7 +141,10 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Removes the file of a socket on which nobody listens.
-#[expect(clippy::disallowed_methods, reason = "the one door")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "only the socket module makes sockets"
+)]
 fn make_room(path: &Path) -> io::Result<()> {
     let file = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

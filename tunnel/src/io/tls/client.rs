@@ -11,7 +11,7 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use crate::io::socket::Socket;
 use crate::io::tls::error::{HandshakeError, TlsError};
 use crate::io::tls::pin::{Pin, Pinned};
-use crate::io::tls::{ALPN, Carrier, let_go, pem, provider};
+use crate::io::tls::{ALPN, Transport, pem, provider, release};
 
 /// How a server is trusted, and how this end shows who it is. The default trusts the authorities of the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,14 +60,14 @@ impl Client {
     /// # Errors
     ///
     /// [`ClientError`] says what is wrong with the files, or with the server.
-    pub async fn connect(&self, host: &str, socket: Socket) -> Result<Carrier, ClientError> {
+    pub async fn connect(&self, host: &str, socket: Socket) -> Result<Transport, ClientError> {
         let name = server_name(self.files.server_name.as_deref().unwrap_or(host))?;
         let connector = TlsConnector::from(Arc::new(self.config()?));
         match connector.connect(name, socket).into_fallible().await {
-            Ok(stream) => Ok(Carrier::Tls(Box::new(TlsStream::Client(stream)))),
+            Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::Client(stream)))),
             Err((error, socket)) => {
                 // The server reads why.
-                let_go(socket).await;
+                release(socket).await;
                 Err(HandshakeError::of(error).into())
             }
         }

@@ -15,7 +15,7 @@ use crate::io::clock;
 use crate::io::socket::Socket;
 use crate::io::tls::certificate::Validity;
 use crate::io::tls::error::{Failure, TlsError};
-use crate::io::tls::{ALPN, Carrier, Identity, Pin, certificate, let_go, pem, provider};
+use crate::io::tls::{ALPN, Identity, Pin, Transport, certificate, pem, provider, release};
 
 /// The PEM files of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl Server {
     /// # Errors
     ///
     /// [`Failure`] says what is wrong with the client. The socket is released.
-    pub async fn accept(&self, socket: Socket) -> Result<Carrier, Failure> {
+    pub async fn accept(&self, socket: Socket) -> Result<Transport, Failure> {
         match socket.peek().await {
             Ok(Some(HANDSHAKE)) => {}
             Ok(Some(b'A'..=b'Z')) => {
@@ -199,19 +199,19 @@ impl Server {
         }
         let acceptor = TlsAcceptor::from(Arc::clone(&self.config));
         match acceptor.accept(socket).into_fallible().await {
-            Ok(stream) => Ok(Carrier::Tls(Box::new(TlsStream::Server(stream)))),
+            Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::Server(stream)))),
             Err((error, socket)) => {
                 // The client reads why.
-                let_go(socket).await;
+                release(socket).await;
                 Err(Failure::of(&error))
             }
         }
     }
 
-    /// Returns what the handshake of `carrier` says of its client.
+    /// Returns what the handshake of `transport` says of its client.
     #[must_use]
-    pub fn identity(&self, carrier: &Carrier) -> Identity {
-        match (carrier.certificate(), self.clients) {
+    pub fn identity(&self, transport: &Transport) -> Identity {
+        match (transport.certificate(), self.clients) {
             (Some(certificate), Some(_)) => Identity::Verified(certificate.clone()),
             (None, Some(ClientCertificates::Agents | ClientCertificates::Required)) => {
                 Identity::Missing
@@ -229,7 +229,7 @@ async fn refuse_http(socket: Socket) {
             Err(_) => return,
         }
     }
-    let_go(socket).await;
+    release(socket).await;
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use tunnel_proto::wire::handshake::LinkId;
 
 use crate::io::scope;
-use crate::io::socket::Peer;
+use crate::io::socket::PeerAddr;
 use crate::server::auth::access::Credential;
 use crate::session::Session;
 
@@ -15,7 +15,7 @@ pub(crate) struct Entry {
     /// By what an agent was let in.
     pub(crate) credential: Option<Credential>,
     /// Where the other end of its link is.
-    pub(crate) from: Peer,
+    pub(crate) from: PeerAddr,
 }
 
 /// The sessions of one instance of an agent, used side by side.

@@ -1,4 +1,4 @@
-//! The gate that agents pass: the access of the configuration, those who joined by invitation, and the invitations themselves.
+//! The admission that agents pass: the access of the configuration, those who joined by invitation, and the invitations themselves.
 
 use std::io;
 use std::path::Path;
@@ -229,89 +229,93 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn gate() -> Admission {
+    fn admission() -> Admission {
         let token = Token::new("shared", "test").unwrap();
         Admission::new(Access::from(token), None).unwrap()
     }
 
     #[test]
     fn an_invitation_lets_one_agent_in_once() {
-        let gate = gate();
+        let admission = admission();
         let start = Time::default();
-        let token = gate.invite(None, start, HOUR).unwrap();
+        let token = admission.invite(None, start, HOUR).unwrap();
         let secret = token.expose().as_bytes();
-        assert!(gate.admit("home", b"no", start).is_none());
-        let Some(Entrance::Invited(digest)) = gate.admit("home", secret, start) else {
+        assert!(admission.admit("home", b"no", start).is_none());
+        let Some(Entrance::Invited(digest)) = admission.admit("home", secret, start) else {
             panic!("it is invited");
         };
-        let own = gate.redeem("home", digest, start).unwrap();
-        let own = gate.admit("home", own.expose().as_bytes(), start);
+        let own = admission.redeem("home", digest, start).unwrap();
+        let own = admission.admit("home", own.expose().as_bytes(), start);
         let Some(Entrance::Known(credential)) = own else {
             panic!("it has a token of its own");
         };
-        assert!(gate.still_admits("home", credential));
-        assert!(gate.admit("home", secret, start).is_none());
+        assert!(admission.still_admits("home", credential));
+        assert!(admission.admit("home", secret, start).is_none());
         assert!(matches!(
-            gate.redeem("other", digest, start),
+            admission.redeem("other", digest, start),
             Err(RedeemError::Gone)
         ));
         // From now on the shared secret is not good for this name.
-        assert!(gate.admit("home", b"shared", start).is_none());
-        assert!(gate.admit("other", b"shared", start).is_some());
+        assert!(admission.admit("home", b"shared", start).is_none());
+        assert!(admission.admit("other", b"shared", start).is_some());
     }
 
     #[test]
     fn an_invitation_ends_with_its_time() {
-        let gate = gate();
+        let admission = admission();
         let start = Time::default();
-        let token = gate.invite(None, start, HOUR).unwrap();
+        let token = admission.invite(None, start, HOUR).unwrap();
         let late = start.saturating_add(HOUR);
         assert!(
-            gate.admit("home", token.expose().as_bytes(), late)
+            admission
+                .admit("home", token.expose().as_bytes(), late)
                 .is_none()
         );
         assert!(matches!(
-            gate.redeem("home", token.digest(), late),
+            admission.redeem("home", token.digest(), late),
             Err(RedeemError::Gone)
         ));
     }
 
     #[test]
     fn a_name_that_is_taken_needs_an_invitation_of_its_own() {
-        let gate = gate();
+        let admission = admission();
         let start = Time::default();
         let join = |name: Option<&str>, as_name: &str| {
-            let token = gate.invite(name, start, HOUR).unwrap();
-            gate.redeem(as_name, token.digest(), start)
+            let token = admission.invite(name, start, HOUR).unwrap();
+            admission.redeem(as_name, token.digest(), start)
         };
         join(None, "home").unwrap();
         assert!(matches!(join(None, "home"), Err(RedeemError::NameTaken)));
         join(Some("home"), "home").unwrap();
-        let token = gate.invite(Some("home"), start, HOUR).unwrap();
+        let token = admission.invite(Some("home"), start, HOUR).unwrap();
         assert!(
-            gate.admit("other", token.expose().as_bytes(), start)
+            admission
+                .admit("other", token.expose().as_bytes(), start)
                 .is_none()
         );
         let mut access = Access::default();
         access.grant("set".to_owned(), Grant::default());
-        gate.replace(access, None).unwrap();
+        admission.replace(access, None).unwrap();
         assert!(matches!(
-            gate.invite(Some("set"), start, HOUR),
+            admission.invite(Some("set"), start, HOUR),
             Err(InviteError::Configured(_))
         ));
     }
 
     #[test]
     fn invitations_are_bounded() {
-        let gate = gate();
+        let admission = admission();
         let start = Time::default();
         for _ in 0..INVITATIONS_MAX {
-            gate.invite(None, start, HOUR).unwrap();
+            admission.invite(None, start, HOUR).unwrap();
         }
         assert!(matches!(
-            gate.invite(None, start, HOUR),
+            admission.invite(None, start, HOUR),
             Err(InviteError::TooMany)
         ));
-        gate.invite(None, start.saturating_add(HOUR), HOUR).unwrap();
+        admission
+            .invite(None, start.saturating_add(HOUR), HOUR)
+            .unwrap();
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Refused {
 
 /// Who is let in, and how each shows who it is.
 #[derive(Clone, Copy)]
-pub(crate) struct Doors<'a> {
+pub(crate) struct HandshakeContext<'a> {
     pub(crate) admission: &'a Admission,
     pub(crate) now: Time,
     pub(crate) remotedialer: Option<&'a Remotedialer>,
@@ -54,7 +54,10 @@ pub(crate) struct Doors<'a> {
 
 /// Checks a request for `/connect`. The secret is checked before anything that tells a stranger more than that
 /// the request is malformed.
-pub(crate) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepted, Refused> {
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    context: HandshakeContext<'_>,
+) -> Result<Accepted, Refused> {
     let headers = request.headers();
     if request.method() != Method::GET {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "an agent connects with GET");
@@ -67,8 +70,8 @@ pub(crate) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
     }
     // remotedialer's programs ask for no subprotocol.
     let plain = !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
-    let remotedialer = doors.remotedialer.filter(|_| plain);
-    let peer = match doors.peers {
+    let remotedialer = context.remotedialer.filter(|_| plain);
+    let peer = match context.peers {
         Some(peers) if plain => peer(headers, peers)?,
         Some(_) | None => None,
     };
@@ -79,7 +82,7 @@ pub(crate) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
             let name = agents_name(headers);
             let secret = agents_secret(headers, remotedialer)?;
             let asked = name.unwrap_or_default();
-            let Some(entrance) = doors.admission.admit(asked, secret, doors.now) else {
+            let Some(entrance) = context.admission.admit(asked, secret, context.now) else {
                 return refuse(
                     StatusCode::UNAUTHORIZED,
                     "the token is missing, wrong, or not for an agent of this name",
@@ -104,7 +107,7 @@ pub(crate) fn check<B>(request: &Request<B>, doors: Doors<'_>) -> Result<Accepte
         Party::Agent => agents_dialect(headers, remotedialer)?,
         Party::Peer | Party::Server => Dialect::Remotedialer,
     };
-    if let Err(why) = doors.identity.allows(name) {
+    if let Err(why) = context.identity.allows(name) {
         return refuse(StatusCode::FORBIDDEN, why);
     }
     let link = match one(headers, &HeaderName::from_static(LINK_HEADER))? {
@@ -230,8 +233,8 @@ mod tests {
         Admission::new(Access::from(token), None).unwrap()
     }
 
-    const fn doors(admission: &Admission) -> Doors<'_> {
-        Doors {
+    const fn context(admission: &Admission) -> HandshakeContext<'_> {
+        HandshakeContext {
             admission,
             now: Time::ZERO,
             remotedialer: None,
@@ -242,7 +245,7 @@ mod tests {
 
     fn status(change: impl FnOnce(&mut HeaderMap)) -> Option<u16> {
         let admission = admission();
-        check(&request(change), doors(&admission))
+        check(&request(change), context(&admission))
             .err()
             .map(|refused| refused.status.as_u16())
     }
@@ -250,7 +253,7 @@ mod tests {
     #[test]
     fn a_good_handshake_is_accepted() {
         let admission = admission();
-        let accepted = check(&request(|_| {}), doors(&admission)).unwrap();
+        let accepted = check(&request(|_| {}), context(&admission)).unwrap();
         assert_eq!((accepted.name.as_str(), accepted.link), ("web", None));
         // RFC 6455, section 1.3.
         assert_eq!(accepted.accept_key, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -262,7 +265,7 @@ mod tests {
         let link = |value: &str| {
             let value = HeaderValue::from_str(value).unwrap();
             let with = request(|headers| drop(headers.insert(LINK_HEADER, value)));
-            check(&with, doors(&admission)).map(|accepted| accepted.link.unwrap())
+            check(&with, context(&admission)).map(|accepted| accepted.link.unwrap())
         };
         let (instance, slot) = (u64::MAX, LINKS_MAX - 1);
         let written = LinkId { instance, slot }.to_string();
@@ -277,11 +280,11 @@ mod tests {
         let admission = admission();
         let plain = || request(|headers| drop(headers.remove("sec-websocket-protocol")));
         let status = |request: &Request<()>, wanted: Option<&Remotedialer>| {
-            let doors = Doors {
+            let context = HandshakeContext {
                 remotedialer: wanted,
-                ..doors(&admission)
+                ..context(&admission)
             };
-            check(request, doors)
+            check(request, context)
                 .map(|accepted| accepted.dialect)
                 .map_err(|refused| refused.status.as_u16())
         };
@@ -316,11 +319,11 @@ mod tests {
         let ask = |identity: &Identity, name: &'static str| {
             let name = HeaderValue::from_static(name);
             let request = request(|headers| drop(headers.insert(NAME_HEADER, name)));
-            let doors = Doors {
+            let context = HandshakeContext {
                 identity,
-                ..doors(&admission)
+                ..context(&admission)
             };
-            check(&request, doors)
+            check(&request, context)
                 .map(|_| ())
                 .map_err(|refused| refused.status.as_u16())
         };
@@ -354,11 +357,11 @@ mod tests {
                 headers.insert(PEER_TOKEN_HEADER, secret.parse().unwrap());
                 change(headers);
             });
-            let doors = Doors {
+            let context = HandshakeContext {
                 peers: Some(&peers),
-                ..doors(&admission)
+                ..context(&admission)
             };
-            check(&request, doors)
+            check(&request, context)
                 .map(|accepted| (accepted.party, accepted.name, accepted.dialect))
                 .map_err(|refused| refused.status.as_u16())
         };

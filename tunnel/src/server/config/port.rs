@@ -32,7 +32,7 @@ pub struct ProxyPort {
     pub credentials: Option<Credentials>,
 }
 
-/// Why a text is not a gate.
+/// Why a text is not a proxy port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyPortError {
     /// It has not two parts, or the second is not a name.
@@ -101,13 +101,13 @@ pub fn validate(ports: &[Port]) -> Result<(), PortsError> {
         if let (true, Listen::Unix(_)) = (port.takes_datagrams(), port.listen()) {
             return Err(PortsError::NoDatagrams(port.listen().clone()));
         }
-        if let Port::Socks5(gate) | Port::Connect(gate) = port
-            && gate.credentials.is_none()
-            && !gate.listen.is_local()
+        if let Port::Socks5(proxy) | Port::Connect(proxy) = port
+            && proxy.credentials.is_none()
+            && !proxy.listen.is_local()
         {
             return Err(PortsError::Open {
                 kind: port.kind(),
-                listen: gate.listen.clone(),
+                listen: proxy.listen.clone(),
             });
         }
     }
@@ -130,7 +130,7 @@ impl Port {
     pub const fn listen(&self) -> &Listen {
         match self {
             Self::Forward(forward) => &forward.listen,
-            Self::Socks5(gate) | Self::Connect(gate) => &gate.listen,
+            Self::Socks5(proxy) | Self::Connect(proxy) => &proxy.listen,
         }
     }
 
@@ -156,8 +156,8 @@ impl Port {
     pub(crate) fn label(&self) -> String {
         match self {
             Self::Forward(forward) => format!("forward to {}", forward.destination()),
-            Self::Socks5(gate) | Self::Connect(gate) => {
-                format!("{} to {}", self.kind(), gate.agent)
+            Self::Socks5(proxy) | Self::Connect(proxy) => {
+                format!("{} to {}", self.kind(), proxy.agent)
             }
         }
     }
@@ -167,7 +167,7 @@ impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Forward(forward) => write!(f, "forward {forward}"),
-            Self::Socks5(gate) | Self::Connect(gate) => write!(f, "{} {gate}", self.kind()),
+            Self::Socks5(proxy) | Self::Connect(proxy) => write!(f, "{} {proxy}", self.kind()),
         }
     }
 }
@@ -203,14 +203,14 @@ impl FromStr for ProxyPort {
 mod tests {
     use super::*;
 
-    fn gate(text: &str) -> ProxyPort {
+    fn proxy(text: &str) -> ProxyPort {
         text.parse().unwrap()
     }
 
     #[test]
-    fn gates_read_back_as_written() {
+    fn proxy_ports_read_back_as_written() {
         for text in ["127.0.0.1:1080=web", "unix:/run/socks=web"] {
-            assert_eq!(gate(text).to_string(), text);
+            assert_eq!(proxy(text).to_string(), text);
         }
         for text in [
             "",
@@ -233,15 +233,15 @@ mod tests {
             ("[::]:1=a", true),
         ] {
             for make in [Port::Socks5, Port::Connect] {
-                let mut gate = gate(listen);
-                let checked = validate(&[make(gate.clone())]);
+                let mut proxy = proxy(listen);
+                let checked = validate(&[make(proxy.clone())]);
                 assert_eq!(
                     matches!(checked, Err(PortsError::Open { .. })),
                     open,
                     "{listen}"
                 );
-                gate.credentials = Some(Credentials::new("a", "b").unwrap());
-                validate(&[make(gate)]).unwrap();
+                proxy.credentials = Some(Credentials::new("a", "b").unwrap());
+                validate(&[make(proxy)]).unwrap();
             }
         }
     }
@@ -252,7 +252,7 @@ mod tests {
         let one = port("127.0.0.1:53=web/tcp/a:1");
         validate(&[one.clone(), port("127.0.0.1:53=web/udp/a:1")]).unwrap();
         validate(&[port("127.0.0.1:0=a/tcp/a:1"), port("127.0.0.1:0=a/tcp/a:1")]).unwrap();
-        let two = Port::Socks5(gate("127.0.0.1:53=web"));
+        let two = Port::Socks5(proxy("127.0.0.1:53=web"));
         assert!(matches!(validate(&[one, two]), Err(PortsError::Twice(_))));
         let paths = [port("unix:/a=a/tcp/a:1"), port("unix:660:/a=a/tcp/a:1")];
         assert!(matches!(validate(&paths), Err(PortsError::Twice(_))));

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tunnel_proto::mux::{By, Ending, Reason};
 
-use crate::relay::splice::LAST_WORDS;
+use crate::relay::splice::FLUSH_GRACE;
 use crate::server::visitor::{Serving, Visitor};
 use crate::session::Watch;
 
@@ -19,16 +19,16 @@ use crate::session::Watch;
 /// stream is reset (its END is told in that call), and the visitor's connection returns to its pool, in this order.
 pub(crate) struct Exchange {
     watch: Watch,
-    carrier: CancellationToken,
+    cancel: CancellationToken,
     reason: Reason,
     _serving: Serving,
 }
 
 impl Exchange {
-    pub(crate) const fn new(watch: Watch, serving: Serving, carrier: CancellationToken) -> Self {
+    pub(crate) const fn new(watch: Watch, serving: Serving, cancel: CancellationToken) -> Self {
         Self {
             watch,
-            carrier,
+            cancel,
             reason: Reason::Cancelled,
             _serving: serving,
         }
@@ -53,8 +53,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // The carrier first: it takes the end of the stream for a broken exchange.
-        self.carrier.cancel();
+        // First the task: it would take the end of the stream for a broken exchange.
+        self.cancel.cancel();
         self.watch.reset(self.reason);
     }
 }
@@ -76,7 +76,7 @@ pub(crate) async fn carry(
         }
     }
     // What arrived before the end is passed on, and a failure is told, as far as the visitor takes it.
-    let last_words = async {
+    let flush = async {
         if !connection.is_terminated() {
             complete = is_whole(connection.as_mut().await);
         }
@@ -84,7 +84,7 @@ pub(crate) async fn carry(
             std::future::pending().await
         }
     };
-    match timeout(LAST_WORDS, last_words).await {
+    match timeout(FLUSH_GRACE, flush).await {
         Ok(()) => visitor.pooled(),
         Err(_) => visitor.cut(),
     }

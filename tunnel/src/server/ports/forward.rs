@@ -8,13 +8,13 @@ use tracing::Instrument as _;
 use crate::io::socket::{NOBODY, Role, Socket};
 use crate::relay::splice::splice;
 use crate::server::config::Forward;
-use crate::server::open::{Door, Visit};
+use crate::server::open::{Entrypoint, Visit};
 use crate::server::shared::Shared;
 
 /// What every visitor of a forward asks for.
 pub(crate) fn visit(forward: &Forward) -> Visit<'_> {
     Visit {
-        door: Door::Port {
+        entrypoint: Entrypoint::Port {
             kind: "forward",
             listen: &forward.listen,
         },
@@ -30,7 +30,7 @@ pub(crate) fn take_visitor(
     socket: Socket,
     permit: OwnedSemaphorePermit,
 ) {
-    let peer = socket.peer();
+    let peer = socket.peer_addr();
     let Ok((route, opening)) = shared.open(visit(forward)) else {
         socket.bind(Role::Control, NOBODY, "visitor without an agent");
         socket.reset_on_release();

@@ -11,24 +11,24 @@ use tunnel_proto::socks5::{Code, Event, Greeting};
 use tunnel_proto::target::Target;
 
 use crate::io::socket::{NOBODY, ReadBuffer, Role, Socket};
-use crate::relay::splice::{LAST_WORDS, splice_after};
+use crate::relay::splice::{FLUSH_GRACE, splice_after};
 use crate::server::config::port::ProxyPort;
-use crate::server::open::{Door, Visit};
+use crate::server::open::{Entrypoint, Visit};
 use crate::server::shared::Shared;
 
 /// Serves a visitor until its stream has begun, which the session owns from then on.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    gate: &ProxyPort,
+    proxy: &ProxyPort,
     socket: Socket,
     permit: OwnedSemaphorePermit,
 ) {
-    let peer = socket.peer();
+    let peer = socket.peer_addr();
     socket.bind(Role::Control, NOBODY, &format!("visitor {peer}"));
     let asked = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return,
-        asked = timeout(shared.config.header_timeout, ask(gate, &socket)) => asked,
+        asked = timeout(shared.config.header_timeout, ask(proxy, &socket)) => asked,
     };
     let (target, early) = match asked {
         Ok(Some(asked)) => asked,
@@ -41,11 +41,11 @@ pub(crate) async fn serve(
         }
     };
     let visit = Visit {
-        door: Door::Port {
+        entrypoint: Entrypoint::Port {
             kind: "socks5",
-            listen: &gate.listen,
+            listen: &proxy.listen,
         },
-        agent: &gate.agent,
+        agent: &proxy.agent,
         target: &target,
     };
     let (route, opening) = match shared.open(visit) {
@@ -56,7 +56,7 @@ pub(crate) async fn serve(
         }
     };
     let owner = opening.owner();
-    let label = format!("visitor {peer} -> {}/{target}", gate.agent);
+    let label = format!("visitor {peer} -> {}/{target}", proxy.agent);
     socket.bind(Role::Stream, owner, &label);
     route.scope().spawn(async move {
         let _permit = permit;
@@ -91,8 +91,8 @@ const PIECE: usize = 1024;
 const EARLY_MAX: usize = 16 * 1024;
 
 /// Hears what the visitor asks for, and what it sent behind that. One that leaves or must be turned away asks for nothing.
-async fn ask(gate: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
-    let mut greeting = Greeting::new(gate.credentials.as_ref());
+async fn ask(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
+    let mut greeting = Greeting::new(proxy.credentials.as_ref());
     let mut buffer = ReadBuffer::default();
     loop {
         let data = socket.read(&mut buffer, PIECE).await.ok()?;
@@ -105,7 +105,7 @@ async fn ask(gate: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
                 Event::Send(reply) => send(socket, &reply).await.ok()?,
                 Event::Connect(target) => return Some((target, greeting.into_rest())),
                 Event::Refuse(refusal) => {
-                    tracing::debug!(visitor = %socket.peer(), why = %refusal, "visitor refused");
+                    tracing::debug!(visitor = %socket.peer_addr(), why = %refusal, "visitor refused");
                     dismiss(socket, &refusal.reply()).await;
                     return None;
                 }
@@ -140,7 +140,7 @@ async fn dismiss(socket: &Socket, reply: &[u8]) {
         Ok::<_, io::Error>(())
     };
     // Whoever does not listen is not waited for.
-    let _ = timeout(LAST_WORDS, dismissed).await;
+    let _ = timeout(FLUSH_GRACE, dismissed).await;
 }
 
 async fn send(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {

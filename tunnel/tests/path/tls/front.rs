@@ -130,7 +130,7 @@ async fn handshakes_that_never_finish_hold_no_more_than_their_connections() {
 }
 
 /// As [`https`], with all the time in the world.
-async fn patient(server: &Server, files: ClientFiles) -> tunnel::io::tls::Carrier {
+async fn patient(server: &Server, files: ClientFiles) -> tunnel::io::tls::Transport {
     use tunnel::io::socket::{NOBODY, Role, Socket};
     let socket = Socket::dial(server.front(), Role::Pool, NOBODY, "test").await;
     let client = Client::load(files).unwrap();

@@ -9,8 +9,8 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::io::socket::{Listener, NOBODY, Role, Socket};
 use tunnel::io::tls::{
-    Carrier, Client, ClientError, ClientFiles, Failure, Files, HandshakeError, Pin, Server,
-    TlsError, Warning,
+    Client, ClientError, ClientFiles, Failure, Files, HandshakeError, Pin, Server, TlsError,
+    Transport, Warning,
 };
 
 use super::{DAY, Folder, Pair, Signer};
@@ -27,12 +27,12 @@ pub(super) async fn sockets() -> (Socket, Socket) {
 }
 
 /// What the client found: a byte of the server, or why there is none.
-async fn find(carrier: Result<Carrier, ClientError>) -> Result<(), HandshakeError> {
-    let mut carrier = carrier.map_err(|error| match error {
+async fn find(transport: Result<Transport, ClientError>) -> Result<(), HandshakeError> {
+    let mut transport = transport.map_err(|error| match error {
         ClientError::Handshake(error) => error,
         ClientError::Files(error) => panic!("{error}"),
     })?;
-    match carrier.read_exact(&mut [0]).await {
+    match transport.read_exact(&mut [0]).await {
         Ok(_) => Ok(()),
         Err(error) => Err(HandshakeError::of(error)),
     }
@@ -42,14 +42,14 @@ pub(super) async fn shake(
     server: &Server,
     files: ClientFiles,
     host: &str,
-) -> (Result<Carrier, Failure>, Result<(), HandshakeError>) {
+) -> (Result<Transport, Failure>, Result<(), HandshakeError>) {
     let client = Client::load(files).unwrap();
     let (accepted, dialed) = sockets().await;
     let serve = async {
-        let mut carrier = server.accept(accepted).await?;
-        let _ = carrier.write_all(b"!").await;
-        let _ = carrier.flush().await;
-        Ok(carrier)
+        let mut transport = server.accept(accepted).await?;
+        let _ = transport.write_all(b"!").await;
+        let _ = transport.flush().await;
+        Ok(transport)
     };
     let ask = async { find(client.connect(host, dialed).await).await };
     within(PROMPT, "the handshake", async { tokio::join!(serve, ask) }).await
@@ -352,7 +352,7 @@ async fn old_versions_are_refused_by_both_ends() {
     ]
     .concat();
     let (accepted, dialed) = sockets().await;
-    let mut dialed = Carrier::from(dialed);
+    let mut dialed = Transport::from(dialed);
     let ask = async {
         dialed.write_all(&hello).await.unwrap();
         let mut answer = Vec::new();

@@ -186,10 +186,10 @@ async fn the_answer_says_why_there_is_no_stream() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_credentials_only_they_open_the_door() {
     let rig = rig(Dialect::Native, |server| {
-        let Port::Connect(gate) = &mut server.ports[0] else {
+        let Port::Connect(proxy) = &mut server.ports[0] else {
             panic!("not CONNECT")
         };
-        gate.credentials = Some(Credentials::new("anna", "sec:ret").unwrap());
+        proxy.credentials = Some(Credentials::new("anna", "sec:ret").unwrap());
     })
     .await;
     let target = rig.target.local_addr().unwrap();

@@ -16,20 +16,20 @@ use crate::io::socket::Socket;
 /// An end of the other side that TLS did not announce (a FIN without `close_notify`) is an end like any other: HTTP and WebSocket say by
 /// themselves whether what came is whole.
 #[derive(Debug)]
-pub enum Carrier {
+pub enum Transport {
     /// The bare socket.
     Plain(Socket),
     /// A socket with TLS around it.
     Tls(Box<TlsStream<Socket>>),
 }
 
-impl From<Socket> for Carrier {
+impl From<Socket> for Transport {
     fn from(socket: Socket) -> Self {
         Self::Plain(socket)
     }
 }
 
-impl Carrier {
+impl Transport {
     /// Returns the socket, to annotate it and to set it up.
     #[must_use]
     pub fn socket(&self) -> &Socket {
@@ -50,22 +50,22 @@ impl Carrier {
 
     /// Tells the other end by TLS that this was all (`close_notify`), as far as the socket takes it at once: nothing may wait for a
     /// reader any more. Without TLS there is nothing to tell.
-    pub fn say_end(&mut self) {
+    pub fn send_close_notify(&mut self) {
         let Self::Tls(stream) = self else { return };
         match &mut **stream {
             TlsStream::Client(stream) => {
                 let (socket, session) = stream.get_mut();
-                say_end(socket, session);
+                send_close_notify(socket, session);
             }
             TlsStream::Server(stream) => {
                 let (socket, session) = stream.get_mut();
-                say_end(socket, session);
+                send_close_notify(socket, session);
             }
         }
     }
 }
 
-fn say_end<S: SideData>(socket: &Socket, session: &mut ConnectionCommon<S>) {
+fn send_close_notify<S: SideData>(socket: &Socket, session: &mut ConnectionCommon<S>) {
     session.send_close_notify();
     let mut at_once = AtOnce(socket);
     while session.wants_write() && matches!(session.write_tls(&mut at_once), Ok(1..)) {}
@@ -83,7 +83,7 @@ impl Write for AtOnce<'_> {
     }
 }
 
-impl AsyncRead for Carrier {
+impl AsyncRead for Transport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -99,7 +99,7 @@ impl AsyncRead for Carrier {
     }
 }
 
-impl AsyncWrite for Carrier {
+impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -139,7 +139,7 @@ impl AsyncWrite for Carrier {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut *this).poll_flush(cx))?;
-        this.say_end();
+        this.send_close_notify();
         match this {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream.get_mut().0).poll_shutdown(cx),

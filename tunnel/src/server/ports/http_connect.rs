@@ -18,20 +18,20 @@ use tokio::time::timeout;
 use tunnel_proto::mux::Reason;
 use tunnel_proto::target::Target;
 
-use crate::io::socket::{Mark, NOBODY, Peer, Role, Socket};
+use crate::io::socket::{Mark, NOBODY, PeerAddr, Role, Socket};
 use crate::relay::splice::splice_after;
 use crate::server::config::port::ProxyPort;
 use crate::server::front::HEAD_MAX;
-use crate::server::open::{Door, Failure, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, Failure, OpenRefused, Visit};
 use crate::server::shared::Shared;
 use crate::session::Stream;
 
 /// A visitor's connection while it may still ask for its stream.
 struct Visitor {
     shared: Arc<Shared>,
-    gate: ProxyPort,
+    proxy: ProxyPort,
     mark: Mark,
-    peer: Peer,
+    peer: PeerAddr,
     /// One of all connections; it goes with whoever serves this one.
     permit: Arc<OwnedSemaphorePermit>,
 }
@@ -39,15 +39,15 @@ struct Visitor {
 /// Serves a visitor until its stream has begun, which the session owns from then on.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
-    gate: ProxyPort,
+    proxy: ProxyPort,
     socket: Socket,
     permit: OwnedSemaphorePermit,
 ) {
-    let peer = socket.peer();
+    let peer = socket.peer_addr();
     let hung_up = socket.hung_up();
     let visitor = Arc::new(Visitor {
         shared: Arc::clone(&shared),
-        gate,
+        proxy,
         mark: socket.mark(),
         peer,
         permit: Arc::new(permit),
@@ -111,29 +111,29 @@ impl Drop for Begins<'_> {
 type Answer = Response<Full<Bytes>>;
 
 async fn respond(visitor: &Visitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
-    let Visitor { shared, gate, .. } = visitor;
+    let Visitor { shared, proxy, .. } = visitor;
     let target = asked_for(&request).map_err(|(status, why)| refuse(status, &why))?;
-    if !is_authorized(gate, &request) {
+    if !is_authorized(proxy, &request) {
         let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
         return Err(refuse(status, "this proxy asks for a user and a password"));
     }
     let visit = Visit {
-        door: Door::Port {
+        entrypoint: Entrypoint::Port {
             kind: "connect",
-            listen: &gate.listen,
+            listen: &proxy.listen,
         },
-        agent: &gate.agent,
+        agent: &proxy.agent,
         target: &target,
     };
     let failed = |refused: OpenRefused| {
-        let (status, why) = refused.failure(&gate.agent, &target);
+        let (status, why) = refused.failure(&proxy.agent, &target);
         match refused.reason() {
             Reason::Denied => refuse(StatusCode::FORBIDDEN, &why),
             _ => refuse(status, &why),
         }
     };
     let (route, opening) = shared.open(visit).map_err(failed)?;
-    let label = format!("visitor {} -> {}/{target}", visitor.peer, gate.agent);
+    let label = format!("visitor {} -> {}/{target}", visitor.peer, proxy.agent);
     let mut begins = Begins(Some(visitor));
     visitor.mark.bind(Role::Stream, opening.owner(), &label);
     let stream = shared.accepted(opening).await.map_err(failed)?;
@@ -159,7 +159,7 @@ async fn carry(shared: &Shared, upgrade: OnUpgrade, stream: Stream) {
         stream.watch().reset(Reason::Cancelled);
         return;
     };
-    let (peer, owner) = (socket.peer(), stream.owner());
+    let (peer, owner) = (socket.peer_addr(), stream.owner());
     let ending = splice_after(early, socket, stream, shared.config.splice).await;
     tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
 }
@@ -196,8 +196,8 @@ fn asked_for<B>(request: &Request<B>) -> Result<Target, Failure> {
 }
 
 /// Whether the visitor knows what it must.
-fn is_authorized<B>(gate: &ProxyPort, request: &Request<B>) -> bool {
-    let Some(credentials) = &gate.credentials else {
+fn is_authorized<B>(proxy: &ProxyPort, request: &Request<B>) -> bool {
+    let Some(credentials) = &proxy.credentials else {
         return true;
     };
     let mut given = request
