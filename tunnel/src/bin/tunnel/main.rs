@@ -65,7 +65,7 @@ fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
         .build()
         .context("cannot start the runtime")?;
     let result = runtime.block_on(future);
-    // A name that is being resolved cannot be called off; nothing else is left.
+    // A file system that hangs cannot be called off; nothing else is left.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
