@@ -4,6 +4,7 @@
 //! Its sockets are made by the socket module. Other sources that nsswitch.conf(5) may name (mDNS,
 //! NIS, LDAP, systemd's own) are not asked.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -29,8 +30,6 @@ mod connector;
 mod file;
 mod slots;
 mod system;
-#[cfg(test)]
-mod tests;
 
 /// The most addresses of one name that are used.
 pub const ANSWERS_MAX: usize = 16;
@@ -74,13 +73,15 @@ pub async fn resolve(endpoint: &Endpoint, owner: Owner) -> Result<Vec<SocketAddr
     lookup.await
 }
 
-/// The files that say how names are looked up.
-#[derive(Clone, Debug)]
-struct Files {
-    hosts: PathBuf,
-    resolv_conf: PathBuf,
+/// The files that say how names are looked up; those of the system by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Names with their addresses (`hosts(5)`).
+    pub hosts: PathBuf,
+    /// The name servers, and how they are asked (`resolv.conf(5)`).
+    pub resolv_conf: PathBuf,
     /// The port of the name servers.
-    port: u16,
+    pub port: u16,
 }
 
 impl Default for Files {
@@ -93,16 +94,25 @@ impl Default for Files {
     }
 }
 
-/// Looks up names.
-struct Resolver {
+/// Looks up names. What it has read of its files is shared by its lookups, and the bound of their
+/// number is.
+pub struct Resolver {
     hosts: Watched<Hosts>,
     settings: Watched<Settings>,
     port: u16,
     slots: Slots,
 }
 
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
 impl Resolver {
-    fn new(files: Files) -> Self {
+    /// Creates a resolver. The files are read when a name is looked up.
+    #[must_use]
+    pub fn new(files: Files) -> Self {
         Self {
             hosts: Watched::new(files.hosts, system::hosts),
             settings: Watched::new(files.resolv_conf, Settings::parse),
@@ -111,7 +121,12 @@ impl Resolver {
         }
     }
 
-    async fn resolve(
+    /// Looks up the host of an endpoint as [`resolve`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`ResolveError`] says why there is no address.
+    pub async fn resolve(
         &self,
         endpoint: &Endpoint,
         owner: Owner,

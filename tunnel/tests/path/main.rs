@@ -24,6 +24,7 @@ mod link;
 mod links;
 mod logs;
 mod metrics;
+mod names;
 mod options;
 mod ports;
 mod process;
