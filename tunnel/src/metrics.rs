@@ -2,27 +2,26 @@
 //! asks for them, so that its dashboards go on working.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 mod labels;
 mod lifetimes;
 mod remotedialer;
+mod sessions;
+mod streams;
 
 #[cfg(test)]
 mod rules;
 
-use tunnel_proto::mux::{By, Ending, Reason};
-use tunnel_proto::target::Target;
-use tunnel_proto::wire::handshake::Party;
+use tunnel_proto::mux::Reason;
 
 use crate::io::tls;
 use crate::metrics::labels::{CONNECT_FAILURES, LIMITS, NO_ROUTE, REFUSALS};
 pub use crate::metrics::labels::{Dropped, Timeout};
 use crate::metrics::lifetimes::Lifetimes;
-use crate::metrics::remotedialer::{Added, ClientBytes, PeerCounters};
+pub use crate::metrics::sessions::{PeerMetrics, SessionMetrics};
+pub use crate::metrics::streams::StreamMetrics;
 
 /// Whose names and labels the counters have besides our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,29 +173,6 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Counts a session that begins. `client` is the name of the agent or the peer.
-    #[must_use]
-    pub fn session_began(self: &Arc<Self>, client: &str, party: Party) -> SessionMetrics {
-        self.sessions.inc();
-        self.lifetimes.sessions_opened.inc();
-        let remotedialer = self.remotedialer.as_ref();
-        let added = remotedialer.and_then(|counters| match party {
-            Party::Agent => Some(counters.session(client, false)),
-            Party::Peer => Some(counters.session(client, true)),
-            // The original does not count it, only what it carries.
-            Party::Server => None,
-        });
-        SessionMetrics {
-            inner: Some(SessionInner {
-                metrics: Arc::clone(self),
-                bytes: remotedialer.map(|counters| counters.bytes(client)),
-                client: client.to_owned(),
-                added,
-                over: AtomicBool::new(false),
-            }),
-        }
-    }
-
     /// Returns how many streams there are.
     #[must_use]
     pub fn streams(&self) -> i64 {
@@ -240,14 +216,6 @@ impl Metrics {
     pub fn connect_failed(&self, reason: &str) {
         self.connect_failures.with_label_values(&[reason]).inc();
     }
-
-    /// Returns the counters of the way to one peer. There must be a bound on the number of peers.
-    #[must_use]
-    pub fn peer(&self, id: &str) -> PeerMetrics {
-        PeerMetrics {
-            counters: self.remotedialer.as_ref().map(|counters| counters.peer(id)),
-        }
-    }
 }
 
 fn counters(
@@ -261,21 +229,6 @@ fn counters(
     Ok(counters)
 }
 
-/// The counters of one session; counts its end when it goes.
-#[derive(Debug, Default)]
-pub struct SessionMetrics {
-    inner: Option<SessionInner>,
-}
-
-#[derive(Debug)]
-struct SessionInner {
-    metrics: Arc<Metrics>,
-    client: String,
-    bytes: Option<ClientBytes>,
-    added: Option<Added>,
-    over: AtomicBool,
-}
-
 /// What went to the link in messages of streams, their heads included, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transmitted {
@@ -283,151 +236,4 @@ pub struct Transmitted {
     pub data: usize,
     /// In messages that abandon or end a stream with an error.
     pub errors: usize,
-}
-
-impl SessionMetrics {
-    /// Counts a stream to `target`. The series of its end exists from here on, so that a difference can be drawn.
-    #[must_use]
-    pub fn stream_began(&self, target: &Target) -> StreamMetrics {
-        let Some(inner) = &self.inner else {
-            return StreamMetrics::default();
-        };
-        inner.metrics.streams.inc();
-        inner.metrics.lifetimes.streams_opened.inc();
-        let remotedialer = inner.metrics.remotedialer.as_ref();
-        StreamMetrics {
-            metrics: Some(Arc::clone(&inner.metrics)),
-            added: remotedialer.map(|counters| counters.connection(&inner.client, target)),
-        }
-    }
-
-    /// Counts a stream that is reset because of a timeout.
-    pub fn timed_out(&self, timeout: Timeout) {
-        if let Some(inner) = &self.inner {
-            inner.metrics.stream_timed_out(timeout);
-        }
-    }
-
-    /// Counts the time for which a stream must wait for its agent's bytes a second.
-    pub fn throttled(&self, wait: Duration) {
-        if let Some(inner) = &self.inner {
-            inner.metrics.throttled.inc_by(wait.as_secs_f64());
-        }
-    }
-
-    /// Counts payload bytes of streams that go to the peer.
-    pub fn sent(&self, bytes: usize) {
-        if let Some(inner) = &self.inner {
-            inner.metrics.sent.inc_by(bytes as u64);
-        }
-    }
-
-    /// Counts payload bytes that came from the peer and went on.
-    pub fn received(&self, bytes: usize) {
-        if let Some(inner) = &self.inner {
-            inner.metrics.received.inc_by(bytes as u64);
-            if let Some(counters) = &inner.bytes {
-                counters.received(bytes);
-            }
-        }
-    }
-
-    /// Counts messages that went to the link.
-    pub fn transmitted(&self, transmitted: Transmitted) {
-        if let Some(counters) = self.inner.as_ref().and_then(|inner| inner.bytes.as_ref()) {
-            counters.transmitted(transmitted);
-        }
-    }
-
-    /// Takes note of how long a ping took to be answered.
-    pub fn pong(&self, after: Duration) {
-        if let Some(inner) = &self.inner {
-            inner.metrics.lifetimes.pong(after);
-        }
-    }
-
-    /// Counts the end of the session. Harmless when repeated.
-    pub fn over(&self, reason: Reason) {
-        if let Some(inner) = &self.inner
-            && !inner.over.swap(true, Ordering::Relaxed)
-        {
-            inner.metrics.sessions.dec();
-            inner.metrics.lifetimes.session_ended(reason);
-            if let Some(added) = &inner.added {
-                added.removed();
-            }
-        }
-    }
-}
-
-impl Drop for SessionMetrics {
-    fn drop(&mut self) {
-        self.over(Reason::SessionOver);
-    }
-}
-
-/// Counts the end of a stream, at the latest when it goes.
-#[derive(Debug, Default)]
-pub struct StreamMetrics {
-    metrics: Option<Arc<Metrics>>,
-    added: Option<Added>,
-}
-
-impl StreamMetrics {
-    /// Takes note of how long the stream took to be accepted.
-    pub fn accepted(&self, after: Duration) {
-        if let Some(metrics) = &self.metrics {
-            metrics.lifetimes.stream_accepted(after);
-        }
-    }
-
-    /// Counts the end of the stream.
-    pub fn ended(mut self, ending: Ending, age: Duration) {
-        self.count_out(ending, Some(age));
-    }
-
-    fn count_out(&mut self, ending: Ending, age: Option<Duration>) {
-        if let Some(metrics) = self.metrics.take() {
-            metrics.streams.dec();
-            metrics.lifetimes.stream_ended(ending, age);
-        }
-        if let Some(added) = self.added.take() {
-            added.removed();
-        }
-    }
-}
-
-impl Drop for StreamMetrics {
-    fn drop(&mut self) {
-        self.count_out(Ending::Reset(Reason::SessionOver, By::Us), None);
-    }
-}
-
-/// The counters of the way to one peer.
-#[derive(Debug)]
-pub struct PeerMetrics {
-    counters: Option<PeerCounters>,
-}
-
-impl PeerMetrics {
-    /// Counts an attempt to connect.
-    pub fn attempted(&self) {
-        if let Some(counters) = &self.counters {
-            counters.attempts.inc();
-        }
-    }
-
-    /// Counts a link that is established.
-    pub fn connected(&self) {
-        if let Some(counters) = &self.counters {
-            counters.connected.inc();
-        }
-    }
-
-    /// Counts the end of such a link.
-    pub fn disconnected(&self) {
-        if let Some(counters) = &self.counters {
-            counters.disconnected.inc();
-        }
-    }
 }

@@ -1,8 +1,12 @@
 //! The rules of names, checked on everything that is registered (prometheus.io, "Metric and label naming").
 
-use prometheus::proto::{MetricFamily, MetricType};
+use std::time::Duration;
 
-use crate::metrics::*;
+use prometheus::proto::{MetricFamily, MetricType};
+use tunnel_proto::mux::{By, Ending, Reason};
+use tunnel_proto::wire::handshake::Party;
+
+use crate::metrics::{Compat, Metrics, Transmitted};
 
 fn families(compat: Option<Compat>) -> Vec<MetricFamily> {
     Metrics::new(compat).unwrap().registry.gather()

@@ -1,23 +1,102 @@
 //! One request of the HTTP front and the stream that serves it.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
+use http_body_util::Either;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tunnel_proto::mux::{By, Ending, Reason};
+use tracing::Instrument as _;
+use tunnel_proto::mux::{By, Ending, OpenError, Reason};
 
 use crate::relay::splice::FLUSH_GRACE;
+use crate::server::front::FrontBody;
+use crate::server::front::request::{Address, rewrite, strip_hop_by_hop};
+use crate::server::open::{Entrypoint, Failure, OpenRefused, Visit};
+use crate::server::shared::Shared;
 use crate::server::visitor::{Serving, Visitor};
 use crate::session::Watch;
 
+/// Opens a stream for a request, passes the request on and returns the response.
+pub(super) async fn exchange(
+    shared: &Arc<Shared>,
+    serving: Serving,
+    address: &Address,
+    request: Request<Incoming>,
+) -> Result<Response<FrontBody>, Failure> {
+    let Address { agent, target, .. } = address;
+    let request = rewrite(request, address)?;
+    let visit = Visit {
+        entrypoint: Entrypoint::Front,
+        agent,
+        target,
+    };
+    let refused = |refused: OpenRefused| refused.failure(agent, target);
+    let (route, opening) = shared.open(visit).map_err(refused)?;
+    serving
+        .visitor()
+        .serves(opening.owner(), &format!("{agent}/{target}"));
+    let cancel = CancellationToken::new();
+    let (opened, visitor) = (opening.watch(), Arc::clone(serving.visitor()));
+    let exchange = Exchange::new(opening.watch(), serving, cancel.clone());
+    let stream = shared.accepted(opening).await.map_err(refused)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| {
+            (
+                StatusCode::BAD_GATEWAY,
+                format!("cannot speak HTTP to {target}: {error}"),
+            )
+        })?;
+    let owner = opened.owner();
+    let span = tracing::debug_span!(
+        "stream",
+        agent,
+        session = owner.session,
+        stream = owner.stream,
+        %target,
+    );
+    let carry = async move {
+        let carry = carry(connection, opened, &visitor);
+        cancel.run_until_cancelled_owned(carry).await;
+    };
+    route.scope().spawn(carry.instrument(span));
+    let response = timeout(shared.config.response_timeout, sender.send_request(request));
+    match response.await {
+        Ok(Ok(response)) => Ok(finish_response(response, exchange)),
+        Ok(Err(error)) => Err(match exchange.refusal() {
+            Some(reason) => {
+                shared.metrics.open_failed(reason.name());
+                OpenRefused::from(OpenError::Refused(reason)).failure(agent, target)
+            }
+            None => (
+                StatusCode::BAD_GATEWAY,
+                format!("{target} gave no valid response: {error}"),
+            ),
+        }),
+        Err(_) => Err((
+            StatusCode::GATEWAY_TIMEOUT,
+            format!("{target} gave no response in time"),
+        )),
+    }
+}
+
+fn finish_response(mut response: Response<Incoming>, exchange: Exchange) -> Response<FrontBody> {
+    strip_hop_by_hop(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    response.map(|body| Either::Left(ExchangeBody::new(body, exchange)))
+}
+
 /// A request that is being served. When it goes, the request is over: the task that carries it is told to stop, the
 /// stream is reset (its END is told in that call), and the visitor's connection returns to its pool, in this order.
-pub(crate) struct Exchange {
+struct Exchange {
     watch: Watch,
     cancel: CancellationToken,
     reason: Reason,
@@ -25,7 +104,7 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) const fn new(watch: Watch, serving: Serving, cancel: CancellationToken) -> Self {
+    const fn new(watch: Watch, serving: Serving, cancel: CancellationToken) -> Self {
         Self {
             watch,
             cancel,
@@ -35,7 +114,7 @@ impl Exchange {
     }
 
     /// Returns why the agent has no connection to the target, where its refusal could only come after the open.
-    pub(crate) fn refusal(&self) -> Option<Reason> {
+    fn refusal(&self) -> Option<Reason> {
         match self.watch.ending() {
             Some(Ending::Reset(
                 reason @ (Reason::Refused
@@ -61,7 +140,7 @@ impl Drop for Exchange {
 
 /// Drives the connection to the target, and watches its stream for as long as the exchange lasts: a visitor that does
 /// not read keeps hyper from seeing that the stream is over.
-pub(crate) async fn carry(
+async fn carry(
     connection: impl Future<Output = hyper::Result<()>>,
     stream: Watch,
     visitor: &Visitor,
@@ -104,7 +183,7 @@ pub(crate) struct ExchangeBody {
 }
 
 impl ExchangeBody {
-    pub(crate) const fn new(body: Incoming, exchange: Exchange) -> Self {
+    const fn new(body: Incoming, exchange: Exchange) -> Self {
         Self { body, exchange }
     }
 }
