@@ -76,7 +76,7 @@ pub struct Audit {
     failed_connects: u64,
     walk_wanted: bool,
     next_walk_ns: u64,
-    next_idle_walk_ns: u64,
+    last_walk_ns: u64,
 }
 
 impl Audit {
@@ -117,7 +117,7 @@ impl Audit {
             failed_connects: baseline.of(Counter::Undialed),
             walk_wanted: false,
             next_walk_ns: 0,
-            next_idle_walk_ns: start_ns.saturating_add(settings.timeouts.idle_ns / 4),
+            last_walk_ns: start_ns,
         })
     }
 
@@ -165,12 +165,11 @@ impl Audit {
         let now_ns = clock::now_ns();
         self.look_at_counters(now_ns);
         self.walk_wanted |= self.ledger.take_overdue(now_ns);
-        if now_ns >= self.next_idle_walk_ns {
-            self.walk_wanted = true;
-            self.next_idle_walk_ns = now_ns.saturating_add(self.timeouts.idle_ns / 4);
-        }
+        // Only walks tell whether bytes move.
+        self.walk_wanted |= now_ns.saturating_sub(self.last_walk_ns) >= self.sample_interval_ns();
         if self.walk_wanted && now_ns >= self.next_walk_ns {
             self.walk_wanted = false;
+            self.last_walk_ns = now_ns;
             if let Err(error) = self.walk() {
                 self.fail(&error);
             }
@@ -184,6 +183,15 @@ impl Audit {
             self.next_walk_ns = now_ns.saturating_add(pause_ns);
         }
         more
+    }
+
+    /// Returns how often a walk is made although no deadline has passed, in nanoseconds.
+    fn sample_interval_ns(&self) -> u64 {
+        if self.ledger.may_pile_up() {
+            self.timeouts.grace_ns / 2
+        } else {
+            self.timeouts.idle_ns / 4
+        }
     }
 
     /// Has the witness look when records were lost since the last walk, so that the ledger must be set right, or when connects
@@ -248,6 +256,8 @@ impl Audit {
         self.audit_log.resyncs += u64::from(lossy);
         self.audit_log.scans += 1;
         let walk = self.ledger.finish_walk(lossy);
+        // Who holds the members of a pile is known after another walk.
+        self.walk_wanted |= walk.has_piled_up;
         let mut names = HashMap::new();
         self.ledger
             .name_holders(|pid| names.entry(pid).or_insert_with(|| comm(pid)).clone());
@@ -264,7 +274,8 @@ impl Audit {
                 self.fail(&error);
                 return;
             }
-            if self.audit_log.agrees() || clock::now_ns() > deadline_ns {
+            let has_piled_up = std::mem::take(&mut self.walk_wanted);
+            if self.audit_log.agrees() && !has_piled_up || clock::now_ns() > deadline_ns {
                 return;
             }
             std::thread::sleep(SETTLE_STEP);

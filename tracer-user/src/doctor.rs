@@ -11,7 +11,7 @@ use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
 use crate::probes::{KERNEL_BTF, Limits, ProbeError};
 use crate::selftest::SelfTestError;
-use tracer_core::ledger::Timeouts;
+use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::Levels;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -197,6 +197,10 @@ fn trial() -> Check {
         timeouts: Timeouts {
             grace_ns: u64::MAX,
             idle_ns: u64::MAX,
+            piles: PileLimits {
+                after_ns: u64::MAX,
+                growth: usize::MAX,
+            },
         },
         levels: Levels::default(),
         limits: Limits::default(),

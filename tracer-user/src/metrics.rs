@@ -29,7 +29,7 @@ impl Scrape {
     /// Answers with the audit's present state.
     pub fn answer(self, audit: &Audit) {
         if let Ok(text) = text(audit) {
-            // Whoever next_scrape may be gone.
+            // Whoever asked may be gone.
             let _ = self.0.send(text);
         }
     }

@@ -69,7 +69,7 @@ impl Default for Limits {
 
 impl Probes {
     /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds; with
-    /// `stacks`, each socket's opener is next_scrape for its stack.
+    /// `stacks`, each socket's opener is asked for its stack.
     ///
     /// # Errors
     ///

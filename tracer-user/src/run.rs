@@ -23,7 +23,7 @@ use tracer_core::report::{AuditLog, Target};
 
 /// How often the ring is drained. It is also drained when it is half full.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long the command may take to end after it was next_scrape to.
+/// How long the command may take to end after it was asked to.
 const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What `tracer run` is told.
@@ -44,7 +44,7 @@ enum StopReason {
     Command(ExitStatus),
     /// The time was up.
     Window,
-    /// The user next_scrape.
+    /// The user asked for it.
     Signal,
 }
 

@@ -7,7 +7,7 @@ use tracer_core::event::{Descriptor, next_descriptor};
 use tracer_core::ledger::{ForeignSocket, Ledger};
 use tracer_core::verdict::Holder;
 
-/// Bytes next_scrape of the kernel at once.
+/// Bytes asked of the kernel at once.
 const CHUNK: usize = 256 << 10;
 
 /// Reads `walk` to its end into the ledger, whose walk must have begun. Sockets that are not of the audit count only when a

@@ -16,6 +16,7 @@ mod observe;
 mod owners;
 mod payload;
 mod peers;
+mod piles;
 mod rules;
 mod state;
 mod tcp;
@@ -25,6 +26,7 @@ mod walk;
 
 pub use findings::Findings;
 pub use peers::{OTHER, Peer, Peers};
+pub use piles::{PileLimits, PileNote};
 pub use rules::Timeouts;
 pub use state::{Counts, Ledger};
 pub use tcp::tcp_state_name;

@@ -1,12 +1,15 @@
 //! The outcome of an audit, before it is written as text or JSON.
 
 mod audit_log;
+mod groups;
 mod missing;
+mod notes;
 
 use crate::ledger::Ledger;
 use crate::verdict::{Finding, Level, Verdict};
 
 pub use audit_log::{Attachment, AuditLog, Call, Target, Window};
+pub use groups::{Group, advice};
 
 /// How many remote addresses a report lists.
 pub const PEERS_LISTED: usize = 50;
@@ -18,12 +21,16 @@ pub struct Report<'a> {
     pub verdict: Verdict,
     /// Why it is not clean.
     pub reasons: Vec<String>,
+    /// What is worth a remark and changes no verdict.
+    pub notes: Vec<String>,
     /// What the shell saw.
     pub audit_log: &'a AuditLog,
     /// What the ledger holds.
     pub ledger: &'a Ledger,
     /// The findings, worst first.
     pub findings: Vec<&'a Finding>,
+    /// The same by cause.
+    pub groups: Vec<Group<'a>>,
 }
 
 impl<'a> Report<'a> {
@@ -45,12 +52,16 @@ impl<'a> Report<'a> {
             ));
         }
         reasons.extend(missing);
+        let findings = ledger.findings().sorted();
+        let groups = groups::groups(&findings, audit_log, ledger);
         Self {
             verdict,
             reasons,
+            notes: notes::notes(ledger),
             audit_log,
             ledger,
-            findings: ledger.findings().sorted(),
+            findings,
+            groups,
         }
     }
 
@@ -74,13 +85,17 @@ mod tests {
     use tracer_abi::counter::Counter;
 
     use super::*;
-    use crate::ledger::{Timeouts, Walk};
+    use crate::ledger::{PileLimits, Timeouts, Walk};
     use crate::verdict::Levels;
 
     fn ledger() -> Ledger {
         let timeouts = Timeouts {
             grace_ns: 1,
             idle_ns: 1,
+            piles: PileLimits {
+                after_ns: u64::MAX,
+                growth: 8,
+            },
         };
         Ledger::new(timeouts, Levels::default())
     }

@@ -23,6 +23,8 @@ pub enum Kind {
     DeadSocket,
     /// A process that annotates opened a TCP socket and bound it to nobody within grace.
     Unowned,
+    /// It was passed over and kept, in a pile of such connections that grows.
+    PileUp,
     /// No byte moved for the idle time.
     Idle,
     /// Released only because the process exited.
@@ -31,12 +33,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are tried.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OutlivedRequest,
         Self::SessionRemnant,
         Self::PeerClosed,
         Self::DeadSocket,
         Self::Unowned,
+        Self::PileUp,
         Self::Idle,
         Self::OpenAtExit,
     ];
@@ -50,6 +53,7 @@ impl Kind {
             Self::PeerClosed => "peer-closed",
             Self::DeadSocket => "dead-socket",
             Self::Unowned => "unowned",
+            Self::PileUp => "pile-up",
             Self::Idle => "idle",
             Self::OpenAtExit => "open-at-exit",
         }
@@ -61,7 +65,8 @@ impl Kind {
             | Self::SessionRemnant
             | Self::PeerClosed
             | Self::DeadSocket
-            | Self::Unowned => Level::Deny,
+            | Self::Unowned
+            | Self::PileUp => Level::Deny,
             Self::Idle | Self::OpenAtExit => Level::Warn,
         }
     }
@@ -76,7 +81,7 @@ impl fmt::Display for Kind {
 /// A name that no finding kind has.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "no finding is called {0:?}; there are outlived-request, session-remnant, peer-closed, dead-socket, unowned, idle and open-at-exit"
+    "no finding is called {0:?}; there are outlived-request, session-remnant, peer-closed, dead-socket, unowned, pile-up, idle and open-at-exit"
 )]
 pub struct UnknownKind(String);
 
@@ -138,7 +143,7 @@ pub struct Holder {
     pub pid: u32,
     /// Its file descriptor.
     pub fd: u32,
-    /// Its name, shared by all that it holds; `None` when it was gone before it could be next_scrape.
+    /// Its name, shared by all that it holds; `None` when it was gone before it could be asked.
     pub comm: Option<Arc<str>>,
 }
 
@@ -173,6 +178,8 @@ pub struct Finding {
     pub cookie: Option<u64>,
     /// The connection.
     pub tuple: Option<Tuple>,
+    /// Whether a listener accepted it.
+    pub accepted: bool,
     /// `TCP_*` number; `None` for sockets that are not TCP.
     pub tcp_state: Option<u16>,
     /// Who it was for.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{ArgMatches, Args, Parser, Subcommand};
 use tracer_abi::limits::{PLACES, RING_BYTES};
-use tracer_core::ledger::Timeouts;
+use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::{Kind, Level, Levels};
 
 use crate::audit;
@@ -60,6 +60,14 @@ pub(super) struct RunArgs {
     /// How long a connection may stay open without a byte.
     #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
     idle: Duration,
+    /// How many more connections to one target than its baseline a process may open, use and keep
+    /// although newer ones do their work.
+    #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = parse_pile_up)]
+    pile_up: usize,
+    /// How long the oldest of such connections must have been kept until their number is the
+    /// baseline. Common pools let go after 30 to 90 s; a short run can be told 3s.
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    pile_up_after: Duration,
     /// Gives the verdict after this time, while the command still runs, then ends the command.
     /// Default: when the command ends, or at Ctrl-C.
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -71,7 +79,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<SocketAddr>,
     /// Findings of this kind make the verdict a leak. Denied by default: outlived-request,
-    /// session-remnant, peer-closed, dead-socket and unowned; warned of: idle and open-at-exit.
+    /// session-remnant, peer-closed, dead-socket, unowned and pile-up; warned of: idle and open-at-exit.
     #[arg(long, value_name = "KIND")]
     deny: Vec<Kind>,
     /// Findings of this kind are reported and do not change the verdict.
@@ -104,6 +112,10 @@ impl RunArgs {
             timeouts: Timeouts {
                 grace_ns: nanoseconds(self.grace),
                 idle_ns: nanoseconds(self.idle),
+                piles: PileLimits {
+                    after_ns: nanoseconds(self.pile_up_after),
+                    growth: self.pile_up,
+                },
             },
             levels: self.levels(matches),
             limits: Limits {
@@ -172,6 +184,11 @@ fn is_runnable(program: &Path) -> bool {
 
 fn parse_ring(text: &str) -> std::result::Result<u32, String> {
     parse_power_of_two(text, 4, 1 << 20)
+}
+
+fn parse_pile_up(text: &str) -> std::result::Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "must be a number, at least 1".to_owned())
 }
 
 fn parse_places(text: &str) -> std::result::Result<u32, String> {

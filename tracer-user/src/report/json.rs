@@ -15,11 +15,14 @@ use tracer_abi::counter::Counter;
 
 use layout::Layout;
 use tracer_core::ledger::tcp_state_name;
-use tracer_core::report::{AuditLog, Call, PEERS_LISTED, Report};
+use tracer_core::report::{AuditLog, Call, PEERS_LISTED, Report, advice};
 use tracer_core::verdict::{Finding, Level, Tuple};
 
 /// The schema's name.
 pub const SCHEMA: &str = "watertight.audit/1";
+
+/// How many groups are listed.
+const GROUPS_LISTED: usize = 1000;
 
 /// Writes the report.
 ///
@@ -37,6 +40,7 @@ struct Document<'a> {
     schema: &'static str,
     verdict: &'static str,
     reasons: &'a [String],
+    notes: &'a [String],
     window: Window,
     target: Target<'a>,
     kernel: Kernel<'a>,
@@ -47,6 +51,7 @@ struct Document<'a> {
     witness: Witness,
     findings_by_level: ByLevel,
     peers: Vec<Peer<'a>>,
+    groups: Vec<Group<'a>>,
     #[serde(serialize_with = "findings")]
     findings: &'a Report<'a>,
 }
@@ -191,6 +196,7 @@ impl<'a> Document<'a> {
             schema: SCHEMA,
             verdict: report.verdict.name(),
             reasons: &report.reasons,
+            notes: &report.notes,
             window: Window {
                 start_ns: audit_log.window.start_ns,
                 end_ns: audit_log.window.end_ns,
@@ -246,6 +252,7 @@ impl<'a> Document<'a> {
                 warn: report.ledger.findings().count(Level::Warn),
             },
             peers: peers(report, &told),
+            groups: groups(report),
             findings: report,
         }
     }
@@ -268,6 +275,48 @@ fn peers<'a>(report: &'a Report<'a>, told: &impl Fn(u64) -> Option<u64>) -> Vec<
                 .map(|oldest_ns| end_ns.saturating_sub(oldest_ns) / 1_000_000),
         })
         .collect()
+}
+
+#[derive(Serialize)]
+struct Group<'a> {
+    kind: &'static str,
+    level: &'static str,
+    program: Option<&'a str>,
+    target: Option<&'a str>,
+    stack: Option<Vec<Frame<'a>>>,
+    sockets: u64,
+    oldest_ms: u64,
+    growth_per_min: Option<f64>,
+    example: Found<'a>,
+    advice: &'static str,
+}
+
+fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
+    let end_ns = report.audit_log.window.end_ns;
+    let groups = report.groups.iter().take(GROUPS_LISTED);
+    groups
+        .map(|group| Group {
+            kind: group.kind.name(),
+            level: group.level.name(),
+            program: group.program,
+            target: group.target.as_deref(),
+            stack: group.stack.map(|calls| frames(calls)),
+            sockets: group.sockets,
+            oldest_ms: end_ns.saturating_sub(group.oldest_ns) / 1_000_000,
+            growth_per_min: group.growth_per_min.map(|growth| growth.round()),
+            example: Found::of(
+                group.example,
+                group.level,
+                end_ns,
+                group.stack.map(AsRef::as_ref),
+            ),
+            advice: advice(group.kind),
+        })
+        .collect()
+}
+
+fn frames(calls: &[Call]) -> Vec<Frame<'_>> {
+    calls.iter().map(Frame::of).collect()
 }
 
 #[derive(Serialize)]
@@ -373,7 +422,7 @@ impl<'a> Found<'a> {
             bytes_out: found.bytes_out,
             unread_bytes: found.unread,
             unsent_bytes: found.unsent,
-            stack: calls.map(|calls| calls.iter().map(Frame::of).collect()),
+            stack: calls.map(frames),
         }
     }
 }

@@ -6,14 +6,14 @@ use anstyle::{AnsiColor, Style};
 use tracer_abi::counter::Counter;
 
 use tracer_core::ledger::tcp_state_name;
-use tracer_core::report::{Call, Report};
+use tracer_core::report::{Call, Group, Report, advice};
 use tracer_core::verdict::{Finding, Holder, Kind, Level, Verdict};
 
 /// How many calls of a stack are shown.
 const CALLS_SHOWN: usize = 12;
 
-/// How many findings that deny, and how many that warn, are told in full.
-const DENIED_LISTED: usize = 20;
+/// How many groups that deny, and how many that warn, are shown: a screen at most.
+const DENIED_LISTED: usize = 4;
 const WARNED_LISTED: usize = 3;
 /// How many holders of one socket are named.
 const HOLDERS_NAMED: usize = 16;
@@ -48,21 +48,67 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
     for reason in &report.reasons {
         writeln!(text, "           {reason}")?;
     }
+    for note in &report.notes {
+        writeln!(text, "note       {note}")?;
+    }
     write_counts(text, report)?;
     for (level, listed) in [(Level::Deny, DENIED_LISTED), (Level::Warn, WARNED_LISTED)] {
-        let mut told = 0;
-        for found in report.findings_at(level).take(listed) {
-            write_finding(text, report, found)?;
-            told += 1;
+        let groups = || report.groups.iter().filter(|group| group.level == level);
+        for group in groups().take(listed) {
+            write_group(text, report, group)?;
         }
-        let rest = report.ledger.findings().count(level).saturating_sub(told);
+        let rest = groups().count().saturating_sub(listed);
         if rest > 0 {
             let name = level.name();
             writeln!(
                 text,
-                "{FAINT}… and {rest} more that {name}: --json FILE has them{FAINT:#}"
+                "{FAINT}… and {rest} more groups that {name}: --json FILE has them{FAINT:#}"
             )?;
         }
+    }
+    Ok(())
+}
+
+fn write_group(text: &mut String, report: &Report<'_>, group: &Group<'_>) -> std::fmt::Result {
+    let style = if group.level == Level::Deny {
+        BAD
+    } else {
+        DOUBTFUL
+    };
+    let plural = if group.sockets == 1 {
+        "socket"
+    } else {
+        "sockets"
+    };
+    write!(
+        text,
+        "{style}{}{style:#} {}  {} {plural}",
+        group.level.name(),
+        group.kind,
+        group.sockets
+    )?;
+    if let Some(program) = group.program {
+        write!(text, " of {program}")?;
+    }
+    match &group.target {
+        Some(target) if group.example.accepted => write!(text, " {target}")?,
+        Some(target) => write!(text, " to {target}")?,
+        None => {}
+    }
+    let oldest_ns = report
+        .audit_log
+        .window
+        .end_ns
+        .saturating_sub(group.oldest_ns);
+    write!(text, ", oldest {}", duration(oldest_ns))?;
+    match group.growth_per_min {
+        Some(growth) if group.sockets > 2 => writeln!(text, ", {growth:.0} more a minute")?,
+        Some(_) | None => writeln!(text)?,
+    }
+    // What warns is told in a line; the JSON report has the rest.
+    if group.level == Level::Deny {
+        write_finding(text, report, group.example)?;
+        writeln!(text, "     what to do: {}", advice(group.kind))?;
     }
     Ok(())
 }
@@ -121,11 +167,9 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
 }
 
 fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std::fmt::Result {
-    let level = report.ledger.findings().levels().of(found.kind);
-    let style = if level == Level::Deny { BAD } else { DOUBTFUL };
-    write!(text, "{style}{}{style:#} {}", level.name(), found.kind)?;
+    write!(text, "    ")?;
     if let Some(tuple) = found.tuple {
-        write!(text, "  {} -> {}", tuple.local, tuple.remote)?;
+        write!(text, " {} -> {}", tuple.local, tuple.remote)?;
     }
     if let Some(state) = found.tcp_state {
         write!(text, "  {}", tcp_state_name(state))?;
@@ -188,6 +232,7 @@ fn violation(found: &Finding) -> String {
         Kind::PeerClosed => format!("{open} {lasted} after the peer was done"),
         Kind::DeadSocket => format!("{open} {lasted} after the connection died"),
         Kind::Unowned => format!("{open} {lasted}, bound to nobody"),
+        Kind::PileUp => format!("{open} {lasted} after newer ones took its place; they pile up"),
         Kind::Idle => format!("{open} {lasted} after the last byte"),
         Kind::OpenAtExit => "was open until its process exited".to_owned(),
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::fixtures::labels;
 
-use crate::case::{BASE, Case, Holders, INCONCLUSIVE, LEAK, clean, expect, leaks, only};
+use crate::case::{BASE, Case, Holders, INCONCLUSIVE, LEAK, clean, expect, findings, leaks, only};
 
 pub(crate) fn all() -> Vec<Case> {
     const OUTLIVED: &[(&str, usize)] = &[("outlived-request", 1)];
@@ -186,6 +186,27 @@ pub(crate) fn all() -> Vec<Case> {
             needs: &["go"],
             ..leaks("foreign_go_leaking", &[("peer-closed", 3)])
         },
+        piles_up("pile_one_for_each_request", &[]),
+        piles_up("pile_python_leaking", &["python3"]),
+        piles_up("pile_go_leaking", &["go"]),
+        keeps_quiet("pile_pool_reused", &[]),
+        keeps_quiet("pile_burst_drained", &[]),
+        keeps_quiet("pile_all_in_use", &[]),
+        keeps_quiet("pile_python", &["python3"]),
+        keeps_quiet("pile_go", &["go"]),
+        Case {
+            more: |report| is_noted(report, "has not grown"),
+            ..keeps_quiet("pile_subscriptions", &[])
+        },
+        Case {
+            more: |report| is_noted(report, "has not grown"),
+            ..keeps_quiet("pile_housekeeper", &[])
+        },
+        Case {
+            more: |report| is_noted(report, "too young"),
+            options: &["--grace", "300ms"],
+            ..keeps_quiet("pile_young", &[])
+        },
         Case {
             needs: &["unshare", "ip"],
             ..leaks("namespace_pid_kept", OUTLIVED)
@@ -232,7 +253,7 @@ pub(crate) fn all() -> Vec<Case> {
             ..leaks("corner_close_wait_left_in_time", &[("dead-socket", 1)])
         },
         Case {
-            more: closed_with_exact_bytes,
+            more: found_in_close_wait,
             ..leaks("corner_close_wait_left_too_late", &[("peer-closed", 1)])
         },
         Case {
@@ -388,8 +409,17 @@ const WITHIN_ANOTHER: &[&str] = &[
 
 /// Three bytes went out and five came in, whatever SYNs and FINs went along.
 fn closed_with_exact_bytes(report: &Value) -> Result<(), String> {
+    has_state_and_exact_bytes(report, "CLOSE")
+}
+
+/// A finding has the state in which its rule was broken, whatever TCP did later.
+fn found_in_close_wait(report: &Value) -> Result<(), String> {
+    has_state_and_exact_bytes(report, "CLOSE_WAIT")
+}
+
+fn has_state_and_exact_bytes(report: &Value, state: &str) -> Result<(), String> {
     let found = only(report)?;
-    expect(&found["tcp_state"], &"CLOSE".into(), "state")?;
+    expect(&found["tcp_state"], &state.into(), "state")?;
     expect(&found["bytes_in"], &5.into(), "bytes in")?;
     expect(&found["bytes_out"], &3.into(), "bytes out")
 }
@@ -457,4 +487,66 @@ fn many_share_few_places(report: &Value) -> Result<(), String> {
     many(report)?;
     let without = report["completeness"]["without_place"].as_u64();
     expect(&(without < Some(30_000)), &true, "places are given back")
+}
+
+const SHORT_PILES: &[&str] = &["--grace", "300ms", "--pile-up-after", "1s"];
+
+const fn piles_up(name: &'static str, needs: &'static [&'static str]) -> Case {
+    Case {
+        holders: Holders::OneEach,
+        options: SHORT_PILES,
+        needs,
+        more: |report| {
+            let state = findings(report)
+                .iter()
+                .filter(|found| found["level"] == "deny");
+            let all = state.map(|found| found["tcp_state"].as_str());
+            let open = all.filter(|state| *state == Some("ESTABLISHED"));
+            expect(&(open.count() >= 8), &true, "they were seen open")?;
+            is_one_group(report)
+        },
+        ..leaks(name, &[("pile-up", 8)])
+    }
+}
+
+const fn keeps_quiet(name: &'static str, needs: &'static [&'static str]) -> Case {
+    Case {
+        options: SHORT_PILES,
+        needs,
+        more: |report| expect(&report["notes"], &serde_json::json!([]), "notes"),
+        ..clean(name)
+    }
+}
+
+/// One cause is one group, which comes first and says what to do.
+fn is_one_group(report: &Value) -> Result<(), String> {
+    let groups = report["groups"].as_array().map_or(&[][..], Vec::as_slice);
+    let denied: Vec<&Value> = groups.iter().filter(|it| it["level"] == "deny").collect();
+    let [group] = denied.as_slice() else {
+        return Err(format!(
+            "{} denied groups where one was expected",
+            denied.len()
+        ));
+    };
+    let found = findings(report).iter().filter(|it| it["level"] == "deny");
+    expect(
+        &group["sockets"],
+        &found.count().into(),
+        "sockets of the group",
+    )?;
+    expect(&groups.first(), &Some(*group), "the first group")?;
+    let text = |key: &str| group[key].as_str().unwrap_or_default().to_owned();
+    expect(&text("target").starts_with("127.0.0.1:"), &true, "target")?;
+    expect(&text("advice").contains("one client"), &true, "advice")?;
+    expect(&group["example"]["kind"], &"pile-up".into(), "example")
+}
+
+fn is_noted(report: &Value, words: &str) -> Result<(), String> {
+    let notes = report["notes"].as_array().map_or(&[][..], Vec::as_slice);
+    let is_one = |note: &Value| note.as_str().is_some_and(|note| note.contains(words));
+    expect(
+        &notes.iter().filter(|note| is_one(note)).count(),
+        &1,
+        "such notes",
+    )
 }

@@ -19,6 +19,7 @@ pub(crate) mod labels;
 mod load;
 mod namespaces;
 mod owners;
+mod piles;
 mod processes;
 mod unmodified;
 
@@ -67,6 +68,7 @@ pub(crate) fn run(name: &str) {
         name if name.starts_with("namespace_") => namespaces::run(name),
         name if name.starts_with("foreign_") => unmodified::run(name),
         name if name.starts_with("owner_") => owners::run(name),
+        name if name.starts_with("pile_") => piles::run(name),
         name if name.starts_with("label_") => labels::run(name),
         name if name.starts_with("many_") || name == "planted" => load::run(name),
         name => corners::run(name),

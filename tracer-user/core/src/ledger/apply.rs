@@ -4,7 +4,7 @@ use tracer_abi::annotation::Role;
 use tracer_abi::facts::IPPROTO_TCP;
 use tracer_abi::limits::ANNOTATORS_MAX;
 use tracer_abi::record::{
-    BoundEvent, BriefEvent, EndedEvent, LeftEvent, OverstayEvent, ReleaseEvent,
+    BY_EXIT, BoundEvent, BriefEvent, EndedEvent, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
 use super::deadlines::Deadline;
@@ -84,6 +84,7 @@ impl Ledger {
             ends: &of.ends,
             flags: of.head.flags,
             last_byte_ns: None,
+            piled_ns: None,
             at_ns: of.head.at_ns,
         };
         if let Some(violation) = evidence.violation(&self.timeouts) {
@@ -126,6 +127,8 @@ impl Ledger {
         if of.over_ns != 0 {
             self.measure_outlive(of.over_ns, at_ns);
         }
+        self.piles
+            .recv_released(brief.id, at_ns, &self.timeouts.piles);
         self.findings.mark_released(brief.id, at_ns);
     }
 
@@ -144,11 +147,15 @@ impl Ledger {
             self.released_before_bind.insert(facts.id);
         }
         self.peers.count_released(Remote::of(facts));
+        if of.head.flags & BY_EXIT != 0 {
+            self.piles.opener_exited(facts.opener);
+        }
         let evidence = Evidence {
             facts,
             ends: &of.ends,
             flags: of.head.flags,
             last_byte_ns: None,
+            piled_ns: None,
             at_ns,
         };
         if let Some(over_ns) = evidence.request_over_ns() {

@@ -10,7 +10,7 @@ use super::payload::payload;
 use super::rules::{Evidence, Violation};
 use super::tcp::{is_tcp, tuple};
 use crate::event::comm_text;
-use crate::verdict::{Finding, Holder, Level, Levels, OwnerInfo};
+use crate::verdict::{Finding, Holder, Kind, Level, Levels, OwnerInfo};
 
 /// How many findings are kept with their evidence. Others are only counted.
 const FINDINGS_MAX: usize = 1 << 17;
@@ -55,7 +55,12 @@ impl Findings {
             finding.bytes_out = finding.bytes_out.max(kept.bytes_out);
             finding.unread = finding.unread.or(kept.unread);
             finding.unsent = finding.unsent.or(kept.unsent);
-            finding.tcp_state = finding.tcp_state.or(kept.tcp_state);
+            if finding.kind < kept.kind {
+                finding.tcp_state = finding.tcp_state.or(kept.tcp_state);
+            } else {
+                // The state in which the rule was broken, not the last one.
+                finding.tcp_state = kept.tcp_state.or(finding.tcp_state);
+            }
             if finding.kind > kept.kind {
                 finding.kind = kept.kind;
                 finding.since_ns = kept.since_ns;
@@ -76,6 +81,13 @@ impl Findings {
     pub(super) fn mark_released(&mut self, id: u64, at_ns: u64) {
         if let Some(finding) = self.findings.get_mut(&id) {
             finding.released_ns = Some(at_ns);
+        }
+    }
+
+    /// Withdraws a finding of this kind: its rule is broken no longer, and was not for long.
+    pub(super) fn withdraw(&mut self, id: u64, kind: Kind) {
+        if self.findings.get(&id).is_some_and(|it| it.kind == kind) {
+            self.findings.remove(&id);
         }
     }
 
@@ -164,6 +176,7 @@ pub(super) fn new_finding(evidence: &Evidence<'_>, violation: Violation, label: 
         id: facts.id,
         cookie: (facts.cookie != 0).then_some(facts.cookie),
         tuple: tuple(facts),
+        accepted: facts.flags & fact::CHILD != 0,
         tcp_state: (is_tcp(facts) && facts.state != 0).then_some(facts.state),
         owner: (facts.bound_ns != 0).then(|| OwnerInfo {
             owner: facts.owner,

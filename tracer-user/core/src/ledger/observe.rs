@@ -8,6 +8,7 @@ use super::deadlines::Deadline;
 use super::findings::new_finding;
 use super::lifetime::Lifetime;
 use super::payload::{Payload, is_reset, payload_seen, unread, unsent};
+use super::piles::{PileKey, Sample};
 use super::rules::Evidence;
 use super::state::Ledger;
 use super::tcp::{TCP_CLOSE, is_tcp};
@@ -35,6 +36,7 @@ impl Ledger {
         self.walk_began_ns = now_ns;
         self.walked = Walk::default();
         self.peers.reset_open();
+        self.piles.begin_walk();
     }
 
     /// Adds an internet socket from outside the audit that an audited process holds.
@@ -61,11 +63,13 @@ impl Ledger {
             return;
         }
         let last_byte_ns = self.observe_bytes(facts, sighting, now_ns);
+        self.observe_pile(facts, last_byte_ns);
         let evidence = Evidence {
             facts,
             ends: &sighting.ends,
             flags: sighting.flags & ANNOTATES,
             last_byte_ns,
+            piled_ns: self.piles.joined_ns(facts.id),
             at_ns: now_ns,
         };
         if let Some(violation) = evidence.violation(&self.timeouts) {
@@ -85,6 +89,21 @@ impl Ledger {
         }
         if let Some((kind, at_ns)) = evidence.deadline(&self.timeouts) {
             self.add_next_deadline(facts.id, kind, at_ns);
+        }
+    }
+
+    fn observe_pile(&mut self, facts: &Facts, last_byte_ns: Option<u64>) {
+        let lifetime = self.lifetimes.get(&facts.id);
+        let payload = lifetime.and_then(|lifetime| lifetime.last_payload);
+        if let (Some(key), Some(last_byte_ns)) = (PileKey::of(facts), last_byte_ns) {
+            self.piles.observe(Sample {
+                key,
+                id: facts.id,
+                born_ns: facts.born_ns,
+                last_byte_ns,
+                comm: facts.comm,
+                is_used: payload.is_some_and(|(seen, _)| seen != Payload::default()),
+            });
         }
     }
 
@@ -183,6 +202,15 @@ impl Ledger {
         if lossy {
             self.released_before_bind.clear();
         }
+        let change = self.piles.finish_walk(
+            self.walk_began_ns,
+            self.timeouts.grace_ns,
+            &self.timeouts.piles,
+        );
+        for id in change.cleared {
+            self.findings.withdraw(id, Kind::PileUp);
+        }
+        self.walked.has_piled_up = change.has_grown;
         std::mem::take(&mut self.walked)
     }
 }

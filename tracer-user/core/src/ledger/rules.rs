@@ -4,6 +4,7 @@ use tracer_abi::annotation::Role;
 use tracer_abi::facts::{Ends, Facts, fact};
 use tracer_abi::record::{ANNOTATES, BY_EXIT};
 
+use super::piles::PileLimits;
 use super::tcp::is_tcp;
 use crate::verdict::Kind;
 
@@ -14,6 +15,8 @@ pub struct Timeouts {
     pub grace_ns: u64,
     /// Without a byte in either direction, in nanoseconds.
     pub idle_ns: u64,
+    /// When connections that are passed over and kept count.
+    pub piles: PileLimits,
 }
 
 /// A broken rule.
@@ -36,6 +39,8 @@ pub(super) struct Evidence<'a> {
     pub(super) flags: u32,
     /// When the byte counters last changed, for sockets that have any.
     pub(super) last_byte_ns: Option<u64>,
+    /// When it joined a pile that grew, if it did.
+    pub(super) piled_ns: Option<u64>,
     /// When the rules are tried: now for an open socket, else its release.
     pub(super) at_ns: u64,
 }
@@ -56,7 +61,7 @@ impl Evidence<'_> {
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<(Kind, u64)> {
         Kind::ALL
             .into_iter()
-            .filter(|kind| !matches!(kind, Kind::Idle | Kind::OpenAtExit))
+            .filter(|kind| !matches!(kind, Kind::PileUp | Kind::Idle | Kind::OpenAtExit))
             .filter_map(|kind| {
                 Some((
                     kind,
@@ -70,8 +75,8 @@ impl Evidence<'_> {
     /// Returns when the clock of a rule started; `None` when the rule does not apply.
     fn since(&self, kind: Kind) -> Option<u64> {
         let facts = self.facts;
-        // A pooled connection serves no request: only idleness applies.
-        if kind != Kind::Idle && is_pooled(facts) {
+        // A pooled connection serves no request: only piles and idleness apply.
+        if !matches!(kind, Kind::Idle | Kind::PileUp) && is_pooled(facts) {
             return None;
         }
         match kind {
@@ -82,6 +87,7 @@ impl Evidence<'_> {
             Kind::DeadSocket => nonzero(facts.dead_ns).map(|at_ns| at_ns.max(facts.held_ns)),
             Kind::Unowned => (is_tcp(facts) && facts.bound_ns == 0 && self.flags & ANNOTATES != 0)
                 .then_some(facts.held_ns),
+            Kind::PileUp => self.piled_ns,
             Kind::Idle => self
                 .last_byte_ns
                 .filter(|_| facts.flags & fact::LISTENER == 0),
@@ -111,7 +117,7 @@ const fn timeout_ns(kind: Kind, timeouts: &Timeouts) -> u64 {
         | Kind::DeadSocket
         | Kind::Unowned => timeouts.grace_ns,
         Kind::Idle => timeouts.idle_ns,
-        Kind::OpenAtExit => 0,
+        Kind::PileUp | Kind::OpenAtExit => 0,
     }
 }
 

@@ -12,6 +12,7 @@ use super::findings::Findings;
 use super::lifetime::Lifetime;
 use super::owners::Owners;
 use super::peers::Peers;
+use super::piles::{PileNote, Piles};
 use super::rules::Timeouts;
 use super::walk::Walk;
 use crate::verdict::Levels;
@@ -49,6 +50,7 @@ pub struct Ledger {
     pub(super) findings: Findings,
     pub(super) outlive: Histogram<u64>,
     pub(super) peers: Peers,
+    pub(super) piles: Piles,
     pub(super) counts: Counts,
     /// PID and name of the processes that left the audited cgroup.
     pub(super) left: Vec<(u32, String)>,
@@ -81,6 +83,7 @@ impl Ledger {
             findings: Findings::new(levels),
             outlive,
             peers: Peers::default(),
+            piles: Piles::default(),
             counts: Counts::default(),
             left: Vec::new(),
             walk: 0,
@@ -175,6 +178,25 @@ impl Ledger {
     /// Asks `name` for the names of holders that have none yet.
     pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<Arc<str>>) {
         self.findings.name_holders(name);
+    }
+
+    /// Whether so many sockets are open that there may be a pile, so that the witness should walk now
+    /// and then although no deadline has passed.
+    #[must_use]
+    pub fn may_pile_up(&self) -> bool {
+        self.lifetimes.len() >= self.timeouts.piles.growth
+    }
+
+    /// Returns how long sockets may break rules.
+    #[must_use]
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Returns the piles that are worth a note, largest first.
+    #[must_use]
+    pub fn pile_notes(&self) -> Vec<PileNote> {
+        self.piles.notes(&self.timeouts.piles)
     }
 
     /// Returns the number of open sockets that have a descriptor.

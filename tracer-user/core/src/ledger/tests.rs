@@ -13,7 +13,7 @@ use tracer_abi::sighting::{KNOWN, Sighting};
 use super::deadlines::{DEADLINES_MAX, Deadline};
 use super::fixtures::{NO_ENDS, facts};
 use super::tcp::TCP_CLOSE;
-use super::{Ledger, Timeouts, Walk};
+use super::{Ledger, PileLimits, Timeouts, Walk};
 use crate::event::{Descriptor, Event};
 use crate::verdict::{Kind, Level, Levels};
 
@@ -23,6 +23,10 @@ fn ledger() -> Ledger {
     let timeouts = Timeouts {
         grace_ns: GRACE_NS,
         idle_ns: u64::MAX,
+        piles: PileLimits {
+            after_ns: u64::MAX,
+            growth: 8,
+        },
     };
     Ledger::new(timeouts, Levels::default())
 }
@@ -414,6 +418,10 @@ fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     let timeouts = Timeouts {
         grace_ns: GRACE_NS,
         idle_ns: u64::MAX,
+        piles: PileLimits {
+            after_ns: u64::MAX,
+            growth: 8,
+        },
     };
     let mut levels = Levels::default();
     levels.set(Kind::OutlivedRequest, Level::Allow);

@@ -40,7 +40,7 @@ pub struct Attachment {
 }
 
 /// One call of a stack.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Call {
     /// The function, demangled; `None` where no symbol table names it.
     pub function: Option<String>,

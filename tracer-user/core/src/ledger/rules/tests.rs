@@ -6,12 +6,17 @@ use tracer_abi::facts::{Ends, Facts};
 use tracer_abi::record::{ANNOTATES, BY_EXIT};
 
 use super::super::fixtures::{NO_ENDS, facts};
+use super::super::piles::PileLimits;
 use super::{Evidence, Timeouts};
 use crate::verdict::Kind;
 
 const TIMEOUTS: Timeouts = Timeouts {
     grace_ns: 10,
     idle_ns: 1000,
+    piles: PileLimits {
+        after_ns: 1000,
+        growth: 8,
+    },
 };
 
 fn violation(facts: &Facts, ends: Ends, flags: u32, at_ns: u64) -> Option<(Kind, u64)> {
@@ -20,6 +25,7 @@ fn violation(facts: &Facts, ends: Ends, flags: u32, at_ns: u64) -> Option<(Kind,
         ends: &ends,
         flags,
         last_byte_ns: None,
+        piled_ns: None,
         at_ns,
     };
     evidence.violation(&TIMEOUTS).map(|o| (o.kind, o.since_ns))
@@ -132,6 +138,7 @@ fn a_pooled_connection_is_judged_by_idleness_only() {
         ends: &ends,
         flags: 0,
         last_byte_ns: Some(120),
+        piled_ns: None,
         at_ns: 1121,
     };
     assert_eq!(idle.violation(&TIMEOUTS).map(|o| o.kind), Some(Kind::Idle));
@@ -152,6 +159,7 @@ fn the_next_deadline_is_that_of_the_rule_that_is_broken_first() {
             ends: &ends,
             flags: 0,
             last_byte_ns: Some(100),
+            piled_ns: None,
             at_ns,
         };
         evidence.deadline(&TIMEOUTS)
@@ -179,7 +187,7 @@ proptest! {
         facts.dead_ns = dead;
         facts.role = role;
         let ends = Ends { own_ns: own, session_ns: session };
-        let evidence = Evidence { facts: &facts, ends: &ends, flags, last_byte_ns: None, at_ns };
+        let evidence = Evidence { facts: &facts, ends: &ends, flags, last_byte_ns: None, piled_ns: None, at_ns };
         if let Some(violation) = evidence.violation(&TIMEOUTS) {
             prop_assert!(violation.since_ns <= at_ns);
         }

@@ -1,0 +1,286 @@
+//! Piles: connections that a program opened, used, and keeps although newer ones do their work.
+//!
+//! What is known of such a leak comes from outside: no annotation, no CLOSE_WAIT. A connection that
+//! the program opened is *passed over* when no byte has moved on it for grace, and the same process
+//! then opened a newer connection to the same target that did move bytes: the older one could have
+//! served, and did not. The passed-over connections of one process to one target that have not moved
+//! a byte since are a pile. Pools and subscriptions that are quiet on purpose look just like it, and
+//! stand still: the size of the pile when its oldest member has been in it for a while is its
+//! baseline, and only growth above that tells.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+
+use tracer_abi::annotation::Role;
+use tracer_abi::facts::{Facts, fact};
+
+use super::tcp::{address, is_tcp};
+use crate::event::comm_text;
+
+/// How many piles are kept. The connections to further targets are not judged.
+const PILES_MAX: usize = 1 << 16;
+
+/// When a pile counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PileLimits {
+    /// How long a member must have been in a pile until the pile's size is its baseline, in
+    /// nanoseconds.
+    pub after_ns: u64,
+    /// By how many members a pile must grow above its baseline.
+    pub growth: usize,
+}
+
+/// Whose connections to where: the process that opened them, and the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PileKey {
+    opener: u32,
+    target: SocketAddr,
+}
+
+impl PileKey {
+    /// Returns the pile that a connection would be in; `None` for sockets that are never in one: those
+    /// that others opened, those that serve a request of their own, and those without byte counters.
+    pub(super) fn of(facts: &Facts) -> Option<Self> {
+        let is_pooled = Role::from_u16(facts.role) == Some(Role::Pool);
+        let dialed = facts.flags & fact::DIALED != 0 && facts.remote_port != 0;
+        let serves = facts.bound_ns != 0 && !is_pooled;
+        (is_tcp(facts) && dialed && !serves && facts.opener != 0).then(|| Self {
+            opener: facts.opener,
+            target: SocketAddr::new(address(facts.family, facts.remote), facts.remote_port),
+        })
+    }
+}
+
+/// A connection as one walk met it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub(super) key: PileKey,
+    pub(super) id: u64,
+    pub(super) born_ns: u64,
+    /// When a byte last moved; its birth for one that moved none.
+    pub(super) last_byte_ns: u64,
+    /// Whether it has moved a byte.
+    pub(super) is_used: bool,
+    /// `task_struct.comm` of the process that opened it.
+    pub(super) comm: [u8; 16],
+}
+
+/// All piles.
+#[derive(Debug, Default)]
+pub(super) struct Piles {
+    piles: HashMap<PileKey, Pile>,
+    samples: Vec<Sample>,
+    /// The members of piles that grew, as of the last walk, and when each joined its pile.
+    grown: HashMap<u64, u64>,
+    /// The processes whose connections were released by their exit: it proves nothing, so their piles
+    /// stay as they were.
+    exited: HashSet<u32>,
+    /// Members of piles that grew which were released soon after they had joined, and when.
+    drained: Vec<(u64, u64)>,
+}
+
+/// What a walk changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Whether connections became members of a pile that grew.
+    pub(super) has_grown: bool,
+    /// Connections that no longer are, since they moved a byte or were released soon.
+    pub(super) cleared: Vec<u64>,
+}
+
+/// The passed-over connections of one process to one target.
+#[derive(Debug, Default)]
+struct Pile {
+    /// When the newest connection that moved a byte was opened.
+    newest_used_ns: u64,
+    members: HashMap<u64, Member>,
+    baseline: Option<Baseline>,
+    /// `task_struct.comm` of the process.
+    comm: [u8; 16],
+}
+
+/// The size at which a pile stood still.
+#[derive(Clone, Copy, Debug)]
+struct Baseline {
+    size: usize,
+    since_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    joined_ns: u64,
+    last_byte_ns: u64,
+}
+
+/// A pile that is worth a word although it convicts nobody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PileNote {
+    /// The process that opened the connections.
+    pub opener: u32,
+    /// Its name, as it was when it opened the first of them.
+    pub comm: String,
+    /// Where they go.
+    pub target: String,
+    /// How many connections are in it.
+    pub size: usize,
+    /// Whether it stood still for long enough to be judged, and did not grow since.
+    pub is_steady: bool,
+}
+
+impl Piles {
+    pub(super) fn begin_walk(&mut self) {
+        self.samples.clear();
+    }
+
+    pub(super) fn observe(&mut self, sample: Sample) {
+        self.samples.push(sample);
+    }
+
+    /// Takes note that a connection was released only because the process that opened it exited.
+    pub(super) fn opener_exited(&mut self, opener: u32) {
+        if self.exited.len() < PILES_MAX {
+            self.exited.insert(opener);
+        }
+    }
+
+    /// Takes note of a release that is not the work of an exit. A burst drains like this: a connection
+    /// that was not in its pile for long is innocent.
+    pub(super) fn recv_released(&mut self, id: u64, at_ns: u64, limits: &PileLimits) {
+        let soon = |joined_ns| at_ns.saturating_sub(joined_ns) < limits.after_ns;
+        if self.joined_ns(id).is_some_and(soon) {
+            self.drained.push((id, at_ns));
+        }
+    }
+
+    /// Returns when a connection joined a pile that grew, if it did.
+    pub(super) fn joined_ns(&self, id: u64) -> Option<u64> {
+        self.grown.get(&id).copied()
+    }
+
+    /// Ends a walk at `now_ns`: connections join piles and leave them.
+    pub(super) fn finish_walk(
+        &mut self,
+        now_ns: u64,
+        grace_ns: u64,
+        limits: &PileLimits,
+    ) -> Change {
+        let mut by_key: HashMap<PileKey, Vec<Sample>> = HashMap::new();
+        for sample in std::mem::take(&mut self.samples) {
+            by_key.entry(sample.key).or_default().push(sample);
+        }
+        let exited = &self.exited;
+        self.piles
+            .retain(|key, _| by_key.contains_key(key) || exited.contains(&key.opener));
+        let before = std::mem::take(&mut self.grown);
+        let mut change = Change::default();
+        for (key, samples) in by_key {
+            if self.exited.contains(&key.opener) {
+                continue;
+            }
+            // A single connection was never passed over.
+            let is_new = !self.piles.contains_key(&key);
+            if is_new && (samples.len() < 2 || self.piles.len() >= PILES_MAX) {
+                continue;
+            }
+            let pile = self.piles.entry(key).or_default();
+            pile.settle(&samples, now_ns, grace_ns);
+            pile.rebase(now_ns, limits);
+            self.grown.extend(pile.growth(limits));
+            let ids = samples.iter().map(|sample| sample.id);
+            change
+                .cleared
+                .extend(ids.filter(|id| before.contains_key(id) && !self.grown.contains_key(id)));
+        }
+        // Programs release what they have kept as they end: what is released just before the audit is
+        // over was kept to the end.
+        let drained = self
+            .drained
+            .extract_if(.., |(_, at_ns)| at_ns.saturating_add(grace_ns) < now_ns);
+        change.cleared.extend(drained.map(|(id, _)| id));
+        change.has_grown = self.grown.keys().any(|id| !before.contains_key(id));
+        change
+    }
+
+    /// Returns the piles of at least as many members as a finding needs, that are no finding.
+    pub(super) fn notes(&self, limits: &PileLimits) -> Vec<PileNote> {
+        let mut notes: Vec<PileNote> = self
+            .piles
+            .iter()
+            .filter(|(_, pile)| {
+                pile.members.len() >= limits.growth && pile.growth(limits).next().is_none()
+            })
+            .map(|(key, pile)| PileNote {
+                opener: key.opener,
+                comm: comm_text(&pile.comm),
+                target: key.target.to_string(),
+                size: pile.members.len(),
+                is_steady: pile.baseline.is_some(),
+            })
+            .collect();
+        notes.sort_by(|a, b| (b.size, a.opener, &a.target).cmp(&(a.size, b.opener, &b.target)));
+        notes
+    }
+}
+
+impl Pile {
+    /// Takes in who was passed over, and lets go of who was released or moved a byte.
+    fn settle(&mut self, samples: &[Sample], now_ns: u64, grace_ns: u64) {
+        let used = samples.iter().filter(|sample| sample.is_used);
+        let newest_ns = used.map(|sample| sample.born_ns).max().unwrap_or_default();
+        self.newest_used_ns = self.newest_used_ns.max(newest_ns);
+        if let (Some(first), true) = (samples.first(), self.members.is_empty()) {
+            self.comm = first.comm;
+        }
+        let mut members = HashMap::with_capacity(self.members.len());
+        for sample in samples {
+            let joined_ns = match self.members.get(&sample.id) {
+                Some(member) if member.last_byte_ns == sample.last_byte_ns => member.joined_ns,
+                Some(_) | None => now_ns,
+            };
+            if self.newest_used_ns > sample.last_byte_ns.saturating_add(grace_ns) {
+                let last_byte_ns = sample.last_byte_ns;
+                members.insert(
+                    sample.id,
+                    Member {
+                        joined_ns,
+                        last_byte_ns,
+                    },
+                );
+            }
+        }
+        self.members = members;
+    }
+
+    fn rebase(&mut self, now_ns: u64, limits: &PileLimits) {
+        let size = self.members.len();
+        let oldest_ns = self.members.values().map(|member| member.joined_ns).min();
+        self.baseline = match (self.baseline, oldest_ns) {
+            (_, None) => None,
+            (Some(baseline), Some(_)) => Some(Baseline {
+                size: baseline.size.min(size),
+                ..baseline
+            }),
+            (None, Some(oldest_ns)) => (now_ns >= oldest_ns.saturating_add(limits.after_ns))
+                .then_some(Baseline {
+                    size,
+                    since_ns: now_ns,
+                }),
+        };
+    }
+
+    /// Returns the members that joined after the baseline, once there are enough above it.
+    fn growth(&self, limits: &PileLimits) -> impl Iterator<Item = (u64, u64)> {
+        let size = self.members.len();
+        let since_ns = self
+            .baseline
+            .filter(|baseline| size >= baseline.size.saturating_add(limits.growth))
+            .map(|baseline| baseline.since_ns);
+        let members = self.members.iter();
+        members
+            .filter(move |(_, member)| since_ns.is_some_and(|since_ns| member.joined_ns > since_ns))
+            .map(|(id, member)| (*id, member.joined_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,232 @@
+//! Findings by cause: one group for what one program does to one target.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::audit_log::{AuditLog, Call};
+use crate::ledger::Ledger;
+use crate::verdict::{Finding, Kind, Level};
+
+/// Findings of one kind, of one program, about one target or opened by one stack.
+#[derive(Clone, Debug)]
+pub struct Group<'a> {
+    /// The kind.
+    pub kind: Kind,
+    /// What it does to the verdict.
+    pub level: Level,
+    /// The name of the process that holds the sockets, or else of the one that opened or released
+    /// them; `None` if none is known.
+    pub program: Option<&'a str>,
+    /// Where the connections go, or where they were accepted; `None` for sockets without addresses.
+    pub target: Option<String>,
+    /// The stack that opened them, if it was recorded.
+    pub stack: Option<&'a Arc<[Call]>>,
+    /// How many sockets.
+    pub sockets: u64,
+    /// When the oldest was opened.
+    pub oldest_ns: u64,
+    /// How many more there were each minute, from the first to the last; `None` for those of one
+    /// moment.
+    pub growth_per_min: Option<f64>,
+    /// The one that broke the rule first.
+    pub example: &'a Finding,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key<'a> {
+    kind: Kind,
+    program: Option<&'a str>,
+    place: Option<(bool, std::net::SocketAddr)>,
+    stack: Option<&'a [Call]>,
+}
+
+/// Groups the findings: those that deny first, the largest first among equals.
+pub(super) fn groups<'a>(
+    findings: &[&'a Finding],
+    audit_log: &'a AuditLog,
+    ledger: &Ledger,
+) -> Vec<Group<'a>> {
+    let mut groups: HashMap<Key<'a>, Vec<&'a Finding>> = HashMap::new();
+    for finding in findings {
+        let stack = audit_log.stacks.get(&finding.id);
+        let key = Key {
+            kind: finding.kind,
+            program: program(finding),
+            // What opened them says more than where they go.
+            place: place(finding).filter(|_| stack.is_none()),
+            stack: stack.map(AsRef::as_ref),
+        };
+        groups.entry(key).or_default().push(finding);
+    }
+    let levels = ledger.findings().levels();
+    let mut groups: Vec<Group<'a>> = groups
+        .into_iter()
+        .filter_map(|(key, findings)| {
+            let example = *findings.iter().min_by_key(|it| (it.since_ns, it.id))?;
+            Some(Group {
+                kind: key.kind,
+                level: levels.of(key.kind),
+                program: key.program,
+                target: place(example).map(|(accepted, address)| {
+                    let way = if accepted { "accepted at " } else { "" };
+                    format!("{way}{address}")
+                }),
+                stack: audit_log.stacks.get(&example.id),
+                sockets: u64::try_from(findings.len()).unwrap_or(u64::MAX),
+                oldest_ns: findings.iter().map(|it| it.opened_ns).min()?,
+                growth_per_min: growth_per_min(&findings),
+                example,
+            })
+        })
+        .collect();
+    groups.sort_by_key(|group| {
+        let warns = group.level == Level::Warn;
+        let first = (group.example.since_ns, group.example.id);
+        (warns, Reverse(group.sockets), group.kind, first)
+    });
+    groups
+}
+
+fn program(finding: &Finding) -> Option<&str> {
+    let holder = finding.holders.iter().find_map(|it| it.comm.as_deref());
+    let opener = finding.opener.as_ref().map(|(_, comm)| comm.as_str());
+    let releaser = finding.releaser.as_ref().map(|(_, comm)| comm.as_str());
+    holder.or(opener).or(releaser)
+}
+
+/// Returns the end of a connection that does not differ from one to the next, and whether it was
+/// accepted there.
+fn place(finding: &Finding) -> Option<(bool, std::net::SocketAddr)> {
+    let tuple = finding.tuple?;
+    Some(if finding.accepted {
+        (true, tuple.local)
+    } else {
+        (false, tuple.remote)
+    })
+}
+
+fn growth_per_min(findings: &[&Finding]) -> Option<f64> {
+    let first_ns = findings.iter().map(|it| it.opened_ns).min()?;
+    let last_ns = findings.iter().map(|it| it.opened_ns).max()?;
+    let minutes = std::time::Duration::from_nanos(last_ns - first_ns).as_secs_f64() / 60.0;
+    let more = u32::try_from(findings.len() - 1).unwrap_or(u32::MAX);
+    (minutes > 0.0).then(|| f64::from(more) / minutes)
+}
+
+/// Returns what to do about findings of a kind, as one sentence.
+#[must_use]
+pub const fn advice(kind: Kind) -> &'static str {
+    match kind {
+        Kind::OutlivedRequest => {
+            "close the socket where its request ends, on every path: errors, timeouts, cancelled clients"
+        }
+        Kind::SessionRemnant => "close every socket of a session when the session ends",
+        Kind::PeerClosed => {
+            "close the socket after reading its end; a pool whose server ends idle connections first: \
+             set its idle limit below the server's; a handler that is slower than --grace: raise it"
+        }
+        Kind::DeadSocket => "close the socket after an error too: a reset, a failed connect",
+        Kind::Unowned => {
+            "bind each socket to the owner that it serves, or to a pool, as it is opened"
+        }
+        Kind::PileUp => {
+            "use one client with one connection pool for all requests, or give it an idle timeout"
+        }
+        Kind::Idle => {
+            "set an idle timeout, or a longer --idle if the connection is quiet on purpose"
+        }
+        Kind::OpenAtExit => "nothing, if the process was to end while they were in use",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{PileLimits, Timeouts};
+    use crate::verdict::{Levels, Tuple};
+
+    fn finding(id: u64, kind: Kind, remote: u16) -> Finding {
+        Finding {
+            kind,
+            id,
+            cookie: None,
+            tuple: Some(Tuple {
+                local: ([127, 0, 0, 1], 1000 + u16::try_from(id).unwrap()).into(),
+                remote: ([127, 0, 0, 1], remote).into(),
+            }),
+            accepted: false,
+            tcp_state: None,
+            owner: None,
+            holders: Vec::new(),
+            holders_unlisted: 0,
+            opener: Some((7, "server".to_owned())),
+            opened_ns: id * 1_000_000_000,
+            ended_ns: None,
+            since_ns: id * 1_000_000_000,
+            released_ns: None,
+            releaser: None,
+            seen_ns: 0,
+            bytes_in: None,
+            bytes_out: None,
+            unread: None,
+            unsent: None,
+        }
+    }
+
+    fn of(findings: &[Finding]) -> Vec<(Kind, Option<String>, u64, Option<f64>)> {
+        let ledger = Ledger::new(
+            Timeouts {
+                grace_ns: 1,
+                idle_ns: 1,
+                piles: PileLimits {
+                    after_ns: 1,
+                    growth: 1,
+                },
+            },
+            Levels::default(),
+        );
+        let log = AuditLog::default();
+        let findings: Vec<&Finding> = findings.iter().collect();
+        let groups = groups(&findings, &log, &ledger);
+        let rows = groups.into_iter().map(|group| {
+            assert_eq!(group.program, Some("server"));
+            (
+                group.kind,
+                group.target,
+                group.sockets,
+                group.growth_per_min,
+            )
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn what_has_one_cause_is_one_group_and_the_largest_comes_first() {
+        let mut findings: Vec<Finding> =
+            (1..=61).map(|id| finding(id, Kind::PileUp, 6080)).collect();
+        findings.push(finding(70, Kind::PeerClosed, 80));
+        findings.extend((71..=73).map(|id| finding(id, Kind::Idle, 6080)));
+        assert_eq!(
+            of(&findings),
+            [
+                (Kind::PileUp, Some("127.0.0.1:6080".into()), 61, Some(60.0)),
+                (Kind::PeerClosed, Some("127.0.0.1:80".into()), 1, None),
+                (Kind::Idle, Some("127.0.0.1:6080".into()), 3, Some(60.0)),
+            ]
+        );
+    }
+
+    #[test]
+    fn accepted_connections_are_grouped_by_where_they_were_accepted() {
+        let accepted = |id, remote| {
+            let mut finding = finding(id, Kind::PeerClosed, remote);
+            finding.accepted = true;
+            finding.tuple.as_mut().unwrap().local = ([127, 0, 0, 1], 80).into();
+            finding
+        };
+        let groups = of(&[accepted(1, 5000), accepted(2, 6000)]);
+        assert_eq!(groups.len(), 1);
+        assert_eq!(groups[0].1.as_deref(), Some("accepted at 127.0.0.1:80"));
+    }
+}

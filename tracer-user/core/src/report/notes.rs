@@ -1,0 +1,74 @@
+//! What a report remarks although it changes no verdict.
+
+use crate::ledger::{Ledger, PileNote};
+
+/// How many piles are named.
+const PILES_NAMED: usize = 8;
+
+/// Returns the notes, one whole sentence each.
+pub(super) fn notes(ledger: &Ledger) -> Vec<String> {
+    let after = seconds(ledger.timeouts().piles.after_ns);
+    let piles = ledger.pile_notes();
+    let mut notes: Vec<String> = piles
+        .iter()
+        .take(PILES_NAMED)
+        .map(|pile| pile_note(pile, &after))
+        .collect();
+    let rest = piles.len().saturating_sub(PILES_NAMED);
+    if rest > 0 {
+        notes.push(format!("{rest} more such piles are not named"));
+    }
+    notes
+}
+
+fn pile_note(pile: &PileNote, after: &str) -> String {
+    let PileNote {
+        opener,
+        comm,
+        target,
+        size,
+        is_steady,
+    } = pile;
+    let why = if *is_steady {
+        "their number has not grown enough since: a pool or subscriptions look like this".to_owned()
+    } else {
+        format!("too young to judge: load it for longer than {after}, or set --pile-up-after")
+    };
+    format!("{size} connections of {comm}[{opener}] to {target} were opened, used and kept; {why}")
+}
+
+/// Writes a time in minutes, seconds or milliseconds, whichever fits.
+fn seconds(ns: u64) -> String {
+    match ns / 1_000_000 {
+        ms if ms >= 60_000 && ms.is_multiple_of(60_000) => format!("{} m", ms / 60_000),
+        ms if ms.is_multiple_of(1000) => format!("{} s", ms / 1000),
+        ms => format!("{ms} ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_says_what_is_missing() {
+        let mut pile = PileNote {
+            opener: 7,
+            comm: "server".to_owned(),
+            target: "127.0.0.1:6080".to_owned(),
+            size: 50,
+            is_steady: false,
+        };
+        assert_eq!(
+            pile_note(&pile, &seconds(120_000_000_000)),
+            "50 connections of server[7] to 127.0.0.1:6080 were opened, used and kept; too young to \
+             judge: load it for longer than 2 m, or set --pile-up-after"
+        );
+        pile.is_steady = true;
+        assert!(pile_note(&pile, "3 s").contains("has not grown"));
+        assert_eq!(
+            (seconds(3_000_000_000), seconds(1_000_000)),
+            ("3 s".into(), "1 ms".into())
+        );
+    }
+}
