@@ -2,11 +2,11 @@
 
 mod check;
 mod cli;
-mod connect;
 mod file;
 mod memory;
 mod options;
-mod serve;
+mod run_agent;
+mod run_server;
 mod signals;
 mod token;
 mod watch;
@@ -50,10 +50,10 @@ fn start_logging(format: LogFormat) {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Server(args) => block_on(async { serve::serve(*args, Signals::listen()?).await }),
-        Command::Agent(args) => {
-            block_on(async { connect::connect(*args, Signals::listen()?).await })
+        Command::Server(args) => {
+            block_on(async { run_server::run(*args, Signals::listen()?).await })
         }
+        Command::Agent(args) => block_on(async { run_agent::run(*args, Signals::listen()?).await }),
         Command::Check(args) => check::check(&args.file),
         Command::Token(args) => token::token(args.file.as_deref()),
     }

@@ -26,7 +26,7 @@ use tunnel::wire::handshake;
 
 use super::ServerOptions;
 use crate::options::{Invitee, Span, common, secret, state};
-use crate::serve::{JoinPlan, TlsSource};
+use crate::run_server::{JoinPlan, TlsSource};
 
 /// Everything that a server is started with.
 #[derive(Debug)]

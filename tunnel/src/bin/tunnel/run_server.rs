@@ -16,7 +16,7 @@ use crate::signals::{Asked, Signals};
 use crate::watch::Watch;
 use crate::{announce, say};
 
-pub(crate) async fn serve(args: ServerArgs, mut signals: Signals) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Result<()> {
     let source = Source {
         file: args.config.config,
         over: args.options,

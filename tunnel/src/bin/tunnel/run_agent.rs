@@ -17,7 +17,7 @@ use crate::options::{AGENT_LIVE, AgentOptions, AgentPlan, warn_of_the_rest};
 use crate::signals::{Asked, Signals};
 use crate::watch::Watch;
 
-pub(crate) async fn connect(args: AgentArgs, mut signals: Signals) -> anyhow::Result<()> {
+pub(crate) async fn run(args: AgentArgs, mut signals: Signals) -> anyhow::Result<()> {
     let file = args.config.config;
     let mut watch = Watch::new(file.iter().cloned().collect());
     let read = || read(file.as_ref(), &args.options);
