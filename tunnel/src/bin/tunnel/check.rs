@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 
 use crate::file::Settings;
-use crate::run_server::TlsSource;
-use crate::say;
+use crate::options::TlsSource;
+use crate::stdout::say;
 
 pub(crate) fn check(file: &Path) -> anyhow::Result<()> {
     let settings = Settings::read(file)?;

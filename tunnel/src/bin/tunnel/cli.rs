@@ -6,11 +6,8 @@ use clap::{
     Arg, Args, Command as Clap, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
     ValueEnum,
 };
-use serde::Deserialize;
-use tunnel::io::tls::ClientCertificates;
-use tunnel::metrics::Compat;
-use tunnel::wire::Dialect;
 
+use crate::nearest::nearest;
 use crate::options::{AgentOptions, ServerOptions};
 
 /// A reverse tunnel: reach private services through an agent that dials out over one WebSocket.
@@ -36,11 +33,14 @@ With a secret that both know instead:
   tunnel server --forward 127.0.0.1:8080=home/tcp/127.0.0.1:9000
   tunnel agent --server ws://127.0.0.1:8123/connect --name home --allow 127.0.0.1:9000
 
-An option --some-thing is also the environment variable TUNNEL_SOME_THING and the key some-thing in the table of its command in the file
-that --config names; lists are separated by commas in the environment. The command line wins over the environment, and that over the file.
+An option --some-thing is also the environment variable TUNNEL_SOME_THING, and the
+key some-thing in the table of its command in the file that --config names. In the
+environment, commas separate the values of a list. The command line wins over the
+environment, and the environment over the file.
 
-SIGTERM and Ctrl-C drain: no new streams, those that are open may end (--drain), then the exit status is 0.
-A second signal leaves at once. SIGHUP, or a change of a file that is in use, has the configuration read again.";
+SIGTERM and Ctrl-C drain: no new streams are taken, open ones may end (--drain), then
+the exit status is 0. A second signal exits at once. SIGHUP, or a change of a file
+that is in use, has the configuration read again.";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -50,79 +50,25 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// How the other end talks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum DialectArg {
-    /// This program's own.
-    Native,
-    /// That of rancher/remotedialer: no half-close, no acknowledged open.
-    Remotedialer,
-}
-
-impl From<DialectArg> for Dialect {
-    fn from(argument: DialectArg) -> Self {
-        match argument {
-            DialectArg::Native => Self::Native,
-            DialectArg::Remotedialer => Self::Remotedialer,
-        }
-    }
-}
-
-/// Whose counters there are besides our own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum CompatArg {
-    /// rancher/remotedialer: session_server_total_add_connections and nine more.
-    Remotedialer,
-}
-
-impl From<CompatArg> for Compat {
-    fn from(argument: CompatArg) -> Self {
-        match argument {
-            CompatArg::Remotedialer => Self::Remotedialer,
-        }
-    }
-}
-
-/// Who must show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ClientsArg {
-    /// Nobody; one that is shown must be good.
-    Optional,
-    /// Agents and peers; visitors need none.
-    Agents,
-    /// Everybody, visitors included.
-    Required,
-}
-
-impl From<ClientsArg> for ClientCertificates {
-    fn from(argument: ClientsArg) -> Self {
-        match argument {
-            ClientsArg::Optional => Self::Optional,
-            ClientsArg::Agents => Self::Agents,
-            ClientsArg::Required => Self::Required,
-        }
-    }
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// The public side: takes agents and visitors.
     ///
-    /// Each listener is told on standard output as one line `listening KIND=ADDRESS`, KIND being front, forward, socks5, http-connect
-    /// or admin; port 0 takes a free port.
+    /// Each listener is printed on standard output as one line `listening KIND=ADDRESS`. KIND is
+    /// front, forward, socks5, http-connect or admin. Port 0 takes a free port.
     Server(Box<ServerArgs>),
     /// The private side: connects to the server and dials what --allow names.
     ///
-    /// The links to the server, and nothing else, go through the HTTP proxy that http_proxy or else all_proxy names as
-    /// http://[USER:PASSWORD@]HOST[:PORT]. no_proxy lists what is reached without: names, which stand for all below them, addresses,
-    /// networks as 10.0.0.0/8, or * for everything. All of them may be in capitals, too. Servers on this machine need no proxy.
+    /// The links to the server, and nothing else, go through the HTTP proxy that http_proxy or else
+    /// all_proxy names as http://[USER:PASSWORD@]HOST[:PORT]. no_proxy lists what is reached
+    /// without it: names, which stand for all names below them, addresses, networks such as
+    /// 10.0.0.0/8, or * for everything. All of these variables may be in capitals, too. Servers on
+    /// this machine are reached without a proxy.
     Agent(Box<AgentArgs>),
     /// Checks a configuration file and everything that it names, and starts nothing.
     ///
-    /// The exit status is 0 if `server` or `agent`, whichever the file has a table for, would start with it in this environment.
+    /// The exit status is 0 if `server` or `agent`, whichever the file has a table for, would start
+    /// with it in this environment.
     Check(CheckArgs),
     /// Makes a token for an agent, and its digest for the server's configuration.
     Token(TokenArgs),
@@ -160,8 +106,8 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
-    /// Write the token to this file, readable by its owner only, instead of to standard output. A file that is there is not
-    /// written over: its digest is printed.
+    /// Write the token to this file, readable by its owner only, instead of to standard output. A
+    /// file that exists is not overwritten: its digest is printed.
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 }
@@ -175,7 +121,7 @@ impl Cli {
 }
 
 /// Returns the command line, with a variable of the environment for every option.
-pub(crate) fn command() -> Clap {
+fn command() -> Clap {
     let with_variables = |command: Clap| command.mut_args(with_variable);
     Cli::command()
         .mut_args(with_variable)
@@ -192,8 +138,22 @@ fn with_variable(argument: Arg) -> Arg {
     argument.env(variable).hide_env_values(true)
 }
 
+/// Warns of variables that look like options and are none: a setting that is misspelt must not be
+/// thought to be in force.
+pub(crate) fn warn_of_unknown_variables() {
+    let known = variables();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    for (variable, _) in std::env::vars_os() {
+        let variable = variable.to_string_lossy();
+        if variable.starts_with("TUNNEL_") && !known.contains(&&*variable) {
+            let meant = nearest(&variable, &known).unwrap_or("none that is known");
+            tracing::warn!(%variable, meant, "this variable sets nothing");
+        }
+    }
+}
+
 /// Returns every variable of the environment that has a meaning.
-pub(crate) fn variables() -> Vec<String> {
+fn variables() -> Vec<String> {
     let command = command();
     let subcommands = command.get_subcommands().flat_map(Clap::get_arguments);
     let of_options = command.get_arguments().chain(subcommands);
@@ -213,6 +173,6 @@ pub(crate) fn variables() -> Vec<String> {
 }
 
 /// Returns the environment variable of an option.
-pub(crate) fn variable(option: &str) -> String {
+fn variable(option: &str) -> String {
     format!("TUNNEL_{}", option.to_uppercase().replace('-', "_"))
 }

@@ -1,13 +1,14 @@
-//! The configuration file: one TOML file with a table for each command. What it says and nobody knows is an error.
+//! The configuration file: one TOML file with a table for each command. A key that is not known is
+//! an error.
 
 use std::path::{Path, PathBuf};
 
-use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
-use serde::{Deserialize, forward_to_deserialize_any};
+use serde::Deserialize;
 use toml::{Table, Value};
 use tunnel::io::token::DigestError;
 
-use crate::options::{AgentOptions, GrantOptions, ServerOptions};
+use crate::nearest::nearest;
+use crate::options::{AgentOptions, GrantOptions, Options as _, ServerOptions};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -69,7 +70,7 @@ impl Settings {
                 why,
             }
         };
-        // Before the rest, since serde's own message names every key there is.
+        // Before the values, so that a key that is misspelt is named before what follows from it.
         let table: Table = toml::from_str(text).map_err(wrong)?;
         if let Some((key, place, hint)) = unknown(&table) {
             return Err(FileError::Unknown {
@@ -83,8 +84,8 @@ impl Settings {
     }
 }
 
-/// Returns where in the file the error is and what is wrong. The parser's own words quote the line, and where digests of tokens belong the
-/// line may hold a token.
+/// Returns where in the file the error is and what is wrong. The parser's message quotes the line,
+/// and where digests of tokens belong the line may hold a token.
 fn explain(text: &str, error: &toml::de::Error) -> (String, String) {
     let at = error.span().map_or(0, |span| span.start);
     let before = text.get(..at).unwrap_or(text);
@@ -102,69 +103,32 @@ fn explain(text: &str, error: &toml::de::Error) -> (String, String) {
     (place, why)
 }
 
+/// The tables of a file.
+const TABLES: [&str; 2] = ["server", "agent"];
+
 /// Returns the first key that is not known, where it stands, and what may be meant.
 fn unknown(table: &Table) -> Option<(String, String, String)> {
     let in_table = |name: &str| table.get(name).and_then(Value::as_table);
-    stranger::<Settings>(table, "the file")
-        .or_else(|| stranger::<ServerOptions>(in_table("server")?, "[server]"))
-        .or_else(|| stranger::<AgentOptions>(in_table("agent")?, "[agent]"))
+    unknown_in(table, &TABLES.map(str::to_owned), "the file")
+        .or_else(|| unknown_in(in_table("server")?, &ServerOptions::names(), "[server]"))
+        .or_else(|| unknown_in(in_table("agent")?, &AgentOptions::names(), "[agent]"))
         .or_else(|| {
             let agents = in_table("server")?.get("agents")?.as_table()?;
             agents.iter().find_map(|(name, grant)| {
-                stranger::<GrantOptions>(grant.as_table()?, &format!("[server.agents.{name}]"))
+                let place = format!("[server.agents.{name}]");
+                unknown_in(grant.as_table()?, &GrantOptions::names(), &place)
             })
         })
 }
 
-fn stranger<T: DeserializeOwned>(table: &Table, place: &str) -> Option<(String, String, String)> {
-    let known = fields_of::<T>();
-    let key = table.keys().find(|key| !known.contains(&key.as_str()))?;
-    let hint = match nearest(key, known) {
+fn unknown_in(table: &Table, known: &[String], place: &str) -> Option<(String, String, String)> {
+    let key = table.keys().find(|key| !known.contains(key))?;
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let hint = match nearest(key, &known) {
         Some(near) => format!("; is {near:?} meant?"),
         None => format!("; it has {}", known.join(", ")),
     };
     Some((key.clone(), place.to_owned(), hint))
-}
-
-/// Returns the name that somebody who wrote `wrong` may have meant.
-pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
-    let wrong = wrong.replace('_', "-");
-    let distance = |name: &&&str| strsim::damerau_levenshtein(&wrong, name);
-    let near = known.iter().min_by_key(distance)?;
-    (distance(&near) <= wrong.len().max(3) / 3).then_some(near)
-}
-
-/// Returns the names of a struct's fields as they stand in a file.
-fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Asks<'a>(&'a mut &'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for Asks<'_> {
-        type Error = de::value::Error;
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Self::Error> {
-            *self.0 = fields;
-            Err(de::Error::custom("only asked"))
-        }
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(de::Error::custom("not a struct"))
-        }
-
-        forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq
-            tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    let mut fields: &'static [&'static str] = &[];
-    // It fails when it has been told the fields.
-    let _ = T::deserialize(Asks(&mut fields));
-    fields
 }
 
 #[cfg(test)]

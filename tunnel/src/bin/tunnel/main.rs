@@ -4,10 +4,12 @@ mod check;
 mod cli;
 mod file;
 mod memory;
+mod nearest;
 mod options;
 mod run_agent;
 mod run_server;
 mod signals;
+mod stdout;
 mod token;
 mod watch;
 
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
     memory::keep_some();
     let cli = Cli::read();
     start_logging(cli.log_format);
-    options::warn_of_strange_variables(&cli::variables());
+    cli::warn_of_unknown_variables();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,17 +70,4 @@ fn block_on(future: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<
     // A file system that hangs cannot be called off; nothing else is left.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
-}
-
-/// Tells scripts something: one line on standard output.
-fn say(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")
-        .and_then(|()| out.flush())
-        .context("cannot write to standard output")
-}
-
-/// Tells scripts where something listens.
-fn announce(what: &str, address: impl std::fmt::Display) -> anyhow::Result<()> {
-    say(format_args!("listening {what}={address}"))
 }

@@ -1,119 +1,192 @@
-//! What can be set, from three sources: the configuration file, the environment, the command line. The later wins.
+//! What can be set, from three sources: the configuration file, the environment, the command line.
+//! The later wins.
 //!
-//! Every option has one name: `--some-thing` on the command line is `TUNNEL_SOME_THING` in the environment and `some-thing` in the table
-//! of its command in the file.
+//! Every option has one name: `--some-thing` on the command line is `TUNNEL_SOME_THING` in the
+//! environment and `some-thing` in the table of its command in the file. The field that declares it
+//! decides everything else about it: its type how its value is written, its first word whether a
+//! change takes effect while the program runs (`live`) or with its next start (`fixed`).
 
-use std::net::IpAddr;
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, de};
-use tunnel::target::Endpoint;
-
-use crate::file::nearest;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 
 mod agent;
 mod common;
 mod secret;
 mod server;
 mod state;
+mod value;
 
-pub(crate) use agent::{AgentOptions, AgentPlan, LIVE as AGENT_LIVE};
-pub(crate) use server::{GrantOptions, LIVE as SERVER_LIVE, ServerOptions, ServerPlan};
+pub(crate) use agent::{AgentOptions, AgentPlan};
+pub(crate) use common::CommonOptions;
+pub(crate) use server::{GrantOptions, JoinPlan, ServerOptions, ServerPlan, TlsSource};
+use value::Value;
 
-/// Defines the options of one command: every field may be set in each source or not at all.
+/// The options in one table of the file. Each may be set in every source, or not at all.
+pub(crate) trait Options: Default {
+    /// Returns the names of all options.
+    fn names() -> Vec<String>;
+
+    /// Reads the value of the option `name` from the file, if there is such an option.
+    fn read<'de, M: MapAccess<'de>>(&mut self, name: &str, file: &mut M) -> Result<bool, M::Error>;
+
+    /// Returns these options, and those of `below` where these say nothing.
+    fn over(self, below: Self) -> Self;
+
+    /// Makes the paths, which are relative to the folder of the file, independent of where the
+    /// program is started.
+    fn rebase(&mut self, folder: &Path);
+
+    /// Returns the files whose change takes effect while the program runs.
+    fn live_files(&self) -> Vec<PathBuf>;
+
+    /// Returns the names of the options that differ from `before` and take effect with the next
+    /// start only.
+    fn fixed_differences(&self, before: &Self) -> Vec<String>;
+}
+
+/// Defines the options in one table of the file, with those of another struct among them.
 macro_rules! options {
     (
         $(#[$meta:meta])*
-        $vis:vis struct $name:ident { $( $(#[$of_field:meta])* $field:ident: $type:ty, )* }
+        $vis:vis struct $name:ident {
+            $( $(#[$of_field:meta])* $when:ident $field:ident: $type:ty, )*
+            $( ..$rest:ident: $of_rest:ty )?
+        }
     ) => {
         $(#[$meta])*
-        #[derive(Clone, Debug, Default, PartialEq, clap::Args, serde::Deserialize)]
-        #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+        #[derive(Clone, Debug, Default, PartialEq)]
         $vis struct $name {
             $( $(#[$of_field])* pub(crate) $field: Option<$type>, )*
+            $( #[command(flatten)] pub(crate) $rest: $of_rest, )?
         }
 
-        impl $name {
-            /// Returns these options, and those of `below` where these say nothing.
-            pub(crate) fn over(self, below: Self) -> Self {
-                Self { $( $field: self.$field.or(below.$field), )* }
+        impl $crate::options::Options for $name {
+            fn names() -> Vec<String> {
+                let names = [$( stringify!($field).replace('_', "-") ),*];
+                let rest: [Vec<String>; _] = [$( <$of_rest>::names() )?];
+                names.into_iter().chain(rest.into_iter().flatten()).collect()
             }
 
-            /// Returns the names of the options in which two differ.
-            pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+            fn read<'de, M: serde::de::MapAccess<'de>>(
+                &mut self,
+                name: &str,
+                file: &mut M,
+            ) -> Result<bool, M::Error> {
+                $( if name == stringify!($field).replace('_', "-") {
+                    self.$field = Some(file.next_value_seed($crate::options::Seed::new())?);
+                    return Ok(true);
+                } )*
+                $( if self.$rest.read(name, file)? {
+                    return Ok(true);
+                } )?
+                Ok(false)
+            }
+
+            fn over(self, below: Self) -> Self {
+                Self {
+                    $( $field: self.$field.or(below.$field), )*
+                    $( $rest: self.$rest.over(below.$rest), )?
+                }
+            }
+
+            fn rebase(&mut self, folder: &std::path::Path) {
+                use $crate::options::value::Value as _;
+                $( if let Some(path) = self.$field.as_mut().and_then(|value| value.path_mut()) {
+                    *path = folder.join(&path);
+                } )*
+                $( self.$rest.rebase(folder); )?
+            }
+
+            fn live_files(&self) -> Vec<std::path::PathBuf> {
+                use $crate::options::value::Value as _;
+                let files = [$(
+                    $crate::options::is_live!($when)
+                        .then(|| self.$field.clone()?.path_mut().cloned())
+                        .flatten()
+                ),*];
+                let rest: [Vec<std::path::PathBuf>; _] = [$( self.$rest.live_files() )?];
+                files.into_iter().flatten().chain(rest.into_iter().flatten()).collect()
+            }
+
+            fn fixed_differences(&self, before: &Self) -> Vec<String> {
                 let mut names = Vec::new();
-                $( if self.$field != other.$field {
+                $( if !$crate::options::is_live!($when) && self.$field != before.$field {
                     names.push(stringify!($field).replace('_', "-"));
                 } )*
+                $( names.extend(self.$rest.fixed_differences(&before.$rest)); )?
                 names
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_map($crate::options::Table::new())
             }
         }
     };
 }
-pub(crate) use options;
+use options;
 
-/// Reads an option that is a text in the file.
-pub(crate) fn text<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: std::fmt::Display>,
-{
-    let text = String::deserialize(deserializer)?;
-    text.parse().map(Some).map_err(de::Error::custom)
+macro_rules! is_live {
+    (live) => {
+        true
+    };
+    (fixed) => {
+        false
+    };
 }
+use is_live;
 
-/// Reads an option that is a list of texts in the file.
-pub(crate) fn texts<'de, D, T>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: std::fmt::Display>,
-{
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let values = texts.iter().map(|text| text.parse());
-    values
-        .collect::<Result<_, _>>()
-        .map(Some)
-        .map_err(de::Error::custom)
-}
+/// Reads one table of the file.
+struct Table<T>(PhantomData<T>);
 
-/// A length of time, as `10s` or `1m 30s`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) std::time::Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let span = humantime::parse_duration(text);
-        span.map(Self).map_err(|error| {
-            format!("{text:?} is not a length of time such as 10s or 1m 30s: {error}")
-        })
+impl<T> Table<T> {
+    const fn new() -> Self {
+        Self(PhantomData)
     }
 }
 
-/// Reads a name.
-pub(crate) fn named<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<String>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    name(&text).map(Some).map_err(de::Error::custom)
-}
+impl<'de, T: Options> Visitor<'de> for Table<T> {
+    type Value = T;
 
-/// Reads a path. An empty one is a mistake, as it is on the command line.
-pub(crate) fn path<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<PathBuf>, D::Error> {
-    let path = PathBuf::deserialize(deserializer)?;
-    if path.as_os_str().is_empty() {
-        return Err(de::Error::custom("the path is empty"));
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table")
     }
-    Ok(Some(path))
+
+    fn visit_map<M: MapAccess<'de>>(self, mut file: M) -> Result<T, M::Error> {
+        let mut options = T::default();
+        while let Some(name) = file.next_key::<String>()? {
+            if !options.read(&name, &mut file)? {
+                return Err(de::Error::custom(format_args!("there is no {name:?}")));
+            }
+        }
+        Ok(options)
+    }
 }
 
-/// Says which options were changed that take effect with the next start only.
-pub(crate) fn warn_of_the_rest(mut changed: Vec<String>, live: &[&str]) {
-    changed.retain(|option| !live.contains(&option.as_str()));
+/// Reads the value of one option from the file.
+struct Seed<T>(PhantomData<T>);
+
+impl<T> Seed<T> {
+    const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<'de, T: Value> DeserializeSeed<'de> for Seed<T> {
+    type Value = T;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
+        T::read(deserializer)
+    }
+}
+
+/// Warns of the options that were changed and take effect with the next start only.
+pub(crate) fn warn_of_fixed<T: Options>(new: &T, before: &T) {
+    let changed = new.fixed_differences(before);
     if !changed.is_empty() {
         tracing::warn!(
             options = changed.join(", "),
@@ -122,63 +195,49 @@ pub(crate) fn warn_of_the_rest(mut changed: Vec<String>, live: &[&str]) {
     }
 }
 
-/// Warns of variables that look like options and are none: a setting that is misspelt must not be thought to be in force.
-pub(crate) fn warn_of_strange_variables(known: &[String]) {
-    for (variable, _) in std::env::vars_os() {
-        let variable = variable.to_string_lossy();
-        if variable.starts_with("TUNNEL_") && !known.iter().any(|known| *known == *variable) {
-            let known: Vec<&str> = known.iter().map(String::as_str).collect();
-            let meant = nearest(&variable, &known).unwrap_or("none that is known");
-            tracing::warn!(%variable, meant, "this variable sets nothing");
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> ServerOptions {
+        toml::from_str(text).unwrap()
     }
-}
 
-/// A host's name or address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HostName(pub(crate) String);
-
-impl FromStr for HostName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.parse::<IpAddr>().is_ok() {
-            return Ok(Self(text.to_owned()));
-        }
-        match Endpoint::parse(text, Some(1)) {
-            Ok(endpoint) if !text.contains(':') => Ok(Self(endpoint.host().to_owned())),
-            Ok(_) | Err(_) => Err(format!("{text:?} is neither a host's name nor an address")),
-        }
+    #[test]
+    fn paths_are_relative_to_the_folder_of_the_file() {
+        let mut options = read("token-file = 'token'\nstate-dir = '/state'\ndrain = '1s'");
+        options.rebase(Path::new("/etc/tunnel"));
+        assert_eq!(options.token_file, Some("/etc/tunnel/token".into()));
+        assert_eq!(options.state_dir, Some("/state".into()));
     }
-}
 
-/// Whom an invitation is for: the agent of this name, or the first that comes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Invitee(pub(crate) Option<String>);
-
-impl FromStr for Invitee {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "" => Ok(Self(None)),
-            named => name(named).map(Some).map(Self),
-        }
+    #[test]
+    fn the_upper_source_wins_option_by_option() {
+        let options = read("drain = '1s'\nmax-flows = 1");
+        let options = options.over(read(
+            "drain = '2s'\nidle = '3s'\nmax-flows = 2\nlinger = '4s'",
+        ));
+        let whole = read("drain = '1s'\nidle = '3s'\nmax-flows = 1\nlinger = '4s'");
+        assert_eq!(options, whole);
     }
-}
 
-/// A path that the file names is looked for from the file's own folder.
-pub(crate) fn rebase(path: &mut Option<PathBuf>, folder: &Path) {
-    if let Some(path) = path {
-        *path = folder.join(&path);
+    #[test]
+    fn what_takes_effect_at_once_is_no_difference() {
+        let before = read("token-file = 'a'\npeer-token-file = 'b'\nidle = '1s'");
+        let after = read("token-file = 'c'\npeer-token-file = 'd'\nidle = '2s'\nforward = []");
+        let fixed = ["peer-token-file", "idle"];
+        assert_eq!(after.fixed_differences(&before), fixed);
+        assert_eq!(after.live_files(), [Path::new("c")]);
     }
-}
 
-/// Reads an agent's or a peer's name.
-pub(crate) fn name(text: &str) -> Result<String, &'static str> {
-    if tunnel::wire::handshake::is_name(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("a name has 1 to 64 letters, digits, '-', '_' or '.'")
+    #[test]
+    fn every_option_is_named_once() {
+        let mut names = ServerOptions::names();
+        assert!(names.contains(&"peer-tls-cert".to_owned()));
+        assert!(names.contains(&"tcp-user-timeout".to_owned()));
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 }

@@ -10,11 +10,11 @@ use tunnel::agent::Agent;
 use tunnel::io::scope::Scope;
 use tunnel::metrics::Metrics;
 
-use crate::announce;
 use crate::cli::AgentArgs;
 use crate::file::Settings;
-use crate::options::{AGENT_LIVE, AgentOptions, AgentPlan, warn_of_the_rest};
+use crate::options::{AgentOptions, AgentPlan, Options as _, warn_of_fixed};
 use crate::signals::{Asked, Signals};
+use crate::stdout::announce;
 use crate::watch::Watch;
 
 pub(crate) async fn run(args: AgentArgs, mut signals: Signals) -> anyhow::Result<()> {
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: AgentArgs, mut signals: Signals) -> anyhow::Result
         match again {
             Ok((new, plan)) => {
                 reload(&agents, &plan);
-                warn_of_the_rest(new.differences(&options), AGENT_LIVE);
+                warn_of_fixed(&new, &options);
                 watch.set(plan.files.into_iter().chain(file.clone()).collect());
                 options = new;
             }

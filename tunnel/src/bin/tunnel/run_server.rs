@@ -3,18 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tunnel::io::tls::authority::Authority;
-use tunnel::io::tls::{ClientCertificates, Files};
-use tunnel::io::{clock, tls};
 use tunnel::server::{Port, Server};
-use tunnel::uplink::{Join, ServerUrl};
+use tunnel::uplink::Join;
 
 use crate::cli::ServerArgs;
 use crate::file::Settings;
-use crate::options::{SERVER_LIVE, ServerOptions, ServerPlan, warn_of_the_rest};
+use crate::options::{JoinPlan, Options as _, ServerOptions, ServerPlan, TlsSource, warn_of_fixed};
 use crate::signals::{Asked, Signals};
+use crate::stdout::{announce, say};
 use crate::watch::Watch;
-use crate::{announce, say};
 
 pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Result<()> {
     let source = Source {
@@ -70,64 +67,6 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
     signals.or_leave_at_once(server.drain(drain)).await
 }
 
-/// Where TLS of the front comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TlsSource {
-    /// Files that somebody else cares for.
-    Files(Files),
-    /// An authority of one's own.
-    SelfSigned {
-        folder: PathBuf,
-        names: Vec<String>,
-        client_ca: Option<PathBuf>,
-        clients: ClientCertificates,
-    },
-}
-
-impl TlsSource {
-    /// Reads the files; an authority of one's own makes what is missing or due.
-    pub(crate) fn load(&self) -> anyhow::Result<tls::Server> {
-        let files = match self {
-            Self::Files(files) => files.clone(),
-            Self::SelfSigned {
-                folder,
-                names,
-                client_ca,
-                clients,
-            } => {
-                let authority = Authority::open(&folder.join("tls"), names, clock::wall())?;
-                Files {
-                    client_ca: client_ca.clone(),
-                    clients: *clients,
-                    ..authority.files()
-                }
-            }
-        };
-        let tls = tls::Server::load(&files)?;
-        if let Some(warning) = tls.warning(clock::wall()) {
-            tracing::warn!(file = %files.certificate.display(), "{warning}");
-        }
-        Ok(tls)
-    }
-
-    /// Returns what agents must be told to trust it; certificates of others are trusted by their authorities.
-    fn pin(&self, tls: &tls::Server) -> Option<String> {
-        match self {
-            Self::Files(_) => None,
-            // The last of the chain is the authority, which stays when the server's certificate is renewed.
-            Self::SelfSigned { .. } => tls.pins().last().map(ToString::to_string),
-        }
-    }
-}
-
-/// Whom to invite.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct JoinPlan {
-    pub(crate) name: Option<String>,
-    pub(crate) lifetime: Duration,
-    pub(crate) public_url: Option<ServerUrl>,
-}
-
 /// Prints the line by which an agent can join.
 fn print_join(server: &Server, plan: &JoinPlan, pin: Option<String>) -> anyhow::Result<()> {
     let url = match &plan.public_url {
@@ -150,7 +89,7 @@ fn print_join(server: &Server, plan: &JoinPlan, pin: Option<String>) -> anyhow::
     say(format_args!("{}", join.line()))
 }
 
-/// How often a certificate of one's own is looked after.
+/// How often the certificate of the server's own authority is renewed if it is due.
 const RENEWAL: Duration = Duration::from_secs(12 * 3600);
 
 /// Where the options come from.
@@ -191,7 +130,7 @@ async fn reload(
     if tls.is_some_and(|tls| !server.replace_tls(tls)) {
         tracing::warn!("the server was started without TLS and goes on so until its next start");
     }
-    warn_of_the_rest(options.differences(before), SERVER_LIVE);
+    warn_of_fixed(&options, before);
     tracing::info!("the configuration was read again");
     Ok((options, files))
 }

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tunnel::io::files;
 use tunnel::io::token::Token;
 
-use crate::say;
+use crate::stdout::say;
 
 pub(crate) fn token(file: Option<&Path>) -> anyhow::Result<()> {
     let token = match file {

@@ -1,4 +1,5 @@
-//! Watches files by looking at them: what sees a rename, a changed link, a mounted secret and a network file system alike.
+//! Watches files by looking at them again and again. That sees a rename, a changed link, a mounted
+//! secret and a network file system alike.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often the files are looked at. A token that is taken out of a file is not good any more after this and a moment.
+/// How often the files are looked at. A token that is removed from a file is refused within a moment
+/// more than this.
 const STEP: Duration = Duration::from_millis(500);
 
 /// The files that the configuration depends on.
@@ -29,13 +31,15 @@ struct Look {
 }
 
 impl Watch {
-    /// Watches from the present state on. Call it before the files are read, so that no change falls between the two.
+    /// Watches for changes of the present state. Call it before the files are read, so that no
+    /// change falls between the two.
     pub(crate) fn new(files: Vec<PathBuf>) -> Self {
         let seen = look_at(&files);
         Self { files, seen }
     }
 
-    /// Watches these files from now on. Those that were watched before keep the state they were last seen in.
+    /// Watches these files from now on. Files that were watched before keep the state in which they
+    /// were last seen.
     pub(crate) fn set(&mut self, files: Vec<PathBuf>) {
         let seen = files.iter().map(|file| {
             let before = self.files.iter().position(|known| known == file);

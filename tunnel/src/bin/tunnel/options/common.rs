@@ -1,4 +1,4 @@
-//! What server and agent have in common.
+//! The options that server and agent share.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,58 +7,134 @@ use std::time::Duration;
 use anyhow::ensure;
 use tunnel::admin;
 use tunnel::io::socket::Keepalive;
+use tunnel::metrics::Compat;
 use tunnel::relay::splice;
 use tunnel::session::link;
 
-use super::{HostName, Span};
+use super::options;
+use super::value::{CompatArg, HostName, Span};
 
-/// Returns the settings of the admin port, if there is one.
-pub(super) fn admin(
-    listen: Option<SocketAddr>,
-    public: Option<bool>,
-    hosts: Option<Vec<HostName>>,
-) -> anyhow::Result<Option<admin::Config>> {
-    let Some(listen) = listen else {
-        ensure!(
-            public.is_none(),
-            "--admin-public is about --admin IP:PORT: set that too, or leave it away"
-        );
-        ensure!(
-            hosts.is_none(),
-            "--admin-host is about --admin IP:PORT: set that too, or leave it away"
-        );
-        return Ok(None);
-    };
-    let hosts = hosts.unwrap_or_default().into_iter();
-    Ok(Some(admin::Config {
-        public: public.unwrap_or(false),
-        hosts: hosts.map(|HostName(name)| name).collect(),
-        ..admin::Config::new(listen)
-    }))
+options! {
+    /// What both `tunnel server` and `tunnel agent` can be told.
+    #[derive(clap::Args)]
+    pub(crate) struct CommonOptions {
+        /// Serve the admin port: /metrics for Prometheus, /livez, /readyz, /admin/sessions,
+        /// /admin/streams, and a page at /. Not served without this.
+        #[arg(long, value_name = "IP:PORT")]
+        fixed admin: SocketAddr,
+        /// Let --admin listen on an address that other machines reach: it shows sessions and
+        /// targets to whoever asks.
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        #[arg(value_name = "true|false")]
+        fixed admin_public: bool,
+        /// A name by which the admin port may be asked, besides addresses and localhost; others are
+        /// refused, so that no page of another site can read it (DNS rebinding). Repeatable.
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        fixed admin_host: Vec<HostName>,
+        /// Serve another program's counters too, under its own names and labels, so that its
+        /// dashboards go on working.
+        #[arg(long, value_enum, value_name = "PROGRAM")]
+        fixed compat_metrics: CompatArg,
+        /// How long open streams may go on after SIGTERM before they are reset [default: 10s].
+        #[arg(long, value_name = "DURATION")]
+        fixed drain: Span,
+        /// How long a half-closed connection may go without a byte before it is reset
+        /// [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        fixed linger: Span,
+        /// How long any stream may go without a byte in either direction before it is reset; 0s for
+        /// ever [default: 0s].
+        #[arg(long, value_name = "DURATION")]
+        fixed idle: Span,
+        /// How long a connection may be silent before TCP asks whether the other end is still
+        /// there; 0s never asks [default: 60s].
+        #[arg(long, value_name = "DURATION")]
+        fixed tcp_keepalive: Span,
+        /// How long what was sent may go unacknowledged before TCP gives the connection up; 0s
+        /// leaves it to the system [default: 30s].
+        #[arg(long, value_name = "DURATION")]
+        fixed tcp_user_timeout: Span,
+    }
 }
 
-/// Sets the timeouts of streams, and of TCP beneath them and the links.
-pub(super) fn timeouts(
-    (splice, link): (&mut splice::Config, &mut link::Config),
-    idle: Option<Span>,
-    keepalive: Option<Span>,
-    user_timeout: Option<Span>,
-) {
-    let some = |Span(span): Span| Some(span).filter(|span| *span > Duration::ZERO);
-    if let Some(idle) = idle {
-        splice.idle = some(idle);
+/// What the shared options of a program come to.
+#[derive(Debug)]
+pub(super) struct CommonPlan {
+    pub(super) admin: Option<admin::Config>,
+    pub(super) compat_metrics: Option<Compat>,
+    pub(super) drain: Duration,
+}
+
+impl CommonOptions {
+    /// Checks the options, except for those of [`Self::set_timeouts`].
+    pub(super) fn plan(&self) -> anyhow::Result<CommonPlan> {
+        let admin = self.admin()?;
+        ensure!(
+            self.compat_metrics.is_none() || admin.is_some(),
+            "--compat-metrics adds to what --admin IP:PORT serves: set that too"
+        );
+        Ok(CommonPlan {
+            admin,
+            compat_metrics: self.compat_metrics.map(Into::into),
+            drain: self
+                .drain
+                .map_or(Duration::from_secs(10), |Span(span)| span),
+        })
     }
-    for tcp in [&mut splice.tcp, &mut link.tcp] {
-        if let Some(idle) = keepalive {
-            tcp.keepalive = some(idle).map(|idle| Keepalive {
-                idle,
-                ..Keepalive::default()
-            });
+
+    fn admin(&self) -> anyhow::Result<Option<admin::Config>> {
+        let Some(listen) = self.admin else {
+            ensure!(
+                self.admin_public.is_none(),
+                "--admin-public is about --admin IP:PORT: set that too, or leave it away"
+            );
+            ensure!(
+                self.admin_host.is_none(),
+                "--admin-host is about --admin IP:PORT: set that too, or leave it away"
+            );
+            return Ok(None);
+        };
+        let hosts = self.admin_host.iter().flatten();
+        Ok(Some(admin::Config {
+            public: self.admin_public.unwrap_or(false),
+            hosts: hosts.map(|HostName(name)| name.clone()).collect(),
+            ..admin::Config::new(listen)
+        }))
+    }
+
+    /// Sets the timeouts of streams, and of TCP beneath them and the links.
+    pub(super) fn set_timeouts(&self, splice: &mut splice::Config, link: &mut link::Config) {
+        let unless_zero = |Span(span): Span| Some(span).filter(|span| !span.is_zero());
+        set(&mut splice.linger, self.linger);
+        if let Some(idle) = self.idle {
+            splice.idle = unless_zero(idle);
         }
-        if let Some(timeout) = user_timeout {
-            tcp.user_timeout = some(timeout);
+        for tcp in [&mut splice.tcp, &mut link.tcp] {
+            if let Some(idle) = self.tcp_keepalive {
+                tcp.keepalive = unless_zero(idle).map(|idle| Keepalive {
+                    idle,
+                    ..Keepalive::default()
+                });
+            }
+            if let Some(timeout) = self.tcp_user_timeout {
+                tcp.user_timeout = unless_zero(timeout);
+            }
         }
     }
+}
+
+/// Sets what an option overrides.
+pub(super) fn set(setting: &mut Duration, option: Option<Span>) {
+    if let Some(Span(span)) = option {
+        *setting = span;
+    }
+}
+
+/// Requires that a length of time is not zero, and says why it must not be.
+pub(super) fn not_zero(option: &str, span: Option<Span>, why: &str) -> anyhow::Result<()> {
+    let zero = span.is_some_and(|Span(span)| span.is_zero());
+    ensure!(!zero, "{option} must be longer than 0s: {why}");
+    Ok(())
 }
 
 /// Requires that a certificate and its key are both set, or neither.

@@ -1,10 +1,12 @@
-//! Secrets come from files or from the environment, never from the command line: every user of the machine can read that.
+//! Secrets come from files or from the environment. The command line never has any, since every
+//! user of the machine can read it.
 
 use std::path::Path;
 
 use tunnel::io::token::{Token, TokenError};
 
-/// Reads a secret from the file that `option` names, or else from the environment. An error names both.
+/// Reads a secret from the file that `option` names, or else from the environment. An error names
+/// both.
 pub(super) fn read(
     file: Option<&Path>,
     option: &'static str,

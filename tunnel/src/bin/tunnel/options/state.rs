@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-/// Returns the folder, which exists from now on and is its owner's only if it is new.
+/// Returns the folder, and makes it if there is none: then only its owner may use it.
 pub(super) fn folder(option: Option<&Path>) -> anyhow::Result<PathBuf> {
     let folder = match option {
         Some(folder) => folder.to_owned(),
@@ -23,7 +23,8 @@ pub(super) fn folder(option: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(folder)
 }
 
-/// `STATE_DIRECTORY` is set by systemd (`systemd.exec(5)`); the others are those of the XDG Base Directory Specification.
+/// `STATE_DIRECTORY` is set by systemd (`systemd.exec(5)`). The others are those of the XDG Base
+/// Directory Specification.
 fn default(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     let set = |name| variable(name).filter(|path| path.is_absolute());
     set("STATE_DIRECTORY")
