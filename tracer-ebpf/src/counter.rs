@@ -1,6 +1,6 @@
 //! The counters of the kernel side.
 
-/// Slots of the per-CPU counters. Counts are since the programs were loaded.
+/// Indices of the per-CPU counters. Counts are since the programs were loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {
@@ -16,9 +16,9 @@ pub enum Counter {
     Connected,
     /// Sockets bound to an owner for the first time.
     Tagged,
-    /// Owners whose END was told for the first time.
+    /// Owners that got their first END.
     Ended,
-    /// Annotations refused for their form.
+    /// Annotations refused as malformed.
     Refused,
     /// Times that a socket had broken a rule for longer than grace as it was released or began anew.
     Late,
@@ -33,7 +33,7 @@ pub enum Counter {
     /// Processes that annotate and could not be remembered because the table was full.
     AnnotatorFailures,
     /// Records of violations that found their ring full.
-    CaseFailures,
+    ViolationFailures,
     /// Stacks that found their ring full.
     StackFailures,
     /// Processes that entered the audited cgroup, not born there.
@@ -42,14 +42,15 @@ pub enum Counter {
     Left,
     /// Processes of the audit that could not be remembered because the table was full.
     MemberFailures,
-    /// Times that a TCP socket was told to connect and did not begin to, for want of a route, an address or a port. Counted up
-    /// at the one and down at the other, each on its own CPU: only the sum, which wraps, means anything.
+    /// Times that a TCP socket was told to connect and did not begin to, for want of a route, an
+    /// address or a port. Counted up at the one and down at the other, each on its own CPU: only the
+    /// sum, which wraps, means anything.
     Undialed,
-    /// Sockets that found their place taken as they were born.
-    Unplaced,
+    /// Sockets that found their slot taken as they were made.
+    WithoutSlot,
 }
 
 impl Counter {
-    /// How many slots there are.
-    pub const COUNT: u32 = Self::Unplaced as u32 + 1;
+    /// How many counters there are.
+    pub const COUNT: u32 = Self::WithoutSlot as u32 + 1;
 }

@@ -1,8 +1,7 @@
-//! The rings: news for user space. A lost record costs a timestamp, never the verdict.
+//! The rings: events for user space. A lost record costs a timestamp, never the verdict.
 //!
-//! Violations have a ring of their own, so that no flood of ordinary news can drown the evidence.
+//! Violations have a ring of their own, so that no flood of ordinary events can drown the evidence.
 
-use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -11,27 +10,28 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{Ends, Facts, Socket};
-use tracer_abi::limits::{CASES_BYTES, RING_BYTES};
+use tracer_abi::facts::Ends;
+use tracer_abi::limits::{RING_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::record::{
     self, BoundEvent, BriefEvent, EndedEvent, Head, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
-use crate::kernel;
-use crate::storage::count;
+use crate::counters::count;
+use crate::kernel::{self, Task};
+use crate::socket::SocketRef;
 
 #[btf_map]
 static EVENTS: RingBuf<OverstayEvent, { RING_BYTES as usize }> = RingBuf::new();
 
 #[btf_map]
-static CASES: RingBuf<OverstayEvent, { CASES_BYTES as usize }> = RingBuf::new();
+static VIOLATIONS: RingBuf<OverstayEvent, { VIOLATIONS_BYTES as usize }> = RingBuf::new();
 
-/// Set before load: the bytes in `EVENTS` from which on its reader is woken.
+/// Set before load: the reader of `EVENTS` is woken when more bytes than this wait in it.
 #[unsafe(no_mangle)]
 static WAKE_UP_BYTES: u64 = RING_BYTES as u64 / 2;
 
-/// For one in so many births, BINDs and ENDs, a power of two, it is looked whether the ring is half full.
-const LOOK_EVERY: u64 = 32;
+/// One in so many births, BINDs and ENDs, a power of two, checks whether the ring is half full.
+const CHECK_EVERY: u64 = 32;
 
 /// Where a record goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) enum To {
     /// The ring for everything that happens.
     Events,
     /// The ring for violations.
-    Cases,
+    Violations,
 }
 
 /// Whether the reader is to be woken for a record.
@@ -47,7 +47,7 @@ pub(crate) enum To {
 enum WakeUp {
     /// When the ring is half full.
     IfHalfFull,
-    /// Not for this one: others come as often, and see to it.
+    /// Not for this one: others come as often, and check.
     Never,
 }
 
@@ -55,7 +55,7 @@ impl WakeUp {
     /// For the record of a socket or a stream of this number.
     #[inline(always)]
     fn now_and_then(number: u64) -> Self {
-        if number % LOOK_EVERY == 0 {
+        if number.is_multiple_of(CHECK_EVERY) {
             Self::IfHalfFull
         } else {
             Self::Never
@@ -63,7 +63,8 @@ impl WakeUp {
     }
 }
 
-/// A wake-up costs ten times the record, so user space drains on a timer and is woken only when the ring is half full.
+/// A wake-up costs ten times the record, so user space drains on a timer and is woken only when the
+/// ring is half full.
 #[inline(always)]
 fn flags(wake_up: WakeUp) -> u32 {
     if matches!(wake_up, WakeUp::Never) {
@@ -89,47 +90,48 @@ fn flags(wake_up: WakeUp) -> u32 {
 fn put<T: 'static>(to: To, wake_up: WakeUp, fill: impl FnOnce(*mut T)) {
     let entry = match to {
         To::Events => EVENTS.reserve_untyped::<T>(0),
-        To::Cases => CASES.reserve_untyped::<T>(0),
+        To::Violations => VIOLATIONS.reserve_untyped::<T>(0),
     };
     match entry {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
             entry.submit(flags(wake_up).into());
         }
-        None if to == To::Cases => count(Counter::CaseFailures),
+        None if to == To::Violations => count(Counter::ViolationFailures),
         None => count(Counter::RingFailures),
     }
 }
 
 /// An event with the few facts of a socket.
 #[inline(always)]
-pub(crate) fn brief(kind: u32, at_ns: u64, facts: &Facts) {
+pub(crate) fn brief(kind: u32, at_ns: u64, socket: SocketRef) {
     let wake_up = match kind {
-        record::CREATED | record::ARRIVED => WakeUp::now_and_then(facts.id),
+        record::CREATED | record::ARRIVED => WakeUp::now_and_then(socket.id()),
         _ => WakeUp::Never,
     };
     put::<BriefEvent>(To::Events, wake_up, |to| {
         // SAFETY: `to` is ring memory of this size, aligned to eight bytes.
         unsafe {
             (&raw mut (*to).head).write(head(kind, at_ns));
-            (&raw mut (*to).brief).write(facts.into());
+            (&raw mut (*to).brief).write(socket.brief());
         }
     });
 }
 
 /// A BIND.
 #[inline(always)]
-pub(crate) fn bound(tgid: u32, facts: &Facts) {
-    put::<BoundEvent>(To::Events, WakeUp::now_and_then(facts.owner.stream), |to| {
+pub(crate) fn bound(tgid: u32, socket: SocketRef) {
+    let owner = socket.owner();
+    put::<BoundEvent>(To::Events, WakeUp::now_and_then(owner.stream), |to| {
         // SAFETY: as in `brief`.
         unsafe {
             to.write(BoundEvent {
-                head: head(record::BOUND, facts.bound_ns),
-                brief: facts.into(),
-                owner: facts.owner,
+                head: head(record::BOUND, socket.bound_ns()),
+                brief: socket.brief(),
+                owner,
                 tgid,
-                role: facts.role,
-                state: facts.state,
+                role: socket.role(),
+                state: socket.state(),
             });
         }
     });
@@ -153,16 +155,16 @@ pub(crate) fn ended(at_ns: u64, owner: Owner, reason: u16) {
 
 /// A release in time.
 #[inline(always)]
-pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
+pub(crate) fn release(at_ns: u64, socket: SocketRef, over_ns: u64) {
     put::<ReleaseEvent>(To::Events, WakeUp::Never, |to| {
         // SAFETY: as in `brief`.
         unsafe {
             to.write(ReleaseEvent {
                 head: head(record::RELEASED, at_ns),
-                brief: facts.into(),
+                brief: socket.brief(),
                 over_ns,
-                remote: facts.remote,
-                remote_port: facts.remote_port,
+                remote: socket.remote(),
+                remote_port: socket.remote_port(),
                 reserved: [0; 3],
             });
         }
@@ -171,7 +173,7 @@ pub(crate) fn release(at_ns: u64, facts: &Facts, over_ns: u64) {
 
 /// What the current process did to a socket that stayed too long, or until it exited.
 #[inline(always)]
-pub(crate) fn overstay(to: To, head: Head, tgid: u32, socket: &Socket, ends: Ends) {
+pub(crate) fn overstay(to: To, head: Head, tgid: u32, socket: SocketRef, ends: Ends) {
     put::<OverstayEvent>(to, WakeUp::IfHalfFull, |to| {
         // SAFETY: as in `brief`.
         unsafe {
@@ -179,33 +181,42 @@ pub(crate) fn overstay(to: To, head: Head, tgid: u32, socket: &Socket, ends: End
             (&raw mut (*to).tgid).write(tgid);
             (&raw mut (*to).reserved).write(0);
             (&raw mut (*to).ends).write(ends);
-            kernel::comm(&raw mut (*to).comm);
-            (&raw mut (*to).socket).write(*socket);
+            write_comm(&raw mut (*to).comm, Task::current());
+            socket.copy_to(&raw mut (*to).socket);
         }
     });
 }
 
-/// What a socket was that broke a rule until now, as it begins anew.
+/// What is known of a socket that broke a rule until now, as it begins anew.
 #[inline(always)]
-pub(crate) fn renewed(at_ns: u64, flags: u32, tgid: u32, socket: &Socket, ends: Ends) {
+pub(crate) fn renewed(at_ns: u64, flags: u32, tgid: u32, socket: SocketRef, ends: Ends) {
     count(Counter::Late);
     let mut head = head(record::RENEWED, at_ns);
     head.flags = flags;
-    overstay(To::Cases, head, tgid, socket, ends);
+    overstay(To::Violations, head, tgid, socket, ends);
 }
 
 /// A process of the audit that left its cgroup.
 #[inline(always)]
-pub(crate) fn left(at_ns: u64, task: *const c_void) {
-    put::<LeftEvent>(To::Cases, WakeUp::IfHalfFull, |to| {
+pub(crate) fn left(at_ns: u64, task: Task) {
+    put::<LeftEvent>(To::Violations, WakeUp::IfHalfFull, |to| {
         // SAFETY: as in `brief`.
         unsafe {
             (&raw mut (*to).head).write(head(record::LEFT, at_ns));
-            (&raw mut (*to).tgid).write(kernel::tgid_of(task));
+            (&raw mut (*to).tgid).write(task.tgid());
             (&raw mut (*to).reserved).write(0);
-            kernel::comm_of(task, &raw mut (*to).comm);
+            write_comm(&raw mut (*to).comm, task);
         }
     });
+}
+
+/// # Safety
+///
+/// `to` must be memory of a ring, aligned to eight bytes.
+#[inline(always)]
+unsafe fn write_comm(to: *mut [u8; 16], task: Task) {
+    // SAFETY: the caller's promise.
+    unsafe { to.cast::<[u64; 2]>().write(task.comm()) };
 }
 
 #[inline(always)]

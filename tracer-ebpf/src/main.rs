@@ -1,5 +1,6 @@
-//! The eBPF programs: one thin function a hook. Built for `bpfel-unknown-none` by `cargo xtask ebpf`; elsewhere this
-//! binary is a stub, so that the workspace builds and tests without a BPF toolchain.
+//! The eBPF programs: one thin function for each hook. Built for `bpfel-unknown-none` by
+//! `cargo xtask ebpf`; elsewhere this binary is a stub, so that the workspace builds and tests
+//! without a BPF toolchain.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
@@ -16,11 +17,17 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod counters;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod kernel;
 #[cfg(target_arch = "bpf")]
 mod programs;
+#[cfg(target_arch = "bpf")]
+mod rules;
+#[cfg(target_arch = "bpf")]
+mod socket;
 #[cfg(target_arch = "bpf")]
 mod stack;
 #[cfg(target_arch = "bpf")]

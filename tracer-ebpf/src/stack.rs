@@ -1,21 +1,22 @@
-//! The user stack of whoever opens a socket, for `--stacks`: registers and raw bytes, which user space unwinds.
+//! The user stack of the thread that opens a socket, for `--stacks`: registers and raw bytes, which
+//! user space unwinds.
 //!
-//! Most programs are built without frame pointers, so the kernel's own walk (`bpf_get_stack`) would lose its way.
+//! Most programs are built without frame pointers, so the kernel's own walk (`bpf_get_stack`) would
+//! lose its way.
+
+use core::ffi::c_void;
+use core::ptr;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::btf_maps::RingBuf;
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
-};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::btf_map;
-use core::ffi::c_void;
-use core::ptr;
 use tracer_abi::counter::Counter;
 use tracer_abi::limits::STACKS_BYTES;
 use tracer_abi::record::{STACK_BYTES, STACK_PART, StackRecord};
 
-use crate::kernel::{self, offset, read};
-use crate::storage::count;
+use crate::counters::count;
+use crate::kernel::{self, Task, offset, read, size_u32};
 
 #[btf_map]
 static STACKS: RingBuf<StackRecord, { STACKS_BYTES as usize }> = RingBuf::new();
@@ -31,8 +32,7 @@ pub(crate) fn record(id: u64) {
     if unsafe { ptr::read_volatile(&raw const STACKS_WANTED) } == 0 {
         return;
     }
-    // SAFETY: the current task always has user registers where a hook runs in a system call.
-    let regs = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const c_void;
+    let regs = Task::current().user_registers();
     let (Some(ip), Some(sp), Some(bp)) = (
         read::<u64>(regs, offset!(regs_ip)),
         read::<u64>(regs, offset!(regs_sp)),
@@ -59,15 +59,19 @@ pub(crate) fn record(id: u64) {
 }
 
 /// Copies the stack from `sp` up, part by part until its end, and returns how much there is.
+///
+/// # Safety
+///
+/// `to` must be memory of a ring, of this size.
 #[inline(always)]
-fn copy(to: *mut [u8; STACK_BYTES], sp: u64) -> u32 {
+unsafe fn copy(to: *mut [u8; STACK_BYTES], sp: u64) -> u32 {
     let mut length = 0;
     while length < STACK_BYTES {
         // SAFETY: the part lies within `to`; the helper checks the address that it reads.
         let failed = unsafe {
             bpf_probe_read_user(
                 to.byte_add(length).cast::<c_void>(),
-                STACK_PART as u32,
+                size_u32(STACK_PART),
                 (sp as *const c_void).wrapping_byte_add(length),
             )
         };
@@ -76,5 +80,5 @@ fn copy(to: *mut [u8; STACK_BYTES], sp: u64) -> u32 {
         }
         length += STACK_PART;
     }
-    length as u32
+    size_u32(length)
 }

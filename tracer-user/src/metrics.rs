@@ -151,7 +151,7 @@ const COUNTERS: [(&str, &str, Counter); 9] = [
     (
         "watertight_audit_violations_lost_total",
         "Records of violations that found their ring full.",
-        Counter::CaseFailures,
+        Counter::ViolationFailures,
     ),
 ];
 

@@ -17,7 +17,7 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::limits::{CASES_BYTES, PLACES, RING_BYTES, STACKS_BYTES};
+use tracer_abi::limits::{RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use tracer_core::btf::Btf;
 use tracer_core::counters::Counters;
@@ -62,7 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             ring_bytes: RING_BYTES,
-            places: PLACES,
+            places: SLOTS,
         }
     }
 }
@@ -91,18 +91,18 @@ impl Probes {
             .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(limits.ring_bytes / 2), true)
-            .override_global("PLACES_MASK", &(limits.places - 1), true)
+            .override_global("SLOTS_MASK", &(limits.places - 1), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
             .map_max_entries("EVENTS", limits.ring_bytes)
-            .map_max_entries("PLACES", limits.places)
+            .map_max_entries("SLOTS", limits.places)
             .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
         programs::load_all(&mut ebpf)?;
         Ok(Self {
             ring: RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?,
-            violations: RingBuf::try_from(take_map(&mut ebpf, "CASES")?)
-                .map_err(map_error("CASES"))?,
+            violations: RingBuf::try_from(take_map(&mut ebpf, "VIOLATIONS")?)
+                .map_err(map_error("VIOLATIONS"))?,
             stacks: RingBuf::try_from(take_map(&mut ebpf, "STACKS")?)
                 .map_err(map_error("STACKS"))?,
             capacity: capacity(limits.ring_bytes),
@@ -275,7 +275,7 @@ fn pid_namespace() -> io::Result<u32> {
 /// The smallest records that a ring holds have a header of eight bytes each.
 fn capacity(ring_bytes: u32) -> usize {
     let records = |bytes: u32, smallest: usize| bytes as usize / (8 + smallest);
-    records(ring_bytes, size_of::<BriefEvent>()) + records(CASES_BYTES, size_of::<LeftEvent>())
+    records(ring_bytes, size_of::<BriefEvent>()) + records(VIOLATIONS_BYTES, size_of::<LeftEvent>())
 }
 
 fn owned(ring: &mut RingBuf<MapData>) -> Option<Vec<u8>> {

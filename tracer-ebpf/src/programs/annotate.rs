@@ -1,22 +1,26 @@
 //! `setsockopt`: the annotation channel.
 
-use core::ffi::c_void;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
-use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::programs::SockoptContext;
 use aya_log_ebpf::warn;
 use tracer_abi::annotation::{BIND, END, Header, LABEL_MAX, Owner, Role, SOL_WATERTIGHT, Utf8};
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{AF_INET, AF_INET6, Socket, fact};
+use tracer_abi::facts::{AF_INET, AF_INET6, fact};
 
 use super::{ALLOW, REFUSE};
+use crate::counters::count;
 use crate::emit;
-use crate::kernel;
-use crate::storage::{self, annotates, count, held, mark, new_id, now_ns};
+use crate::kernel::{self, Sock, low_u16, now_ns, size_u32};
+use crate::rules;
+use crate::socket::SocketRef;
+use crate::storage::{self, hold, new_id};
 
-/// In `bpf_sockopt.optlen`: the call is done, the kernel's own handler is not to see it.
+/// In `bpf_sockopt.optlen`: the call is done, and the kernel's own handler does not see it.
 const HANDLED: i32 = -1;
+
+/// The length of an annotation's fixed part, as `optlen` has it.
+const HEADER_LEN: i32 = size_u32(Header::LEN).cast_signed();
 
 #[inline(always)]
 pub(super) fn annotated(ctx: &SockoptContext) -> i32 {
@@ -57,7 +61,17 @@ impl Value {
         }
     }
 
-    /// The fixed part, when it is there and well formed.
+    /// Returns how many bytes were copied.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel copies a page at most"
+    )]
+    fn copied(&self) -> i32 {
+        (self.end as u64).wrapping_sub(self.start as u64) as i32
+    }
+
+    /// Returns the fixed part, when it is there and well formed.
     #[inline(always)]
     fn header(&self) -> Option<Header> {
         if self.start.wrapping_add(Header::LEN) > self.end {
@@ -69,13 +83,14 @@ impl Value {
     }
 }
 
-/// The value's length, as the caller gave it. Where a tracer within this one has taken the call, it is what was copied.
+/// Returns the value's length, as the caller gave it. Where a tracer within this one has taken the
+/// call, it is what was copied.
 #[inline(always)]
 fn length(ctx: &SockoptContext, value: &Value) -> i32 {
     // SAFETY: the context is valid. Volatile: see `bind`.
     let length = unsafe { ptr::read_volatile(&raw const (*ctx.sockopt).optlen) };
     if length == HANDLED {
-        return (value.end as i64 - value.start as i64) as i32;
+        return value.copied();
     }
     length
 }
@@ -83,14 +98,15 @@ fn length(ctx: &SockoptContext, value: &Value) -> i32 {
 /// `None` when the annotation is malformed.
 #[inline(always)]
 fn bind(ctx: &SockoptContext) -> Option<()> {
-    // Here and not where it is needed: the verifier would follow its ways through PID namespaces anew each time.
+    // Here and not where it is needed: the verifier would follow the loop over PID namespaces anew
+    // each time.
     let tgid = kernel::tgid();
     let value = Value::of(ctx);
     let header = value.header()?;
     let role = Role::from_u16(header.detail)?;
     check_label(&value, label_len(ctx, &value)?)?;
-    // Asked for anew: to the verifier what was checked is something else for every length of the label, and it would follow all
-    // that comes for each of them.
+    // Read anew: after the check the verifier has a state for every length of the label, and would
+    // follow the rest for each of them.
     let value = Value::of(ctx);
     let label_len = label_len(ctx, &value)?;
     let Some(socket) = socket(ctx) else {
@@ -101,36 +117,31 @@ fn bind(ctx: &SockoptContext) -> Option<()> {
         return Some(());
     };
     let now_ns = now_ns();
-    if mark(socket, fact::BOUND) & fact::BOUND == 0 {
+    if socket.mark(fact::BOUND) & fact::BOUND == 0 {
         count(Counter::Tagged);
     }
-    // SAFETY: `socket` comes from the storage; the caller holds the socket's lock.
-    let known = unsafe { &mut *socket.as_ptr() };
-    // As it was until now: who annotates for the first time owed nothing yet.
-    let unowned = storage::unowned_bit(&known.facts, now_ns, || tgid);
-    annotates(tgid);
-    let ends = storage::ends(&known.facts);
-    if unowned != 0 || storage::is_late(&known.facts, &ends, now_ns) {
-        emit::renewed(now_ns, unowned, tgid, known, ends);
+    // Before the process is remembered: one that annotates for the first time owed nothing yet.
+    let unowned = rules::unowned_bit(socket, now_ns, || tgid);
+    storage::remember_annotator(tgid);
+    let ends = storage::ends(socket);
+    if unowned != 0 || rules::is_late(socket, &ends, now_ns) {
+        emit::renewed(now_ns, unowned, tgid, socket, ends);
     }
-    storage::leave_pool(&mut known.facts, now_ns);
-    storage::opened_by(&mut known.facts, || tgid);
-    known.facts.owner = header.owner;
-    known.facts.role = role as u16;
-    known.facts.bound_ns = now_ns;
-    known.facts.label_len = label_len;
-    known.label = [0; LABEL_MAX];
-    let label = value.start.wrapping_add(Header::LEN);
-    kernel::copy((&raw mut known.label).cast(), label_len, label);
-    emit::bound(tgid, &known.facts);
+    rules::leave_pool(socket, now_ns);
+    storage::set_opener(socket, || tgid);
+    socket.set_owner(header.owner);
+    socket.set_role(role as u16);
+    socket.set_bound_ns(now_ns);
+    socket.set_label(value.start.wrapping_add(Header::LEN), label_len);
+    emit::bound(tgid, socket);
     Some(())
 }
 
-/// How long the label is, in bytes.
+/// Returns how long the label is, in bytes.
 #[inline(always)]
 fn label_len(ctx: &SockoptContext, value: &Value) -> Option<u32> {
-    let length = u32::try_from(length(ctx, value) - Header::LEN as i32).ok()?;
-    (length <= LABEL_MAX as u32).then_some(length)
+    let length = u32::try_from(length(ctx, value) - HEADER_LEN).ok()?;
+    (length <= size_u32(LABEL_MAX)).then_some(length)
 }
 
 /// Checks that the label is there, and UTF-8.
@@ -138,7 +149,7 @@ fn label_len(ctx: &SockoptContext, value: &Value) -> Option<u32> {
 fn check_label(value: &Value, length: u32) -> Option<()> {
     let mut text = Utf8::start();
     for n in 0..LABEL_MAX {
-        if n as u32 >= length {
+        if size_u32(n) >= length {
             break;
         }
         let from = value.start.wrapping_add(Header::LEN + n);
@@ -156,7 +167,7 @@ fn check_label(value: &Value, length: u32) -> Option<()> {
 fn end(ctx: &SockoptContext) -> Option<()> {
     let value = Value::of(ctx);
     let header = value.header()?;
-    if length(ctx, &value) != Header::LEN as i32 {
+    if length(ctx, &value) != HEADER_LEN {
         return None;
     }
     let owner = if header.owner == Owner::PRESENT {
@@ -172,43 +183,42 @@ fn end(ctx: &SockoptContext) -> Option<()> {
 }
 
 #[inline(always)]
-fn sk(ctx: &SockoptContext) -> *mut bpf_sock {
-    // SAFETY: the context is valid; `sk` is never null here.
-    unsafe { (*ctx.sockopt).__bindgen_anon_1.sk }
+fn sk(ctx: &SockoptContext) -> Sock {
+    // SAFETY: the context is valid; `sk` is a socket, never null here.
+    unsafe { Sock::new((*ctx.sockopt).__bindgen_anon_1.sk.cast()) }
 }
 
-/// The owner that the socket of this call is bound to; an END of nobody is malformed.
+/// Returns the owner that the socket of this call is bound to; an END without one is malformed.
 #[inline(always)]
 fn present_owner(ctx: &SockoptContext) -> Option<Owner> {
-    let sk = sk(ctx).cast::<c_void>();
-    let socket = storage::lookup(sk, || kernel::cookie_of(sk))?;
-    // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &(*socket.as_ptr()).facts };
-    (facts.bound_ns != 0).then_some(facts.owner)
+    let sk = sk(ctx);
+    let socket = storage::lookup(sk, || sk.cookie())?;
+    (socket.bound_ns() != 0).then(|| socket.owner())
 }
 
-/// What is known of the call's socket. One that no other hook saw is a child accepted on a listener from before, or
-/// belongs to a family without create and release hooks.
+/// Returns what is known of the call's socket. One that no other hook saw is a child accepted on a
+/// listener from before, or belongs to a family without create and release hooks.
 #[inline(always)]
-fn socket(ctx: &SockoptContext) -> Option<NonNull<Socket>> {
+fn socket(ctx: &SockoptContext) -> Option<SocketRef> {
     let sk = sk(ctx);
-    let met = storage::lookup(sk.cast(), || kernel::cookie_of(sk.cast()));
-    let socket = met.or_else(|| storage::create(sk.cast()))?;
-    // SAFETY: `socket` comes from the storage, `sk` is the context's.
-    unsafe {
-        let facts = &mut (*socket.as_ptr()).facts;
-        if facts.id == 0 {
-            facts.id = new_id();
-            facts.born_ns = now_ns();
-            facts.family = (*sk).family as u16;
-            facts.protocol = (*sk).protocol as u16;
-            if facts.family == AF_INET || facts.family == AF_INET6 {
-                mark(socket, fact::CHILD);
-            } else {
-                count(Counter::Unhooked);
-            }
+    let known = storage::lookup(sk, || sk.cookie());
+    let socket = known.or_else(|| storage::create(sk))?;
+    if socket.id() == 0 {
+        // SAFETY: the context is valid; the verifier rewrites the accesses.
+        let (family, protocol) = unsafe {
+            let sk = (*ctx.sockopt).__bindgen_anon_1.sk;
+            (low_u16((*sk).family), low_u16((*sk).protocol))
+        };
+        socket.set_id(new_id());
+        socket.set_born_ns(now_ns());
+        socket.set_family(family);
+        socket.set_protocol(protocol);
+        if family == AF_INET || family == AF_INET6 {
+            socket.mark(fact::CHILD);
+        } else {
+            count(Counter::Unhooked);
         }
     }
-    held(socket, now_ns);
+    hold(socket, now_ns);
     Some(socket)
 }

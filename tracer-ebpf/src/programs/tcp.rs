@@ -1,7 +1,7 @@
-//! `sockops`: what TCP does underneath. It may run in a softirq, with `current` being anybody.
+//! `sockops`: what TCP does. It may run in a softirq, where the current task is any.
 
 use core::ffi::c_void;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
@@ -11,12 +11,15 @@ use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP, Socket, fact};
+use tracer_abi::facts::{AF_INET, IPPROTO_TCP, fact};
 use tracer_abi::record;
 
+use crate::counters::{count, discount};
 use crate::emit;
-use crate::kernel::{self, offset};
-use crate::storage::{self, count, mark, new_id, now_ns};
+use crate::kernel::{self, Sock, low_u16, now_ns, offset, read};
+use crate::rules;
+use crate::socket::SocketRef;
+use crate::storage::{self, new_id};
 
 /// `TCP_*` (net/tcp_states.h).
 const TCP_FIN_WAIT1: u32 = 4;
@@ -38,41 +41,44 @@ pub(super) fn changed(ctx: &SockOpsContext) {
     }
 }
 
-/// The full socket of the context; sockops may run with none, or with a request sock.
+/// Returns the full socket of the context; sockops may run with none, or with a request sock.
 #[inline(always)]
-fn sk(ctx: &SockOpsContext) -> Option<*mut bpf_sock> {
+fn sk(ctx: &SockOpsContext) -> Option<Sock> {
     // SAFETY: the context is valid; the verifier rewrites the access.
-    let sk = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
-    if sk.is_null() { None } else { Some(sk) }
+    let sk: *mut bpf_sock = unsafe { (*ctx.ops).__bindgen_anon_2.sk };
+    if sk.is_null() {
+        return None;
+    }
+    // SAFETY: a socket that is not null.
+    Some(unsafe { Sock::new(sk.cast()) })
 }
 
 #[inline(always)]
-fn known(ctx: &SockOpsContext) -> Option<NonNull<Socket>> {
-    storage::lookup(sk(ctx)?.cast(), || kernel::cookie(ctx))
+fn known(ctx: &SockOpsContext) -> Option<SocketRef> {
+    storage::lookup(sk(ctx)?, || kernel::cookie(ctx))
 }
 
 /// Asks for STATE_CB from now on.
 #[inline(always)]
 fn watch(ctx: &SockOpsContext) {
-    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+    let _ = ctx.set_cb_flags(flags.cast_signed());
 }
 
-/// A socket is told to connect. If that fails before a SYN is sent (no route, no address, no port), no other hook says so: it
-/// counts as dead until it dials.
+/// A socket is told to connect. If that fails before a SYN is sent (no route, no address, no port),
+/// no other hook says so: it counts as dead until it dials.
 #[inline(always)]
 pub(super) fn tried(ctx: &SockAddrContext) {
-    // SAFETY: the context is valid; `sk` is never null here.
-    let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk };
-    let Some(socket) = storage::lookup(sk.cast::<c_void>(), || kernel::cookie(ctx)) else {
+    // SAFETY: the context is valid; `sk` is a socket, never null here.
+    let sk = unsafe { Sock::new((*ctx.sock_addr).__bindgen_anon_1.sk.cast::<c_void>()) };
+    let Some(socket) = storage::lookup(sk, || kernel::cookie(ctx)) else {
         return;
     };
-    // SAFETY: `socket` comes from the storage.
-    let known = unsafe { &mut *socket.as_ptr() };
-    if known.facts.protocol == IPPROTO_TCP {
+    if socket.protocol() == IPPROTO_TCP {
         count(Counter::Undialed);
         let now_ns = now_ns();
-        storage::begin_anew(known, now_ns);
-        known.facts.dead_ns = now_ns;
+        rules::begin_anew(socket, now_ns);
+        socket.set_dead_ns(now_ns);
     }
 }
 
@@ -80,25 +86,21 @@ pub(super) fn tried(ctx: &SockAddrContext) {
 fn dialing(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     watch(ctx);
-    mark(socket, fact::DIALED);
-    // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket.as_ptr()).facts };
-    if facts.dead_ns != 0 {
-        storage::discount(Counter::Undialed);
+    socket.mark(fact::DIALED);
+    if socket.dead_ns() != 0 {
+        discount(Counter::Undialed);
     }
-    facts.dead_ns = 0;
-    tuple(ctx, facts);
+    socket.set_dead_ns(0);
+    tuple(ctx, socket);
 }
 
 #[inline(always)]
 fn connected(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     count(Counter::Connected);
-    // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket.as_ptr()).facts };
     // A socket that was dialed before the tracer came has no tuple yet.
-    if facts.remote_port == 0 {
-        tuple(ctx, facts);
+    if socket.remote_port() == 0 {
+        tuple(ctx, socket);
     }
 }
 
@@ -106,12 +108,13 @@ fn connected(ctx: &SockOpsContext) {
 fn arrived(ctx: &SockOpsContext) {
     let Some(sk) = sk(ctx) else { return };
     let cookie = kernel::cookie(ctx);
-    if storage::lookup(sk.cast(), || cookie).is_some() {
-        // It dialed whoever dialed it at that moment, if only itself (RFC 9293, section 3.5): nobody's child.
+    if storage::lookup(sk, || cookie).is_some() {
+        // It dialed a socket that dialed it at that moment, perhaps itself (RFC 9293, section 3.5):
+        // nobody's child.
         count(Counter::Connected);
         return;
     }
-    let Some(socket) = storage::create_at_birth(sk.cast(), cookie) else {
+    let Some(socket) = storage::create_at_birth(sk, cookie) else {
         warn!(
             ctx,
             "no storage for an arrived connection: its life cannot be followed"
@@ -119,29 +122,26 @@ fn arrived(ctx: &SockOpsContext) {
         return;
     };
     watch(ctx);
-    // SAFETY: `socket` comes from the storage; the child is not yet in the accept queue, and nobody else knows it.
-    let facts = unsafe { &mut (*socket.as_ptr()).facts };
-    facts.id = new_id();
-    facts.flags = fact::CHILD;
-    facts.born_ns = now_ns();
-    facts.family = ctx.family() as u16;
-    facts.protocol = IPPROTO_TCP;
-    tuple(ctx, facts);
-    emit::brief(record::ARRIVED, facts.born_ns, facts);
+    let now_ns = now_ns();
+    socket.set_id(new_id());
+    socket.set_flags(fact::CHILD);
+    socket.set_born_ns(now_ns);
+    socket.set_family(low_u16(ctx.family()));
+    socket.set_protocol(IPPROTO_TCP);
+    tuple(ctx, socket);
+    emit::brief(record::ARRIVED, now_ns, socket);
 }
 
 #[inline(always)]
 fn listening(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     watch(ctx);
-    mark(socket, fact::LISTENER);
-    // SAFETY: `socket` comes from the storage.
-    let known = unsafe { &mut *socket.as_ptr() };
-    storage::begin_anew(known, now_ns());
-    tuple(ctx, &mut known.facts);
+    socket.mark(fact::LISTENER);
+    rules::begin_anew(socket, now_ns());
+    tuple(ctx, socket);
 }
 
-/// A TCP state change. Most are of no interest, and after the release all of them are the kernel's own business.
+/// TCP changes its state. Most changes are of no interest, and none after the release.
 #[inline(always)]
 fn moved(ctx: &SockOpsContext) {
     let (before, state) = (ctx.arg(0), ctx.arg(1));
@@ -152,53 +152,58 @@ fn moved(ctx: &SockOpsContext) {
         return;
     }
     let Some(socket) = known(ctx) else { return };
-    // SAFETY: `socket` comes from the storage.
-    let facts = unsafe { &mut (*socket.as_ptr()).facts };
-    if facts.flags & fact::RELEASED != 0 {
-        // What TCP does after the release is not looked at. Other programs keep what they asked for besides.
-        let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG) as i32);
+    if socket.flags() & fact::RELEASED != 0 {
+        // Other programs keep the callbacks that they asked for.
+        let flags = ctx.cb_flags() & !BPF_SOCK_OPS_STATE_CB_FLAG;
+        let _ = ctx.set_cb_flags(flags.cast_signed());
         if let Some(sk) = sk(ctx) {
-            storage::free(sk.cast());
+            storage::release(sk);
         }
         return;
     }
     match state {
         TCP_CLOSE_WAIT => {
-            mark(socket, fact::PEER_FIN);
-            facts.peer_done_ns = note(ctx, facts, state, record::PEER_DONE);
+            socket.mark(fact::PEER_FIN);
+            let now_ns = keep_counts(ctx, socket, state);
+            emit::brief(record::PEER_DONE, now_ns, socket);
+            socket.set_peer_done_ns(now_ns);
         }
         TCP_CLOSE => {
             if before == TCP_CLOSE_WAIT {
-                storage::leave_close_wait(facts, now_ns());
+                rules::leave_close_wait(socket, now_ns());
             }
-            fins(ctx, socket, before);
-            facts.dead_ns = note(ctx, facts, state, record::DIED);
+            mark_fins(ctx, socket, before);
+            let now_ns = keep_counts(ctx, socket, state);
+            emit::brief(record::DIED, now_ns, socket);
+            socket.set_dead_ns(now_ns);
         }
-        TCP_LAST_ACK => storage::leave_close_wait(facts, now_ns()),
+        TCP_LAST_ACK => rules::leave_close_wait(socket, now_ns()),
         TCP_FIN_WAIT2 => {
-            mark(socket, fact::OWN_FIN);
+            socket.mark(fact::OWN_FIN);
         }
         _ => {}
     }
 }
 
-/// Keeps what TCP counted up to now, tells of it, and returns the time.
+/// Keeps the state and what TCP counted up to now, and returns the time.
 #[inline(always)]
-fn note(ctx: &SockOpsContext, facts: &mut Facts, state: u32, kind: u32) -> u64 {
-    facts.state = state as u16;
-    // SAFETY: the context is valid; these two are single eight-byte loads, as the verifier wants them.
-    unsafe {
-        facts.bytes_received = ptr::read_volatile(&raw const (*ctx.ops).bytes_received);
-        facts.bytes_acked = ptr::read_volatile(&raw const (*ctx.ops).bytes_acked);
-    }
-    let now_ns = now_ns();
-    emit::brief(kind, now_ns, facts);
-    now_ns
+fn keep_counts(ctx: &SockOpsContext, socket: SocketRef, state: u32) -> u64 {
+    socket.set_state(low_u16(state));
+    // SAFETY: the context is valid. The verifier wants single loads of eight bytes.
+    let (received, acked) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*ctx.ops).bytes_received),
+            ptr::read_volatile(&raw const (*ctx.ops).bytes_acked),
+        )
+    };
+    socket.set_bytes_received(received);
+    socket.set_bytes_acked(acked);
+    now_ns()
 }
 
-/// Marks the FINs that a connection has seen which falls from the state `before` to CLOSE.
+/// Marks the FINs of a connection that goes from the state `before` to CLOSE.
 #[inline(always)]
-fn fins(ctx: &SockOpsContext, socket: NonNull<Socket>, before: u32) {
+fn mark_fins(ctx: &SockOpsContext, socket: SocketRef, before: u32) {
     // SAFETY: the context is valid; the verifier rewrites the accesses.
     let acknowledged = unsafe { (*ctx.ops).snd_una == (*ctx.ops).snd_nxt };
     let bits = match before {
@@ -209,45 +214,37 @@ fn fins(ctx: &SockOpsContext, socket: NonNull<Socket>, before: u32) {
         TCP_LAST_ACK if acknowledged => fact::OWN_FIN,
         _ => return,
     };
-    mark(socket, bits);
+    socket.mark(bits);
 }
 
 #[inline(always)]
 fn is_reset(ctx: &SockOpsContext) -> bool {
     let Some(sk) = sk(ctx) else { return false };
-    // SAFETY: `sk` is a full socket; unlike the context's own pointer, what the helper returns may be reckoned with.
-    let sk = unsafe { bpf_skc_to_tcp_sock(sk.cast()) };
-    !sk.is_null() && kernel::read::<i32>(sk.cast(), offset!(sock_err)) != Some(0)
+    // SAFETY: `sk` is a full socket. The verifier allows arithmetic on what the helper returns, as it
+    // does not on the context's own pointer.
+    let sk = unsafe { bpf_skc_to_tcp_sock(sk.as_ptr()) };
+    !sk.is_null() && read::<i32>(sk.cast(), offset!(sock_err)) != Some(0)
 }
 
 /// Copies the tuple: at release it may be gone.
 #[inline(always)]
-fn tuple(ctx: &SockOpsContext, facts: &mut Facts) {
-    facts.local_port = ctx.local_port() as u16;
+fn tuple(ctx: &SockOpsContext, socket: SocketRef) {
+    socket.set_local_port(low_u16(ctx.local_port()));
     // The context holds it in network order, in the upper half.
-    facts.remote_port = u32::from_be(ctx.remote_port()) as u16;
-    if facts.family == AF_INET {
-        set_word(&mut facts.local, 0, ctx.local_ip4());
-        set_word(&mut facts.remote, 0, ctx.remote_ip4());
+    socket.set_remote_port(low_u16(u32::from_be(ctx.remote_port())));
+    if socket.family() == AF_INET {
+        socket.set_addresses::<0>(ctx.local_ip4(), ctx.remote_ip4());
         return;
     }
     macro_rules! set_words {
         ($($n:literal)*) => {
-            // SAFETY: the context is valid; the verifier refuses loads wider than a word there.
+            // SAFETY: the context is valid; the verifier rejects loads wider than a word there.
             $(unsafe {
                 let local = ptr::read_volatile(&raw const (*ctx.ops).local_ip6[$n]);
                 let remote = ptr::read_volatile(&raw const (*ctx.ops).remote_ip6[$n]);
-                set_word(&mut facts.local, $n, local);
-                set_word(&mut facts.remote, $n, remote);
+                socket.set_addresses::<$n>(local, remote);
             })*
         };
     }
     set_words!(0 1 2 3);
-}
-
-/// Sets the `n`th word of an address, which is in network order like it.
-#[inline(always)]
-fn set_word(address: &mut [u8; 16], n: usize, word: u32) {
-    // SAFETY: the addresses lie in the facts aligned to eight bytes, and `n` is below four.
-    unsafe { (&raw mut *address).cast::<u32>().add(n).write(word) };
 }

@@ -1,14 +1,16 @@
-//! `iter/task_file`: every open file descriptor of every task, and what the storage says of those that are sockets.
+//! `iter/task_file`: every open file descriptor of every task, and what the storage says of those
+//! that are sockets.
 
 use core::ffi::c_void;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_sock_from_file};
-use tracer_abi::facts::{AF_INET, AF_INET6, Ends, IPPROTO_MPTCP, IPPROTO_TCP, Socket};
+use tracer_abi::facts::{AF_INET, AF_INET6, Ends, IPPROTO_MPTCP, IPPROTO_TCP};
 use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
-use crate::kernel::{self, offset, read};
-use crate::storage::{self, held, now_ns};
+use crate::kernel::{self, Sock, Task, now_ns, offset, size_u32};
+use crate::socket::SocketRef;
+use crate::storage::{self, hold};
 
 /// `struct bpf_iter__task_file` (kernel/bpf/task_iter.c).
 #[repr(C)]
@@ -25,7 +27,8 @@ struct Meta {
     seq: *mut c_void,
 }
 
-/// `int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd, struct file *file)`.
+/// `int bpf_iter_task_file(struct bpf_iter_meta *meta, struct task_struct *task, u32 fd,
+/// struct file *file)`.
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
 extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
@@ -45,33 +48,30 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
     if sk.is_null() {
         return 0;
     }
-    // SAFETY: `meta` is never null in an iterator.
-    let seq = unsafe { (*meta).seq };
-    sight(seq, task, fd, sk);
+    // SAFETY: `meta` is never null in an iterator; the others are what the kernel says, not null.
+    let (out, task, sk) = unsafe { (Output((*meta).seq), Task::new(task), Sock::new(sk)) };
+    sight(&out, task, fd, sk);
     0
 }
 
 #[inline(always)]
-fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
+fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
     // SAFETY: `sk` is a socket, as the verifier knows.
-    let cookie = unsafe { bpf_get_socket_cookie(sk) };
-    let known = storage::lookup(sk, || cookie).or_else(|| met(sk));
-    let tgid = kernel::tgid_of(task);
+    let cookie = unsafe { bpf_get_socket_cookie(sk.as_ptr()) };
+    let known = storage::lookup(sk, || cookie).or_else(|| accepted(sk));
+    let tgid = task.tgid();
     // Of what is not in the audit, only what its processes have matters, and what they may inherit.
-    if known.is_none()
-        && tgid != kernel::tracer()
-        && !storage::is_member(kernel::initial_tgid_of(task))
-    {
+    if known.is_none() && tgid != kernel::tracer() && !storage::is_member(task.initial_tgid()) {
         return;
     }
     let mut sighting = Sighting {
         tgid,
         fd,
         flags: 0,
-        state: u32::from(read::<u8>(sk, offset!(sock_state)).unwrap_or(0)),
-        family: read::<u16>(sk, offset!(sock_family)).unwrap_or(0),
-        protocol: read::<u16>(sk, offset!(sock_protocol)).unwrap_or(0),
-        local_port: read::<u16>(sk, offset!(sock_num)).unwrap_or(0),
+        state: u32::from(sk.read::<u8>(offset!(sock_state)).unwrap_or(0)),
+        family: sk.read::<u16>(offset!(sock_family)).unwrap_or(0),
+        protocol: sk.read::<u16>(offset!(sock_protocol)).unwrap_or(0),
+        local_port: sk.read::<u16>(offset!(sock_num)).unwrap_or(0),
         reserved: 0,
         ends: Ends {
             own_ns: 0,
@@ -83,46 +83,47 @@ fn sight(seq: *mut c_void, task: *mut c_void, fd: u32, sk: *mut c_void) {
         unsent: 0,
     };
     if let Some(socket) = known {
-        held(socket, now_ns);
-        // SAFETY: `socket` comes from the storage.
-        let facts = unsafe { &mut (*socket.as_ptr()).facts };
-        facts.cookie = cookie;
-        sighting.flags |= KNOWN | storage::annotates_bit(facts, || tgid);
-        sighting.ends = storage::ends(facts);
+        hold(socket, now_ns);
+        socket.set_cookie(cookie);
+        sighting.flags |= KNOWN | storage::annotates_bit(socket, || tgid);
+        sighting.ends = storage::ends(socket);
         tcp_counters(&mut sighting, sk);
     } else if sighting.family != AF_INET && sighting.family != AF_INET6 {
         return;
     }
-    write(seq, &raw const sighting);
-    if let Some(socket) = known {
-        write(seq, socket.as_ptr().cast_const());
+    // SAFETY: a variable of our own, and a map's value.
+    unsafe {
+        out.write(&raw const sighting);
+        if let Some(socket) = known {
+            out.write(socket.as_ptr().cast_const());
+        }
     }
 }
 
-/// Meets a socket of the audit that no hook saw as it was accepted: MPTCP makes them so.
+/// Gives a record to a socket of the audit that no hook saw as it was accepted: MPTCP makes them so.
 #[inline(always)]
-fn met(sk: *mut c_void) -> Option<NonNull<Socket>> {
-    let protocol = read::<u16>(sk, offset!(sock_protocol))?;
-    if protocol != IPPROTO_MPTCP || !kernel::is_made_inside(sk) {
+fn accepted(sk: Sock) -> Option<SocketRef> {
+    let protocol = sk.read::<u16>(offset!(sock_protocol))?;
+    if protocol != IPPROTO_MPTCP || !sk.is_made_inside() {
         return None;
     }
-    storage::met_accepted(sk, read::<u16>(sk, offset!(sock_family))?, protocol)
+    storage::create_accepted(sk, sk.read::<u16>(offset!(sock_family))?, protocol)
 }
 
 /// Reads TCP's own counters; a socket that listens has none that mean anything.
 #[inline(always)]
-fn tcp_counters(sighting: &mut Sighting, sk: *mut c_void) {
+fn tcp_counters(sighting: &mut Sighting, sk: Sock) {
     const TCP_LISTEN: u32 = 10;
     if sighting.protocol != IPPROTO_TCP || sighting.state == TCP_LISTEN {
         return;
     }
     let counters = (
-        read::<u64>(sk, offset!(tcp_bytes_received)),
-        read::<u64>(sk, offset!(tcp_bytes_acked)),
-        read::<u32>(sk, offset!(tcp_rcv_nxt)),
-        read::<u32>(sk, offset!(tcp_copied_seq)),
-        read::<u32>(sk, offset!(tcp_write_seq)),
-        read::<u32>(sk, offset!(tcp_snd_una)),
+        sk.read::<u64>(offset!(tcp_bytes_received)),
+        sk.read::<u64>(offset!(tcp_bytes_acked)),
+        sk.read::<u32>(offset!(tcp_rcv_nxt)),
+        sk.read::<u32>(offset!(tcp_copied_seq)),
+        sk.read::<u32>(offset!(tcp_write_seq)),
+        sk.read::<u32>(offset!(tcp_snd_una)),
     );
     if let (Some(received), Some(acked), Some(next), Some(copied), Some(written), Some(una)) =
         counters
@@ -135,8 +136,19 @@ fn tcp_counters(sighting: &mut Sighting, sk: *mut c_void) {
     }
 }
 
-#[inline(always)]
-fn write<T>(seq: *mut c_void, record: *const T) {
-    // SAFETY: `record` is readable for its size. An overflow makes the kernel call this program again with room.
-    unsafe { bpf_seq_write(seq.cast(), record.cast::<c_void>(), size_of::<T>() as u32) };
+/// What the reader of the iterator gets (`struct seq_file`).
+struct Output(*mut c_void);
+
+impl Output {
+    /// Writes a record. An overflow makes the kernel call this program again with room.
+    ///
+    /// # Safety
+    ///
+    /// `record` must be readable for its size, and the verifier must know that it is.
+    #[inline(always)]
+    unsafe fn write<T>(&self, record: *const T) {
+        let size = size_u32(size_of::<T>());
+        // SAFETY: the caller's promise.
+        unsafe { bpf_seq_write(self.0.cast(), record.cast::<c_void>(), size) };
+    }
 }

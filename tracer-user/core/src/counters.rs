@@ -41,7 +41,7 @@ impl Counters {
     /// Records that found their ring full.
     #[must_use]
     pub fn lost_records(&self) -> u64 {
-        self.of(Counter::RingFailures) + self.of(Counter::CaseFailures)
+        self.of(Counter::RingFailures) + self.of(Counter::ViolationFailures)
     }
 
     /// Sockets that were never bound to an owner.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{ArgMatches, Args, Parser, Subcommand};
-use tracer_abi::limits::{PLACES, RING_BYTES};
+use tracer_abi::limits::{RING_BYTES, SLOTS};
 use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::{Kind, Level, Levels};
 
@@ -94,7 +94,7 @@ pub(super) struct RunArgs {
     ring_kib: u32,
     /// How many places there are for what is known of sockets: a power of two, 232 bytes of kernel memory each. A socket that finds
     /// its place taken is followed as well, and costs the program about a microsecond more; the report counts them.
-    #[arg(long, value_name = "NUMBER", default_value_t = PLACES, value_parser = parse_places)]
+    #[arg(long, value_name = "NUMBER", default_value_t = SLOTS, value_parser = parse_places)]
     places: u32,
     /// Shows the user stack that opened the socket in each finding, with names if the program has
     /// symbols. Costs about 20 us for each socket and reads the program's files. x86-64 only.

@@ -105,7 +105,7 @@ impl LostByStage {
         let of = |counter| audit_log.counters.of(counter);
         Self {
             ring: of(Counter::RingFailures),
-            violations_ring: of(Counter::CaseFailures),
+            violations_ring: of(Counter::ViolationFailures),
             stacks_ring: of(Counter::StackFailures),
             socket_storage: of(Counter::StorageFailures),
             ends_table: of(Counter::EndFailures),
@@ -217,7 +217,7 @@ impl<'a> Document<'a> {
                 missed_runs: audit_log.missed_runs,
                 links: links(audit_log),
                 resyncs: audit_log.resyncs,
-                without_place: of(Counter::Unplaced),
+                without_place: of(Counter::WithoutSlot),
                 baseline_sockets: of(Counter::Adopted),
                 malformed_annotations: of(Counter::Refused),
             },

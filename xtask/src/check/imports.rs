@@ -2,7 +2,7 @@
 //!
 //! The rule holds between siblings, at every level of a crate's tree: for two modules of one
 //! parent, one imports the other when any file below the one names anything below the other, by
-//! `use` or by a path in an expression or a type. A name is followed through the re-exports on its way. A parent may
+//! `use` or by any other path. A name is followed through the re-exports on its way. A parent may
 //! import its children and they may import what the parent defines; that is how Rust nests modules.
 //! Code under `#[cfg(test)]` is left out.
 
