@@ -4,11 +4,10 @@
 //! Its sockets are made by the socket module. Other sources that nsswitch.conf(5) may name (mDNS,
 //! NIS, LDAP, systemd's own) are not asked.
 
-use std::fmt;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
+use std::{fmt, io};
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
@@ -17,9 +16,9 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, Resolver as Client};
-
 use tunnel_proto::target::Endpoint;
 
+use crate::io::race::interleave;
 use crate::io::resolver::connector::{Connector, Tasks};
 use crate::io::resolver::file::Watched;
 use crate::io::resolver::slots::Slots;
@@ -135,10 +134,12 @@ impl Resolver {
             Some(address) => vec![address],
             None => self.lookup(endpoint.host(), owner).await?,
         };
-        let addresses = addresses.into_iter().take(ANSWERS_MAX);
-        Ok(addresses
-            .map(|address| SocketAddr::new(address, endpoint.port()))
-            .collect())
+        let addresses = addresses.into_iter();
+        let addresses = addresses.map(|address| SocketAddr::new(address, endpoint.port()));
+        // In turn, so that the bound takes from both families.
+        let mut addresses = interleave(addresses.collect());
+        addresses.truncate(ANSWERS_MAX);
+        Ok(addresses)
     }
 
     async fn lookup(&self, host: &str, owner: Owner) -> Result<Vec<IpAddr>, ResolveError> {
@@ -176,7 +177,7 @@ async fn ask(
     name: Name,
     owner: Owner,
 ) -> Result<Vec<IpAddr>, ResolveError> {
-    let label = format!("lookup of {name}");
+    let label = format!("lookup of {}", name.to_ascii());
     let (tasks, mut spawned) = Tasks::new();
     let connector = Connector::new(tasks, settings.timeout, owner, label);
     let mut client = Client::builder_with_config(settings.servers(port), connector);
