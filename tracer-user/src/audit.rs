@@ -301,8 +301,11 @@ impl Audit {
 
     /// Ends the audit: takes the last look, has the hooks prove once more that they see, and returns what was seen. The
     /// processes may go on afterwards.
-    pub fn conclude(&mut self, target: Target) -> AuditLog {
+    ///
+    /// `is_cut_short` when sockets did not get their whole grace.
+    pub fn conclude(&mut self, target: Target, is_cut_short: bool) -> AuditLog {
         self.audit_log.target = target;
+        self.audit_log.is_cut_short = is_cut_short;
         self.audit_log.kernel = kernel_release();
         self.last_look();
         let findings = self.ledger.findings().sorted();

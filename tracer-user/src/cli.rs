@@ -1,15 +1,17 @@
 //! The command line interface of `tracer`.
 
 mod args;
+mod exit;
 
 use std::fmt::Display;
+use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use tracer_core::report::Report;
-use tracer_core::verdict::Verdict;
 
 use crate::audit::{self, Audit};
 use crate::metrics::Endpoint;
@@ -18,13 +20,7 @@ use crate::report::{json, text};
 use crate::selftest::probe_child;
 use crate::{doctor, exec, run};
 use args::{Cli, Command, RunArgs};
-
-const USAGE: u8 = 2;
-const LEAK: u8 = 3;
-const INCONCLUSIVE: u8 = 4;
-const CANNOT_TRACE: u8 = 5;
-/// The status of a shell for a command that cannot be run.
-const CANNOT_RUN: u8 = 127;
+use exit::{CANNOT_TRACE, INCONCLUSIVE, NOT_FOUND, USAGE};
 
 /// Runs the command and returns its exit status.
 pub fn main() -> ExitCode {
@@ -39,11 +35,11 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-            run_command(args, matches)
+            run_command(*args, matches)
         }
         Command::Doctor => {
             let checks = doctor::examine();
-            anstream::print!("{}", doctor::render(&checks));
+            print(anstream::stdout(), doctor::render(&checks));
             if doctor::passed(&checks) {
                 ExitCode::SUCCESS
             } else {
@@ -52,7 +48,7 @@ pub fn main() -> ExitCode {
         }
         Command::Enter { cgroup, command } => {
             print_error(format!("{:#}", exec::exec_in_cgroup(&cgroup, &command)));
-            ExitCode::from(CANNOT_RUN)
+            ExitCode::from(NOT_FOUND)
         }
         Command::SelfTest { cgroup } => match probe_child::run(&cgroup) {
             Ok(()) => ExitCode::SUCCESS,
@@ -65,6 +61,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(args: RunArgs, matches: &ArgMatches) -> ExitCode {
+    if let Some(Err(error)) = args.command.first().map(|it| exit::find(Path::new(it))) {
+        print_error(&error);
+        return ExitCode::from(error.status());
+    }
     let checked = args.check();
     let settings = args.audit_settings(matches);
     match checked.and_then(|()| run_audit(&settings, args)) {
@@ -84,19 +84,23 @@ async fn run_audit(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode
         Ok(audit) => audit,
         Err(error) => {
             print_error(doctor::explain(&error));
-            return Ok(ExitCode::from(CANNOT_TRACE));
+            return Ok(exit::of_tracer(CANNOT_TRACE, &args.exit_code).into());
         }
     };
     if signals.any_received().await {
         print_error("ended by a signal before the command was started: there is no verdict");
-        return Ok(ExitCode::from(INCONCLUSIVE));
+        return Ok(exit::of_tracer(INCONCLUSIVE, &args.exit_code).into());
     }
     let mut endpoint = match args.listen {
         Some(address) => Some(Endpoint::listen(address).await?),
         None => None,
     };
     if let Some(endpoint) = &endpoint {
-        anstream::eprintln!("metrics    http://{}/metrics", endpoint.address());
+        let address = endpoint.address();
+        print(
+            anstream::stderr(),
+            format_args!("metrics    http://{address}/metrics\n"),
+        );
     }
     let settings = run::Settings {
         command: args.command,
@@ -108,25 +112,39 @@ async fn run_audit(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode
     let report = Report::new(&audit_log, audit.ledger());
     // Before the command is ended, which may take a while.
     let written = args.json.as_ref().map_or(Ok(()), |path| {
-        write_file(path, |to| json::write(&report, to))
+        write_report(path, &report)
             .with_context(|| format!("cannot write the report {}", path.display()))
     });
     command.end(&audit, &mut signals).await;
-    anstream::eprint!("{}", text::render(&report));
-    written?;
-    Ok(match report.verdict {
-        Verdict::Clean => {
-            let status = audit_log.target.exit_status.unwrap_or(0);
-            ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
-        }
-        Verdict::Leak => ExitCode::from(LEAK),
-        Verdict::Inconclusive => ExitCode::from(INCONCLUSIVE),
-    })
+    print(anstream::stderr(), text::render(&report));
+    if let Err(error) = &written {
+        print_error(format!("{error:#}"));
+    }
+    let own = audit_log.target.exit_status;
+    Ok(exit::of_verdict(report.verdict, own, written.is_ok(), &args.exit_code).into())
+}
+
+/// Writes the report to a file, or to the standard output for `-`.
+fn write_report(path: &Path, report: &Report<'_>) -> std::io::Result<()> {
+    if path == Path::new("-") {
+        let mut stdout = std::io::stdout().lock();
+        json::write(report, &mut stdout)?;
+        return stdout.flush();
+    }
+    write_file(path, |to| json::write(report, to))
+}
+
+/// Prints, if it can be: an output that takes no text changes no verdict.
+fn print(mut to: impl std::io::Write, text: impl Display) {
+    let _ = write!(to, "{text}").and_then(|()| to.flush());
 }
 
 fn print_error(message: impl Display) {
     const BAD: Style = AnsiColor::Red.on_default().bold();
-    anstream::eprintln!("{BAD}tracer{BAD:#} {message}");
+    print(
+        anstream::stderr(),
+        format_args!("{BAD}tracer{BAD:#} {message}\n"),
+    );
 }
 
 /// Prints what the audit and the eBPF programs log.

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal as KillSignal, kill_process_group};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::audit::Audit;
 use crate::exec;
@@ -25,6 +25,9 @@ use tracer_core::report::{AuditLog, Target};
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the command may take to end after it was asked to.
 const TERM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the last process of a command has ended.
+const EMPTY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What `tracer run` is told.
 #[derive(Debug)]
@@ -40,19 +43,22 @@ pub struct Settings {
 /// What ended the audit's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopReason {
-    /// The command did, with this status.
-    Command(ExitStatus),
+    /// The command did.
+    Command,
     /// The time was up.
     Window,
     /// The user asked for it.
     Signal,
 }
 
-/// The signals that end an audit. They are kept from the moment this is made.
+/// The signals that end an audit: all those that would end this process and leave the command running
+/// untraced. They are kept from the moment this is made.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    quit: Signal,
+    user: [Signal; 2],
 }
 
 impl Signals {
@@ -66,6 +72,11 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            user: [
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+            ],
         })
     }
 
@@ -76,10 +87,14 @@ impl Signals {
     }
 
     async fn recv(&mut self) {
+        let [first, second] = &mut self.user;
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
+            _ = self.quit.recv() => {}
+            _ = first.recv() => {}
+            _ = second.recv() => {}
         }
     }
 }
@@ -96,7 +111,7 @@ impl AuditedCommand {
     /// Ends the command and everything that it started in its cgroup, unless the command ended by itself and left that behind.
     pub async fn end(mut self, audit: &Audit, signals: &mut Signals) {
         match self.ended {
-            StopReason::Command(_) => report_survivors(audit),
+            StopReason::Command => report_survivors(audit),
             StopReason::Window | StopReason::Signal => {
                 end_command(audit, &mut self.child, signals).await
             }
@@ -124,26 +139,41 @@ pub async fn run(
     let mut event_loop = EventLoop::new(audit, endpoint)?;
     let deadline = settings.window.map(|window| Instant::now() + window);
 
-    let ended = tokio::select! {
-        status = child.wait() => StopReason::Command(status?),
-        () = until(deadline) => StopReason::Window,
-        () = signals.recv() => StopReason::Signal,
-        never = event_loop.forever(audit) => match never {},
-        never = job_control.forever(group) => match never {},
+    let mut status = None;
+    let ended = loop {
+        tokio::select! {
+            ended = child.wait(), if status.is_none() => {
+                status = Some(ended?);
+                // A window is kept also when the command went on in the background.
+                if deadline.is_none() || !audit.cgroup().is_populated() {
+                    break StopReason::Command;
+                }
+            }
+            () = sleep(EMPTY_INTERVAL), if status.is_some() => {
+                if !audit.cgroup().is_populated() {
+                    break StopReason::Command;
+                }
+            }
+            () = until(deadline) => break StopReason::Window,
+            () = signals.recv() => break StopReason::Signal,
+            never = event_loop.forever(audit) => match never {},
+            never = job_control.forever(group) => match never {},
+        }
     };
     // Another process may hold a socket of the command, outside its cgroup.
+    let mut is_cut_short = false;
     let held = audit.counters().is_ok_and(|counters| counters.open() > 0);
     if held || audit.cgroup().is_populated() {
         // What ended just now has its grace yet.
         let grace_over = Instant::now() + settings.grace + POLL_INTERVAL;
         tokio::select! {
             () = sleep_until(grace_over) => {}
-            () = signals.recv() => {}
+            () = signals.recv() => is_cut_short = true,
             never = event_loop.forever(audit) => match never {},
         }
     }
     drop(event_loop);
-    let audit_log = audit.conclude(target(audit, settings, ended));
+    let audit_log = audit.conclude(target(audit, settings, status), is_cut_short);
     let judged = AuditedCommand {
         child,
         ended,
@@ -230,7 +260,7 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-fn target(audit: &Audit, settings: &Settings, ended: StopReason) -> Target {
+fn target(audit: &Audit, settings: &Settings, status: Option<ExitStatus>) -> Target {
     Target {
         cgroup: audit.cgroup().path().display().to_string(),
         command: settings
@@ -238,10 +268,7 @@ fn target(audit: &Audit, settings: &Settings, ended: StopReason) -> Target {
             .iter()
             .map(|argument| argument.to_string_lossy().into_owned())
             .collect(),
-        exit_status: match ended {
-            StopReason::Command(status) => exit_code(status),
-            StopReason::Window | StopReason::Signal => None,
-        },
+        exit_status: status.and_then(exit_code),
     }
 }
 
@@ -271,7 +298,7 @@ async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
     let emptied = async {
         let _ = child.wait().await;
         while audit.cgroup().is_populated() {
-            tokio::time::sleep(POLL_INTERVAL).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
     tokio::select! {

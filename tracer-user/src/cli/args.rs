@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +11,7 @@ use tracer_abi::limits::{RING_BYTES, SLOTS};
 use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::{Kind, Level, Levels};
 
+use super::exit::ExitRule;
 use crate::audit;
 use crate::exec;
 use crate::probes::Limits;
@@ -29,7 +30,8 @@ pub(super) struct Cli {
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 clean (after `run`, the command's own status), 3 leak, 4 inconclusive,
-5 cannot trace here, 2 usage.
+5 cannot trace here, 2 usage, 1 the report cannot be written, 126 and 127 as a shell: the command
+cannot be started. --exit-code tells a command's own 3, 4 and 5 from these.
 
 Examples:
   sudo tracer run -- ./my-server --once
@@ -39,7 +41,7 @@ Examples:
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Runs a command under audit, from its first instruction to its end, and gives the verdict.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Checks whether this kernel, these privileges and mounts allow tracing, and says how to fix it.
     Doctor,
     #[command(hide = true, name = exec::ENTER)]
@@ -55,10 +57,10 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// How long a socket may stay open after its request, its peer or its connection ended.
-    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1s", value_parser = parse_time)]
     pub(super) grace: Duration,
     /// How long a connection may stay open without a byte.
-    #[arg(long, default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "5m", value_parser = parse_time)]
     idle: Duration,
     /// How many more connections to one target than its baseline a process may open, use and keep
     /// although newer ones do their work.
@@ -66,13 +68,13 @@ pub(super) struct RunArgs {
     pile_up: usize,
     /// How long the oldest of such connections must have been kept until their number is the
     /// baseline. Common pools let go after 30 to 90 s; a short run can be told 3s.
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_time)]
     pile_up_after: Duration,
     /// Gives the verdict after this time, while the command still runs, then ends the command.
     /// Default: when the command ends, or at Ctrl-C.
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     pub(super) window: Option<Duration>,
-    /// Writes the report to this file, as JSON (schema watertight.audit/1).
+    /// Writes the report to this file, as JSON (schema watertight.audit/1); - is the standard output.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Serves the kernel's counts at http://ADDR/metrics while the command runs.
@@ -100,6 +102,10 @@ pub(super) struct RunArgs {
     /// symbols. Costs about 20 us for each socket and reads the program's files. x86-64 only.
     #[arg(long)]
     stacks: bool,
+    /// `verdict`: the exit status tells the verdict only (0, 3, 4, 5), not the command's own. `N=M`:
+    /// M takes the place of 3, 4 or 5. May be given several times.
+    #[arg(long, value_name = "RULE")]
+    pub(super) exit_code: Vec<ExitRule>,
     /// The command to run and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(super) command: Vec<OsString>,
@@ -155,18 +161,11 @@ impl RunArgs {
     ///
     /// When the command cannot be run, the report cannot be written, or an option has no effect here.
     pub(super) fn check(&self) -> Result<()> {
-        if let Some(program) = self.command.first() {
-            ensure!(
-                is_runnable(Path::new(program)),
-                "there is no command {}: give its path, or a name that is in PATH, after --",
-                program.display()
-            );
-        }
         ensure!(
             stacks::SUPPORTED || !self.stacks,
             "--stacks works on x86-64 only: leave it out on this machine"
         );
-        if let Some(path) = &self.json {
+        if let Some(path) = self.json.as_ref().filter(|path| path.as_os_str() != "-") {
             check_writable(path)
                 .with_context(|| format!("cannot write the report {}", path.display()))?;
         }
@@ -174,12 +173,13 @@ impl RunArgs {
     }
 }
 
-fn is_runnable(program: &Path) -> bool {
-    if program.components().count() > 1 {
-        return program.is_file();
+/// Reads a time as humantime writes it, or a number of seconds.
+fn parse_time(text: &str) -> std::result::Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write a time as 1s, 300ms or 2m"))
 }
 
 fn parse_ring(text: &str) -> std::result::Result<u32, String> {

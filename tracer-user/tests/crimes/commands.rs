@@ -32,6 +32,31 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
         privileged("a_detached_hook_is_named", a_detached_hook_is_named)
             .with_ignored_flag(skipped || case::lacks("bpftool")),
         Trial::test("usage_errors_end_with_2", usage_errors_end_with_2),
+        Trial::test(
+            "a_command_that_cannot_run_ends_as_in_a_shell",
+            a_command_that_cannot_run_ends_as_in_a_shell,
+        ),
+        privileged("exit_statuses_are_told_apart", exit_statuses_are_told_apart),
+        privileged(
+            "an_output_that_takes_no_text_hides_no_leak",
+            an_output_that_takes_no_text_hides_no_leak,
+        ),
+        privileged(
+            "the_report_goes_to_the_standard_output",
+            the_report_goes_to_the_standard_output,
+        ),
+        privileged(
+            "no_signal_leaves_the_command_behind",
+            no_signal_leaves_the_command_behind,
+        ),
+        privileged(
+            "a_grace_cut_short_is_not_clean",
+            a_grace_cut_short_is_not_clean,
+        ),
+        privileged(
+            "a_window_holds_for_what_goes_on_in_the_background",
+            a_window_holds_for_what_goes_on_in_the_background,
+        ),
     ]
 }
 
@@ -213,9 +238,8 @@ fn release_link(tracer: u32) -> Result<String, Failed> {
 }
 
 fn usage_errors_end_with_2() -> Result<(), Failed> {
-    let wrong: [&[&str]; 5] = [
+    let wrong: [&[&str]; 4] = [
         &["run"],
-        &["run", "--", "no-such-command"],
         &["run", "--grace", "soon", "--", "true"],
         &["run", "--deny", "leak", "--", "true"],
         &["run", "--json", "/no/such/folder/report.json", "--", "true"],
@@ -226,5 +250,175 @@ fn usage_errors_end_with_2() -> Result<(), Failed> {
             return Err(format!("{arguments:?} ended with {output:?}").into());
         }
     }
+    Ok(())
+}
+
+/// Runs this binary's program of that name under audit.
+fn audit_of(options: &[&str], fixture: &str) -> std::io::Result<Command> {
+    let mut command = tracer();
+    command.arg("run").args(options).arg("--");
+    command.arg(std::env::current_exe()?);
+    command.args([case::FIXTURE, fixture]);
+    Ok(command)
+}
+
+fn status_of(command: &mut Command, wanted: i32) -> Result<String, Failed> {
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.code() != Some(wanted) {
+        return Err(format!(
+            "{command:?} ended with {}, not {wanted}: {text}",
+            output.status
+        )
+        .into());
+    }
+    Ok(text)
+}
+
+fn a_command_that_cannot_run_ends_as_in_a_shell() -> Result<(), Failed> {
+    let plain = tempfile::NamedTempFile::new()?;
+    let plain = plain.path().to_str().ok_or("a path is not UTF-8")?;
+    for (command, wanted) in [("no-such-command", 127), (plain, 126), ("/etc", 126)] {
+        let text = status_of(tracer().args(["run", "--", command]), wanted)?;
+        if !text.contains(command) {
+            return Err(text.into());
+        }
+    }
+    Ok(())
+}
+
+fn exit_statuses_are_told_apart() -> Result<(), Failed> {
+    let exits_with_3 = ["--", "sh", "-c", "exit 3"];
+    let leaks = |rule| {
+        audit_of(
+            &["--grace", "300ms", "--exit-code", rule],
+            "close_wait_left_open",
+        )
+    };
+    status_of(tracer().arg("run").args(exits_with_3), 3)?;
+    status_of(
+        tracer()
+            .args(["run", "--exit-code", "verdict"])
+            .args(exits_with_3),
+        0,
+    )?;
+    status_of(&mut leaks("verdict")?, 3)?;
+    status_of(&mut leaks("3=42")?, 42)?;
+    Ok(())
+}
+
+fn an_output_that_takes_no_text_hides_no_leak() -> Result<(), Failed> {
+    let full = || std::fs::File::options().write(true).open("/dev/full");
+    let report = ["run", "--json", "/dev/full", "--", "true"];
+    let text = status_of(tracer().args(report), 1)?;
+    if !text.contains("cannot write the report") {
+        return Err(text.into());
+    }
+    let options = ["--grace", "300ms", "--json", "/dev/full"];
+    status_of(&mut audit_of(&options, "close_wait_left_open")?, 3)?;
+    let leak = audit_of(&options[..2], "close_wait_left_open")?
+        .stderr(full()?)
+        .status()?;
+    let clean = tracer()
+        .args(["run", "--", "true"])
+        .stderr(full()?)
+        .status()?;
+    if (leak.code(), clean.code()) != (Some(3), Some(0)) {
+        return Err(format!("{leak}, {clean}").into());
+    }
+    Ok(())
+}
+
+fn the_report_goes_to_the_standard_output() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let output = tracer()
+        .args(["run", "--json", "-", "--grace", "1", "--", "true"])
+        .current_dir(folder.path())
+        .output()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    if report["verdict"] != "clean" || report["window"]["grace_ms"] != 1000 {
+        return Err(report.to_string().into());
+    }
+    let files = std::fs::read_dir(folder.path())?.count();
+    if files != 0 {
+        return Err(format!("{files} files were made").into());
+    }
+    Ok(())
+}
+
+/// Starts an audit and returns it when the command has printed a line.
+fn started(command: &mut Command) -> Result<std::process::Child, Failed> {
+    let mut audit = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdout = BufReader::new(audit.stdout.take().ok_or("no pipe")?);
+    let mut line = String::new();
+    stdout.read_line(&mut line)?;
+    if line.is_empty() {
+        return Err("the command printed nothing".into());
+    }
+    Ok(audit)
+}
+
+fn signal(audit: &std::process::Child, signal: rustix::process::Signal) -> Result<(), Failed> {
+    let pid = rustix::process::Pid::from_child(audit);
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+fn no_signal_leaves_the_command_behind() -> Result<(), Failed> {
+    use rustix::process::Signal;
+    for number in [Signal::QUIT, Signal::USR1, Signal::USR2, Signal::HUP] {
+        let script = "echo $$; exec sleep 30";
+        let mut command = tracer();
+        command.args(["run", "--", "sh", "-c", script]);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut audit = command.spawn()?;
+        let mut line = String::new();
+        BufReader::new(audit.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
+        signal(&audit, number)?;
+        let status = audit.wait()?;
+        let lives = Path::new("/proc").join(line.trim()).exists();
+        if lives || !status.success() {
+            return Err(format!("{number:?}: {status}, the command lives: {lives}").into());
+        }
+    }
+    Ok(())
+}
+
+fn a_grace_cut_short_is_not_clean() -> Result<(), Failed> {
+    use rustix::process::Signal;
+    let mut audit = started(&mut audit_of(
+        &["--grace", "60s"],
+        "close_wait_kept_for_long",
+    )?)?;
+    signal(&audit, Signal::INT)?;
+    // The second one must not be taken for the first.
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&audit, Signal::INT)?;
+    let status = audit.wait()?;
+    let mut text = String::new();
+    audit
+        .stderr
+        .take()
+        .ok_or("no pipe")?
+        .read_to_string(&mut text)?;
+    if status.code() != Some(4) || !text.contains("while 1 socket was to be released") {
+        return Err(format!("{status}: {text}").into());
+    }
+    Ok(())
+}
+
+fn a_window_holds_for_what_goes_on_in_the_background() -> Result<(), Failed> {
+    let own = std::env::current_exe()?;
+    let script = format!(
+        "(sleep 1; exec {} {} close_wait_left_open) >/dev/null 2>&1 &",
+        own.display(),
+        case::FIXTURE
+    );
+    let options = [
+        "run", "--grace", "300ms", "--for", "20s", "--", "sh", "-c", &script,
+    ];
+    status_of(tracer().args(options), 3)?;
     Ok(())
 }

@@ -37,7 +37,8 @@ pub(crate) fn run(name: &str) {
         "held_twice" => held_twice(),
         "kept_by_a_child" => kept_by_a_child(),
         "released_after_grace" => fd_kept_after_end(),
-        "close_wait_left_open" => close_wait_left_open(),
+        "close_wait_left_open" => close_wait_left_open(TOO_LONG),
+        "close_wait_kept_for_long" => close_wait_left_open(Duration::from_secs(30)),
         "refused_connect_left_open" => refused_connect_left_open(),
         "reset_left_open" => reset_left_open(),
         "hold_descriptor_0" => thread::sleep(TOO_LONG),
@@ -188,7 +189,7 @@ fn kept_by_a_child() {
     child.wait().unwrap();
 }
 
-fn close_wait_left_open() {
+fn close_wait_left_open(kept: Duration) {
     // No annotation at all: the rule holds for any program.
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let mut dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -198,7 +199,7 @@ fn close_wait_left_open() {
     accepted.write_all(b"hello").unwrap();
     drop(accepted);
     print_holder(&dialed);
-    thread::sleep(TOO_LONG);
+    thread::sleep(kept);
 }
 
 /// A TCP socket that is not connected.

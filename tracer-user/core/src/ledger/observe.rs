@@ -88,6 +88,7 @@ impl Ledger {
             self.findings.record(finding);
         }
         if let Some((kind, at_ns)) = evidence.deadline(&self.timeouts) {
+            self.walked.waiting += 1;
             self.add_next_deadline(facts.id, kind, at_ns);
         }
     }

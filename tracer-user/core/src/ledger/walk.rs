@@ -11,6 +11,8 @@ pub struct Walk {
     pub only_in_ledger: u64,
     /// Sockets that the walk met and no record announced.
     pub only_in_kernel: u64,
+    /// Sockets that have broken a rule for less than their grace.
+    pub waiting: u64,
     /// Whether connections became members of a pile that grew: another walk finds who holds them.
     pub has_piled_up: bool,
     /// Internet sockets from outside the audit that the audited processes hold; a bounded list.

@@ -61,6 +61,8 @@ pub struct AuditLog {
     pub window: Window,
     /// `uname -r`.
     pub kernel: String,
+    /// Whether the user ended the audit before sockets had their whole grace.
+    pub is_cut_short: bool,
     /// The kernel's counters since the audit began.
     pub counters: Counters,
     /// The last walk of the witness; `None` when it failed.

@@ -13,12 +13,27 @@ pub(super) fn missing(audit_log: &AuditLog, ledger: &Ledger) -> Vec<String> {
     let mut missing = audit_log.failures.clone();
     missing.extend(detached(audit_log));
     missing.extend(inherited(audit_log));
+    missing.extend(cut_short(audit_log));
     missing.extend(left(audit_log, ledger));
     missing.extend(kernel_failures(audit_log, ledger));
     if let Some(walk) = &audit_log.walk {
         missing.extend(disagreements(audit_log, walk));
     }
     missing
+}
+
+fn cut_short(audit_log: &AuditLog) -> Option<String> {
+    let waiting = audit_log.walk.as_ref().map_or(0, |walk| walk.waiting);
+    (audit_log.is_cut_short && waiting > 0).then(|| {
+        format!(
+            "a second signal cut the grace short while {waiting} {} to be released",
+            if waiting == 1 {
+                "socket was"
+            } else {
+                "sockets were"
+            }
+        )
+    })
 }
 
 fn detached(audit_log: &AuditLog) -> impl Iterator<Item = String> {
