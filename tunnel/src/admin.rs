@@ -1,17 +1,18 @@
-//! The admin port: counters, health, and what goes on, for those who run the program.
+//! The admin port: counters, health, sessions and streams, for those who run the program.
 //!
 //! | path | answers |
 //! |---|---|
 //! | `/` | a page for people |
 //! | `/metrics` | the counters, for Prometheus |
-//! | `/livez` | 200 as long as the program's tasks run; says nothing of anybody else |
+//! | `/livez` | 200 as long as the program's tasks run, whatever it is connected to |
 //! | `/readyz` | 200, or 503 and why this program should not be sent work now |
 //! | `/admin/sessions` | every session, as JSON |
 //! | `/admin/streams` | at most [`Config::streams_max`] streams, as JSON |
 //!
-//! It only answers questions, GET and HEAD. Whoever reaches it learns names, addresses and targets, so it listens on loopback unless
-//! [`Config::public`] says otherwise; and it answers only who asks for it by an address, `localhost` or one of
-//! [`Config::hosts`], so that no web page can have a browser ask on its behalf under a name of its own (DNS rebinding).
+//! It answers GET and HEAD only, and changes nothing. It shows names, addresses and targets, so it
+//! listens on loopback unless [`Config::public`] says otherwise. A request must name an address,
+//! `localhost` or one of [`Config::hosts`] as its host. A web page whose own name is made to resolve
+//! to this machine (DNS rebinding) cannot have a browser read the port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,8 +26,7 @@ mod host;
 mod page;
 mod view;
 
-pub(crate) use crate::admin::view::Shown;
-use crate::agent::Agent;
+pub(crate) use crate::admin::view::SessionView;
 use crate::io::scope;
 use crate::io::socket::{Listener, NOBODY, Role};
 use crate::metrics::Metrics;
@@ -36,9 +36,10 @@ use crate::metrics::Metrics;
 pub struct Config {
     /// Where it listens; port 0 takes a free port.
     pub listen: SocketAddr,
-    /// Whether `listen` may be an address that others than this machine reach.
+    /// Whether `listen` may be an address that other machines reach.
     pub public: bool,
-    /// The names by which it may be asked, besides addresses and `localhost`: without a port, in lower case.
+    /// The host names that requests may use, besides addresses and `localhost`: without a port, in
+    /// lower case.
     pub hosts: Vec<String>,
     /// Connections at once; more wait in the kernel's backlog.
     pub connections_max: usize,
@@ -66,9 +67,10 @@ impl Config {
 /// Why there is no admin port.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Others than this machine would reach it.
+    /// Other machines would reach it.
     #[error(
-        "the admin port at {0} would show sessions and targets to whoever reaches it: listen on 127.0.0.1 or [::1], or set admin-public"
+        "the admin port at {0} would show sessions and targets to whoever reaches it: listen on \
+         127.0.0.1 or [::1], or set admin-public"
     )]
     Public(SocketAddr),
     /// The address cannot be listened on; the error names it.
@@ -76,38 +78,45 @@ pub enum AdminError {
     Listen(#[from] io::Error),
 }
 
-/// A part of the program that an admin port tells of.
-pub(crate) trait Subject: fmt::Debug + Send + Sync {
-    /// Returns why it should not be sent work now.
-    fn unready(&self) -> Option<String>;
+/// A part of the program that an admin port shows.
+pub(crate) trait Inspect: fmt::Debug + Send + Sync {
+    /// Returns why it should not be sent work now, if it should not.
+    fn not_ready_reason(&self) -> Option<String>;
 
     /// Returns its sessions with at most `streams_max` streams in all.
-    fn sessions(&self, streams_max: usize) -> Vec<Shown>;
+    fn sessions(&self, streams_max: usize) -> Vec<SessionView>;
 }
 
-/// What an admin port tells of: the counters, and the agents of a program.
+/// Shows a part of the program at an admin port, as [`Agent::inspector`](crate::Agent::inspector)
+/// does.
+#[derive(Clone, Debug)]
+pub struct Inspector(Arc<dyn Inspect>);
+
+impl Inspector {
+    pub(crate) fn new(part: Arc<dyn Inspect>) -> Self {
+        Self(part)
+    }
+}
+
+/// What an admin port shows: the counters, and parts of the program such as its agents.
 #[derive(Clone, Debug)]
 pub struct Admin {
     metrics: Arc<Metrics>,
-    subjects: Vec<Arc<dyn Subject>>,
+    parts: Vec<Inspector>,
 }
 
 impl Admin {
     /// Begins with the counters.
     #[must_use]
     pub const fn new(metrics: Arc<Metrics>) -> Self {
-        let subjects = Vec::new();
-        Self { metrics, subjects }
+        let parts = Vec::new();
+        Self { metrics, parts }
     }
 
-    /// Adds an agent. The program is ready when all of its agents are.
+    /// Adds a part of the program. The program is ready when all of its parts are.
     #[must_use]
-    pub fn agent(self, agent: &Agent) -> Self {
-        self.subject(agent.subject())
-    }
-
-    pub(crate) fn subject(mut self, subject: Arc<dyn Subject>) -> Self {
-        self.subjects.push(subject);
+    pub fn inspect(mut self, part: Inspector) -> Self {
+        self.parts.push(part);
         self
     }
 

@@ -25,7 +25,7 @@ mod visitor;
 pub use tunnel_proto::listen::Listen;
 use tunnel_proto::mux::Reason;
 
-use crate::admin::{Admin, AdminError};
+use crate::admin::{Admin, AdminError, Inspector};
 use crate::io::clock::Clock;
 use crate::io::scope::Scope;
 use crate::io::socket::Listener;
@@ -118,8 +118,8 @@ impl Server {
             shared,
         };
         if let Some(config) = admin {
-            let subject = Arc::<Shared>::clone(&server.shared);
-            let admin = Admin::new(metrics).subject(subject);
+            let inspector = Inspector::new(Arc::<Shared>::clone(&server.shared));
+            let admin = Admin::new(metrics).inspect(inspector);
             let port = admin.listen(config).await?;
             server.admin = Some(port.address());
             let tasks = &server.admin_tasks;

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::admin::view::{Sessions, Streams};
-use crate::admin::{Admin, Shared, host, page};
+use crate::admin::{Admin, Inspector, SessionView, Shared, host, page};
 use crate::io::socket::Socket;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -94,7 +94,7 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> (StatusCode, &'static str
             ),
         },
         "/livez" => (StatusCode::OK, TEXT, "alive\n".to_owned()),
-        "/readyz" => match admin.unready() {
+        "/readyz" => match admin.not_ready_reason() {
             None => (StatusCode::OK, TEXT, "ready\n".to_owned()),
             Some(why) => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -102,9 +102,9 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> (StatusCode, &'static str
                 format!("not ready: {why}\n"),
             ),
         },
-        "/admin/sessions" => json(serde_json::to_string(&Sessions::of(admin.shown(0)))),
+        "/admin/sessions" => json(serde_json::to_string(&Sessions::of(admin.sessions(0)))),
         "/admin/streams" => {
-            let shown = admin.shown(config.streams_max);
+            let shown = admin.sessions(config.streams_max);
             json(serde_json::to_string(&Streams::of(shown)))
         }
         _ => {
@@ -117,17 +117,20 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> (StatusCode, &'static str
 
 impl Admin {
     /// Returns why the program should not be sent work now.
-    pub(super) fn unready(&self) -> Option<String> {
-        let reasons = self.subjects.iter().filter_map(|subject| subject.unready());
+    pub(super) fn not_ready_reason(&self) -> Option<String> {
+        let reasons = self
+            .parts
+            .iter()
+            .filter_map(|part| part.0.not_ready_reason());
         reasons.reduce(|all, next| all + "; " + &next)
     }
 
     /// Returns all sessions with at most `streams_max` streams in all.
-    pub(super) fn shown(&self, streams_max: usize) -> Vec<crate::admin::Shown> {
+    pub(super) fn sessions(&self, streams_max: usize) -> Vec<SessionView> {
         let mut left = streams_max;
         let mut all = Vec::new();
-        for subject in &self.subjects {
-            let sessions = subject.sessions(left);
+        for Inspector(part) in &self.parts {
+            let sessions = part.sessions(left);
             let streams: usize = sessions.iter().map(|it| it.snapshot.some.len()).sum();
             left = left.saturating_sub(streams);
             all.extend(sessions);

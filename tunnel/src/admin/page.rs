@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::admin::Admin;
-use crate::admin::view::{Session, Sessions, Shown, Stream, Streams};
+use crate::admin::view::{Session, SessionView, Sessions, Stream, Streams};
 
 /// Rows of the table of sessions.
 const SESSIONS_MAX: usize = 200;
@@ -18,10 +18,10 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\
 .bad{color:#b00020}.note{color:#666}";
 
 pub(super) fn write(admin: &Admin) -> String {
-    let shown = admin.shown(STREAMS_MAX);
+    let shown = admin.sessions(STREAMS_MAX);
     let count = shown.len();
     let streams = Streams::of(shown.clone());
-    let few: Vec<Shown> = shown.into_iter().take(SESSIONS_MAX).collect();
+    let few: Vec<SessionView> = shown.into_iter().take(SESSIONS_MAX).collect();
     let sessions = Sessions::of(few);
     let page = html! {
         (DOCTYPE)
@@ -34,7 +34,7 @@ pub(super) fn write(admin: &Admin) -> String {
             }
             body {
                 h1 { "tunnel " (env!("CARGO_PKG_VERSION")) }
-                @match admin.unready() {
+                @match admin.not_ready_reason() {
                     None => p { "ready" },
                     Some(why) => p.bad { "not ready: " (why) },
                 }

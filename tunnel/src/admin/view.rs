@@ -10,7 +10,7 @@ use crate::session::Snapshot;
 
 /// A session, and who is at its other end.
 #[derive(Clone, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct SessionView {
     pub(crate) party: Party,
     /// The name of the agent or the peer.
     pub(crate) name: String,
@@ -60,7 +60,7 @@ pub(super) struct Stream {
 }
 
 impl Sessions {
-    pub(super) fn of(shown: Vec<Shown>) -> Self {
+    pub(super) fn of(shown: Vec<SessionView>) -> Self {
         Self {
             sessions: shown.into_iter().map(Session::of).collect(),
         }
@@ -68,7 +68,7 @@ impl Sessions {
 }
 
 impl Session {
-    fn of(shown: Shown) -> Self {
+    fn of(shown: SessionView) -> Self {
         let snapshot = shown.snapshot;
         Self {
             session: snapshot.session.to_string(),
@@ -94,7 +94,7 @@ impl Session {
 }
 
 impl Streams {
-    pub(super) fn of(shown: Vec<Shown>) -> Self {
+    pub(super) fn of(shown: Vec<SessionView>) -> Self {
         let total = shown.iter().map(|shown| shown.snapshot.streams).sum();
         let streams = shown.into_iter().flat_map(|shown| {
             let (session, name) = (shown.snapshot.session.to_string(), shown.name);

@@ -4,17 +4,20 @@ use std::sync::Arc;
 
 use tunnel_proto::wire::handshake::Party;
 
-use crate::admin::{Shown, Subject};
+use crate::admin::{Inspect, Inspector, SessionView};
 use crate::agent::{Agent, Shared};
+use crate::session::Session;
 
 impl Agent {
-    pub(crate) fn subject(&self) -> Arc<dyn Subject> {
-        Arc::<Shared>::clone(&self.shared)
+    /// Returns what [`Admin::inspect`](crate::admin::Admin::inspect) takes to show this agent.
+    #[must_use]
+    pub fn inspector(&self) -> Inspector {
+        Inspector::new(Arc::<Shared>::clone(&self.shared))
     }
 }
 
-impl Subject for Shared {
-    fn unready(&self) -> Option<String> {
+impl Inspect for Shared {
+    fn not_ready_reason(&self) -> Option<String> {
         if self.over.is_cancelled() {
             return Some(format!("agent {} is draining", self.config.name));
         }
@@ -23,13 +26,13 @@ impl Subject for Shared {
         (!connected).then(|| format!("agent {name} is not connected to {server}"))
     }
 
-    fn sessions(&self, streams_max: usize) -> Vec<Shown> {
+    fn sessions(&self, streams_max: usize) -> Vec<SessionView> {
         let mut left = streams_max;
         let sessions = self.sessions.borrow().clone();
-        let shown = |(slot, session): (u8, crate::session::Session)| {
+        let shown = |(slot, session): (u8, Session)| {
             let snapshot = session.snapshot(left);
             left = left.saturating_sub(snapshot.some.len());
-            Shown {
+            SessionView {
                 party: Party::Server,
                 name: self.config.name.clone(),
                 link: Some(slot.to_string()),

@@ -1,21 +1,21 @@
 //! What a server shows at its admin port.
 
-use crate::admin::{Shown, Subject};
+use crate::admin::{Inspect, SessionView};
 use crate::server::agents::registry::Present;
 use crate::server::shared::Shared;
 
-impl Subject for Shared {
-    fn unready(&self) -> Option<String> {
+impl Inspect for Shared {
+    fn not_ready_reason(&self) -> Option<String> {
         let draining = self.draining.is_cancelled();
         draining.then(|| "the server is draining".to_owned())
     }
 
-    fn sessions(&self, streams_max: usize) -> Vec<Shown> {
+    fn sessions(&self, streams_max: usize) -> Vec<SessionView> {
         let mut left = streams_max;
         let shown = |present: Present| {
             let snapshot = present.entry.session.snapshot(left);
             left = left.saturating_sub(snapshot.some.len());
-            Shown {
+            SessionView {
                 party: present.party,
                 name: present.name,
                 link: present.link.map(|link| link.to_string()),

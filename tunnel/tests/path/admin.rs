@@ -249,8 +249,8 @@ async fn an_agent_is_ready_while_each_of_its_servers_is_reached() {
         tasks.spawn_interruptible(port.serve(tasks.handle()));
         address
     };
-    let one = Admin::new(metrics).agent(&rig.agent);
-    let both = listen(one.clone().agent(&lost)).await;
+    let one = Admin::new(metrics).inspect(rig.agent.inspector());
+    let both = listen(one.clone().inspect(lost.inspector())).await;
     let one = listen(one).await;
     assert_eq!(status(&get(one, "/readyz").await), 200);
     let answer = get(both, "/readyz").await;

@@ -32,9 +32,12 @@ pub(crate) async fn run(args: AgentArgs, mut signals: Signals) -> anyhow::Result
         .collect();
     let admin = Scope::new();
     if let Some(config) = plan.admin {
-        let shown = Admin::new(Arc::clone(&metrics));
-        let shown = agents.iter().fold(shown, Admin::agent);
-        let port = shown.listen(config).await?;
+        let counters = Admin::new(Arc::clone(&metrics));
+        let inspectors = agents.iter().map(Agent::inspector);
+        let port = inspectors
+            .fold(counters, Admin::inspect)
+            .listen(config)
+            .await?;
         announce("admin", port.address())?;
         admin.spawn_interruptible(port.serve(admin.handle()));
     }
