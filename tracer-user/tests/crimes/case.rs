@@ -58,6 +58,9 @@ pub(crate) enum Holders {
     OneEach,
 }
 
+/// One socket outlived its request.
+pub(crate) const OUTLIVED: &[(&str, usize)] = &[("outlived-request", 1)];
+
 pub(crate) const BASE: Case = Case {
     name: "",
     status: CLEAN,
