@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 #[path = "../tracer-ebpf/digest.rs"]
 mod digest;
 
-/// Names another object to embed: CI sets it to the one that `cargo xtask ebpf --check` has just built.
+/// Names another object to embed: CI sets it to the one that `cargo xtask ebpf --check` has just
+/// built.
 const OVERRIDE: &str = "TRACER_EBPF_OBJECT";
 
 fn main() -> Result<(), Box<dyn Error>> {

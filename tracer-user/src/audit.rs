@@ -1,4 +1,5 @@
-//! One audit: the programs, the ledger and the witness, driven by whoever calls. Owns everything that must be undone.
+//! One audit: the programs, the ledger and the witness. The caller drives it. Dropping it undoes
+//! everything.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,13 +9,6 @@ use rustix::fs::OFlags;
 use thiserror::Error;
 
 use tracer_abi::counter::Counter;
-
-use crate::cgroup::{Cgroup, CgroupError};
-use crate::clock;
-use crate::probes::{Limits, ProbeError, Probes, ProgramLog};
-use crate::selftest::{self, SelfTestError, Witness};
-use crate::stacks::Stacks;
-use crate::witness;
 use tracer_core::counters::Counters;
 use tracer_core::event::{self, printable};
 use tracer_core::ledger::Timeouts;
@@ -22,17 +16,25 @@ use tracer_core::ledger::{ForeignSocket, Ledger, Walk};
 use tracer_core::report::{AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
-/// How many records one turn takes off the rings, so that the rest of the loop gets its turn too: some milliseconds' worth.
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::clock;
+use crate::probes::{Limits, ProbeError, Probes, ProgramLog};
+use crate::selftest::{self, SelfTestError, WitnessCheck};
+use crate::stacks::Stacks;
+use crate::witness;
+
+/// How many records one poll takes off the rings: a few milliseconds' worth, so that the rest of
+/// the loop runs too.
 const BATCH: usize = 1 << 13;
 /// The shortest time between two walks that overdue sockets ask for.
 const WALK_INTERVAL_NS: u64 = 100_000_000;
-/// A walk takes this share of the time, one part in, where the grace allows it.
+/// Walks take at most one part in this many of the time, if the grace allows it.
 const WALK_SHARE: u64 = 10;
 /// How long counters, ledger and witness may take to agree at the end.
 const SETTLE: Duration = Duration::from_secs(3);
 const SETTLE_STEP: Duration = Duration::from_millis(50);
 
-/// Why an audit cannot be made here.
+/// Why an audit cannot start here.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// No cgroup.
@@ -41,27 +43,27 @@ pub enum StartError {
     /// No programs.
     #[error(transparent)]
     Probes(#[from] ProbeError),
-    /// The programs are there and do not see.
+    /// The programs are attached and do not see every call.
     #[error(transparent)]
     SelfTest(#[from] SelfTestError),
 }
 
-/// What an audit is told.
+/// The settings of an audit.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long a socket may stay.
+    /// How long a socket may stay open.
     pub timeouts: Timeouts,
     /// What each finding does to the verdict.
     pub levels: Levels,
-    /// How much limits the kernel side has.
+    /// The sizes of what the kernel side keeps.
     pub limits: Limits,
-    /// Whether to keep the stacks that open sockets.
+    /// Whether to record the stacks that open sockets.
     pub stacks: bool,
 }
 
-/// An audit under way in a cgroup of its own.
+/// A running audit, in a cgroup of its own.
 pub struct Audit {
-    // Dropped in this order: first the programs, then the cgroup that they hang on.
+    // Dropped in this order: first the programs, then the cgroup that they are attached to.
     probes: Probes,
     program_log: ProgramLog,
     cgroup: Cgroup,
@@ -74,17 +76,17 @@ pub struct Audit {
     lost_before: u64,
     undialed: u64,
     failed_connects: u64,
-    walk_wanted: bool,
+    needs_walk: bool,
     next_walk_ns: u64,
     last_walk_ns: u64,
 }
 
 impl Audit {
-    /// Makes the cgroup, loads and attaches the programs and has them prove that they see.
+    /// Makes the cgroup, loads and attaches the programs, and runs the self-test.
     ///
     /// # Errors
     ///
-    /// When any of it cannot be had here.
+    /// When any of it fails.
     pub fn start(settings: &Settings) -> Result<Self, StartError> {
         let cgroup = Cgroup::create("watertight")?;
         let mut probes = Probes::load(
@@ -95,7 +97,7 @@ impl Audit {
         )?;
         let program_log = probes.program_log()?;
         probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
-        selftest::run(&mut probes, &cgroup, Witness::Untested)?;
+        selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
         let audit_log = AuditLog {
             inherited: inherited(&mut probes)?,
             ..AuditLog::default()
@@ -115,25 +117,25 @@ impl Audit {
             lost_before: 0,
             undialed: baseline.of(Counter::Undialed),
             failed_connects: baseline.of(Counter::Undialed),
-            walk_wanted: false,
+            needs_walk: false,
             next_walk_ns: 0,
             last_walk_ns: start_ns,
         })
     }
 
-    /// The cgroup to run in.
+    /// Returns the cgroup of the audit.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
-    /// The ledger.
+    /// Returns the ledger.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The ring, readable when it is half full.
+    /// Returns the ring, which becomes readable when it is half full.
     #[must_use]
     pub fn ring(&self) -> std::os::fd::BorrowedFd<'_> {
         self.probes.ring()
@@ -154,27 +156,28 @@ impl Audit {
         self.audit_log.records
     }
 
-    /// Does what is due: takes events off the rings, and has the witness look when a socket may have passed its grace.
-    /// Returns whether more events wait.
-    pub fn turn(&mut self) -> bool {
+    /// Takes events off the rings, and walks when a socket may have passed its grace. Returns
+    /// whether more events wait.
+    pub fn poll(&mut self) -> bool {
         let more = self.drain() >= BATCH;
         self.stacks.prune(|id| self.ledger.knows(id));
         self.program_log.flush();
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
         let now_ns = clock::now_ns();
-        self.look_at_counters(now_ns);
-        self.walk_wanted |= self.ledger.take_overdue(now_ns);
+        self.check_counters(now_ns);
+        self.needs_walk |= self.ledger.take_overdue(now_ns);
         // Only walks tell whether bytes move.
-        self.walk_wanted |= now_ns.saturating_sub(self.last_walk_ns) >= self.sample_interval_ns();
-        if self.walk_wanted && now_ns >= self.next_walk_ns {
-            self.walk_wanted = false;
+        self.needs_walk |= now_ns.saturating_sub(self.last_walk_ns) >= self.sample_interval_ns();
+        if self.needs_walk && now_ns >= self.next_walk_ns {
+            self.needs_walk = false;
             self.last_walk_ns = now_ns;
             if let Err(error) = self.walk() {
-                self.fail(&error);
+                self.record_failure(&error);
             }
             let took_ns = clock::now_ns().saturating_sub(now_ns);
-            // Slow walks are made less often, but not so seldom that a socket is gone before its holders are named.
+            // Slow walks are made less often, but often enough that the holders of a socket are
+            // named before it is gone.
             let pause_ns = took_ns
                 .saturating_mul(WALK_SHARE)
                 .min(self.timeouts.grace_ns / 2)
@@ -194,15 +197,15 @@ impl Audit {
         }
     }
 
-    /// Has the witness look when records were lost since the last walk, so that the ledger must be set right, or when connects
-    /// failed of which there are no records.
-    fn look_at_counters(&mut self, now_ns: u64) {
+    /// Asks for a walk when records were lost since the last one, or when connects failed that no
+    /// record names.
+    fn check_counters(&mut self, now_ns: u64) {
         let Ok(counters) = self.probes.counters() else {
             return;
         };
-        self.walk_wanted |= counters.lost_records() > self.lost_before;
+        self.needs_walk |= counters.lost_records() > self.lost_before;
         let undialed = counters.of(Counter::Undialed);
-        // One that is just under way is no failure: it is not there the next time.
+        // A connect that is in progress is no failure: it is gone the next time.
         let failed = undialed.min(self.undialed);
         if failed > self.failed_connects {
             self.ledger.expect_dead(now_ns);
@@ -211,7 +214,7 @@ impl Audit {
         self.failed_connects = failed;
     }
 
-    fn fail(&mut self, what: &dyn std::fmt::Display) {
+    fn record_failure(&mut self, what: &dyn std::fmt::Display) {
         let failure = what.to_string();
         if !self.audit_log.failures.contains(&failure) {
             self.audit_log.failures.push(failure);
@@ -231,7 +234,8 @@ impl Audit {
         taken
     }
 
-    /// Takes everything off the rings that is in them now. More may come all the time, faster than it is taken.
+    /// Takes everything off the rings that is in them now, and no more: records may come faster
+    /// than they are taken.
     fn drain_all(&mut self) {
         let mut rest = self.probes.capacity();
         while rest > 0 && self.drain() >= BATCH {
@@ -239,10 +243,11 @@ impl Audit {
         }
     }
 
-    /// Has the witness look, and sets the ledger right where records were lost.
+    /// Walks over all descriptors, and corrects the ledger if records were lost.
     fn walk(&mut self) -> Result<Walk, ProbeError> {
         self.drain_all();
-        // What is lost from here on may be of a socket that the walk has passed by then: another walk must follow.
+        // A record that is lost from here on may be of a socket that the walk has already met:
+        // another walk must follow.
         let lost_before_walk = self.probes.counters()?.lost_records();
         let targets = self.cgroup.processes();
         self.ledger.begin_walk(clock::now_ns());
@@ -257,24 +262,24 @@ impl Audit {
         self.audit_log.scans += 1;
         let walk = self.ledger.finish_walk(lossy);
         // Who holds the members of a pile is known after another walk.
-        self.walk_wanted |= walk.has_piled_up;
+        self.needs_walk |= walk.has_piled_up;
         let mut names = HashMap::new();
         self.ledger
             .name_holders(|pid| names.entry(pid).or_insert_with(|| comm(pid)).clone());
         Ok(walk)
     }
 
-    /// Takes the last look, with the processes frozen if they live, until counters, ledger and witness agree or
-    /// patience ends.
-    fn last_look(&mut self) {
-        let patience_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
-        let deadline_ns = clock::now_ns().saturating_add(patience_ns);
+    /// Makes the last walks, with living processes frozen, until counters, ledger and witness agree
+    /// or the time is up.
+    fn final_walk(&mut self) {
+        let settle_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
+        let deadline_ns = clock::now_ns().saturating_add(settle_ns);
         loop {
-            if let Err(error) = self.look() {
-                self.fail(&error);
+            if let Err(error) = self.walk_frozen() {
+                self.record_failure(&error);
                 return;
             }
-            let has_piled_up = std::mem::take(&mut self.walk_wanted);
+            let has_piled_up = std::mem::take(&mut self.needs_walk);
             if self.audit_log.agrees() && !has_piled_up || clock::now_ns() > deadline_ns {
                 return;
             }
@@ -282,54 +287,56 @@ impl Audit {
         }
     }
 
-    fn look(&mut self) -> Result<(), ProbeError> {
-        // Held for this look only: processes that go on may yet release what is on its way.
+    fn walk_frozen(&mut self) -> Result<(), ProbeError> {
+        // Frozen for this walk only: the processes may still release what is in flight.
         let stopped = self.cgroup.is_populated();
         if stopped && !self.cgroup.freeze() {
-            log::debug!("the cgroup cannot be frozen; looking while it runs");
+            log::debug!("the cgroup cannot be frozen; walking while it runs");
         }
-        let looked = self.walk().and_then(|walk| Ok((walk, self.counters()?)));
+        let walked = self.walk().and_then(|walk| Ok((walk, self.counters()?)));
         self.audit_log.window.end_ns = clock::now_ns();
         if stopped {
             self.cgroup.thaw();
         }
-        let (walk, counters) = looked?;
+        let (walk, counters) = walked?;
         self.audit_log.walk = Some(walk);
         self.audit_log.counters = counters;
         Ok(())
     }
 
-    /// Ends the audit: takes the last look, has the hooks prove once more that they see, and returns what was seen. The
+    /// Ends the audit: makes the last walk, runs the self-test again and returns the log. The
     /// processes may go on afterwards.
     ///
     /// `is_cut_short` when sockets did not get their whole grace.
-    pub fn conclude(&mut self, target: Target, is_cut_short: bool) -> AuditLog {
+    pub fn finish(&mut self, target: Target, is_cut_short: bool) -> AuditLog {
         self.audit_log.target = target;
         self.audit_log.is_cut_short = is_cut_short;
         self.audit_log.kernel = kernel_release();
-        self.last_look();
+        self.final_walk();
         let findings = self.ledger.findings().sorted();
-        self.audit_log.stacks = self.stacks.symbolize(findings.iter().map(|found| found.id));
+        self.audit_log.stacks = self
+            .stacks
+            .symbolize(findings.iter().map(|finding| finding.id));
         match self.probes.attachments() {
             Ok((attachments, missed)) => {
                 self.audit_log.attachments = attachments;
                 self.audit_log.missed_runs = missed;
             }
-            Err(error) => self.fail(&error),
+            Err(error) => self.record_failure(&error),
         }
-        // It walks over every descriptor of the machine, which need not be done twice.
+        // The last walk went over every descriptor of the machine: no need to do that twice.
         let has_met = self
             .audit_log
             .walk
             .as_ref()
             .is_some_and(|walk| walk.open > 0);
-        let witness = if has_met {
-            Witness::Proven
+        let witness_check = if has_met {
+            WitnessCheck::Skipped
         } else {
-            Witness::Untested
+            WitnessCheck::Required
         };
-        if let Err(error) = selftest::run(&mut self.probes, &self.cgroup, witness) {
-            self.fail(&format!("the self-test failed at the end: {error}"));
+        if let Err(error) = selftest::run(&mut self.probes, &self.cgroup, witness_check) {
+            self.record_failure(&format!("the self-test failed at the end: {error}"));
         }
         self.audit_log.window = Window {
             start_ns: self.start_ns,
@@ -340,7 +347,7 @@ impl Audit {
     }
 }
 
-/// Returns this process's internet sockets that a command started by it will have too.
+/// Returns the internet sockets of this process that a command inherits from it.
 fn inherited(probes: &mut Probes) -> Result<Vec<ForeignSocket>, ProbeError> {
     let mut foreign_sockets = Vec::new();
     let own = std::process::id();
@@ -353,7 +360,7 @@ fn inherited(probes: &mut Probes) -> Result<Vec<ForeignSocket>, ProbeError> {
     Ok(foreign_sockets)
 }
 
-/// Whether a descriptor of this process is closed as another program is started (`O_CLOEXEC` in proc_pid_fdinfo(5)).
+/// Whether a descriptor of this process is closed on exec (`O_CLOEXEC` in proc_pid_fdinfo(5)).
 fn closes_on_exec(fd: u32) -> bool {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
     let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));

@@ -12,13 +12,13 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use thiserror::Error;
 
-/// How long a frozen cgroup may take to come to rest, and a left one to become removable.
-const PATIENCE: Duration = Duration::from_secs(2);
-const STEP: Duration = Duration::from_millis(5);
-/// How often survivors are moved out before the cgroup is given up.
-const ROUNDS: u32 = 20;
+/// How long the processes of a cgroup may take to freeze, and to be gone when they are killed.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How often the remaining processes are moved out before the cgroup is left behind.
+const MOVE_ATTEMPTS: u32 = 20;
 /// How many names are tried for a cgroup.
-const NAMES: u32 = 100;
+const NAME_ATTEMPTS: u32 = 100;
 
 /// Why there is no cgroup to audit in.
 #[derive(Debug, Error)]
@@ -29,9 +29,9 @@ pub enum CgroupError {
     /// `/proc` does not say where this process is.
     #[error("/proc/self/cgroup has no cgroup v2 line")]
     NoMembership,
-    /// Other audits have every name that was tried.
-    #[error("other audits have all the cgroups that this one could be")]
-    Taken,
+    /// Other audits use every name that was tried.
+    #[error("other audits use every cgroup name that was tried")]
+    NoFreeName,
     /// A file operation failed.
     #[error("{what} {path}: {source}")]
     Io {
@@ -88,12 +88,13 @@ fn membership(cgroup: &str) -> Option<&str> {
     cgroup.lines().find_map(|line| line.strip_prefix("0::/"))
 }
 
-/// A cgroup that belongs to one audit. Dropping it removes it, its survivors moved to the parent.
+/// A cgroup that belongs to one audit. Dropping it moves its processes to the parent and removes
+/// it.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
     parent: PathBuf,
-    _claim: File,
+    _lock: File,
 }
 
 impl Cgroup {
@@ -107,24 +108,24 @@ impl Cgroup {
         let text = fs::read_to_string(own).map_err(failed("cannot read", own))?;
         let below = membership(&text).ok_or(CgroupError::NoMembership)?;
         let parent = mount()?.join(below);
-        sweep(&parent, name);
-        for attempt in 0..NAMES {
-            // Audits in other PID namespaces may have the same number.
+        remove_stale(&parent, name);
+        for attempt in 0..NAME_ATTEMPTS {
+            // Audits in other PID namespaces may have the same PID.
             let path = parent.join(format!("{name}-{}-{attempt}", std::process::id()));
             match fs::create_dir(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.map_err(failed("cannot make the cgroup", &path))?,
             }
-            let claimed = claim(&path).map_err(failed("cannot lock the cgroup", &path))?;
-            if let Some(claim) = claimed {
+            let locked = lock(&path).map_err(failed("cannot lock the cgroup", &path))?;
+            if let Some(lock) = locked {
                 return Ok(Self {
                     path,
                     parent,
-                    _claim: claim,
+                    _lock: lock,
                 });
             }
         }
-        Err(CgroupError::Taken)
+        Err(CgroupError::NoFreeName)
     }
 
     /// Its directory.
@@ -152,7 +153,8 @@ impl Cgroup {
         Ok(metadata.ino())
     }
 
-    /// Returns the processes in it and below it. A process that is being moved may be missed or told twice.
+    /// Returns the processes in it and below it. A process that is being moved may be missed or
+    /// returned twice.
     #[must_use]
     pub fn processes(&self) -> HashSet<u32> {
         let mut processes = HashSet::new();
@@ -174,15 +176,15 @@ impl Cgroup {
         })
     }
 
-    /// Stops every process in it, so that what is looked at holds still; whether they came to rest. [`Cgroup::thaw`] lets
-    /// them go on in either case.
+    /// Freezes every process in it. Returns whether all are frozen; [`Cgroup::thaw`] is due in
+    /// either case.
     #[must_use]
     pub fn freeze(&self) -> bool {
         fs::write(self.path.join("cgroup.freeze"), "1").is_ok()
             && wait_until(|| self.event("frozen"))
     }
 
-    /// Lets the processes go on.
+    /// Thaws the processes.
     pub fn thaw(&self) {
         if let Err(error) = fs::write(self.path.join("cgroup.freeze"), "0") {
             log::warn!("cannot thaw the cgroup {}: {error}", self.path.display());
@@ -206,14 +208,14 @@ impl Cgroup {
     }
 
     fn remove(&self) {
-        for _ in 0..ROUNDS {
+        for _ in 0..MOVE_ATTEMPTS {
             for process in self.processes() {
                 let _ = fs::write(self.parent.join("cgroup.procs"), process.to_string());
             }
             if remove_tree(&self.path).is_ok() {
                 return;
             }
-            thread::sleep(STEP);
+            thread::sleep(POLL_INTERVAL);
         }
         log::warn!("cannot remove the cgroup {}", self.path.display());
     }
@@ -235,9 +237,10 @@ pub fn enter(path: &Path) -> Result<(), CgroupError> {
     fs::write(&processes, "0").map_err(failed("cannot enter the cgroup by", &processes))
 }
 
-/// Claims a cgroup for as long as the file is open, which ends with the process at the latest; `None` when another has it, or
-/// cleared it up in between. A number of a process would not do: it means another one in another PID namespace.
-fn claim(path: &Path) -> io::Result<Option<File>> {
+/// Locks a cgroup for as long as the file is open; `None` if another audit has it or has just
+/// removed it. The lock ends with the process. A PID in the name would not do: in another PID
+/// namespace it means another process.
+fn lock(path: &Path) -> io::Result<Option<File>> {
     let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let directory = match File::open(path) {
         Err(error) if gone(&error) => return Ok(None),
@@ -253,15 +256,16 @@ fn claim(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Clears up after audits that were killed: cgroups of this name that nobody claims. Processes that live in one are let go on.
-fn sweep(parent: &Path, name: &str) {
+/// Removes cgroups of this name that nobody has locked: their audits were killed. Processes in them
+/// are thawed.
+fn remove_stale(parent: &Path, name: &str) {
     for path in children(parent) {
         let is_ours = path
             .file_name()
             .and_then(|file| file.to_str()?.strip_prefix(name))
             .is_some_and(|rest| rest.starts_with('-'));
-        if is_ours && let Ok(Some(_claim)) = claim(&path) {
-            // What cannot be written or removed is left as it is: it is in nobody's way.
+        if is_ours && let Ok(Some(_lock)) = lock(&path) {
+            // A cgroup that cannot be written or removed does no harm.
             let _ = fs::write(path.join("cgroup.freeze"), "0");
             let _ = remove_tree(&path);
         }
@@ -296,12 +300,12 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 fn wait_until(done: impl Fn() -> bool) -> bool {
-    let rounds = PATIENCE.as_millis() / STEP.as_millis();
+    let rounds = TIMEOUT.as_millis() / POLL_INTERVAL.as_millis();
     for _ in 0..rounds {
         if done() {
             return true;
         }
-        thread::sleep(STEP);
+        thread::sleep(POLL_INTERVAL);
     }
     done()
 }

@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
             run_command(*args, matches)
         }
         Command::Doctor => {
-            let checks = doctor::examine();
+            let checks = doctor::run_checks();
             print(anstream::stdout(), doctor::render(&checks));
             if doctor::passed(&checks) {
                 ExitCode::SUCCESS
@@ -88,7 +88,7 @@ async fn run_audit(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode
         }
     };
     if signals.any_received().await {
-        print_error("ended by a signal before the command was started: there is no verdict");
+        print_error("ended by a signal before the command started: no verdict");
         return Ok(exit::of_tracer(INCONCLUSIVE, &args.exit_code).into());
     }
     let mut endpoint = match args.listen {
@@ -134,7 +134,7 @@ fn write_report(path: &Path, report: &Report<'_>) -> std::io::Result<()> {
     write_file(path, |to| json::write(report, to))
 }
 
-/// Prints, if it can be: an output that takes no text changes no verdict.
+/// Prints, and ignores errors: a closed output changes no verdict.
 fn print(mut to: impl std::io::Write, text: impl Display) {
     let _ = write!(to, "{text}").and_then(|()| to.flush());
 }

@@ -1,4 +1,5 @@
-//! `tracer doctor`: what this kernel, these privileges and mounts allow, line by line, with the fix.
+//! `tracer doctor`: whether this kernel, these privileges and mounts allow tracing, and how to fix
+//! it.
 
 use std::fs;
 use std::io;
@@ -6,18 +7,18 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use caps::{CapSet, Capability};
+use tracer_core::ledger::{PileLimits, Timeouts};
+use tracer_core::verdict::Levels;
 
 use crate::audit::{Audit, Settings, StartError, kernel_release};
 use crate::cgroup::{self, CgroupError};
 use crate::probes::{KERNEL_BTF, Limits, ProbeError};
 use crate::selftest::SelfTestError;
-use tracer_core::ledger::{PileLimits, Timeouts};
-use tracer_core::verdict::Levels;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
-/// Each capability that tracing needs, with what fails without it.
+/// The capabilities that tracing needs, and what for.
 const CAPABILITIES: [(Capability, &str); 3] = [
     (
         Capability::CAP_BPF,
@@ -33,19 +34,19 @@ const CAPABILITIES: [(Capability, &str); 3] = [
     ),
 ];
 
-/// One line of the examination.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub what: &'static str,
     /// What was found, or why it is not there.
     pub found: String,
-    /// `None` when all is well; otherwise what to do.
+    /// What to do; `None` if nothing is missing.
     pub fix: Option<String>,
 }
 
 impl Check {
-    fn good(what: &'static str, found: impl Into<String>) -> Self {
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
         Self {
             what,
             found: found.into(),
@@ -53,7 +54,7 @@ impl Check {
         }
     }
 
-    fn bad(what: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    fn missing(what: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             what,
             found: found.into(),
@@ -62,22 +63,22 @@ impl Check {
     }
 }
 
-/// Looks at everything that tracing needs, and last tries it: programs are loaded and attached to a cgroup of their own, where
-/// one connection is opened and released.
+/// Checks everything that tracing needs. The last check is a self-test: it attaches the programs to
+/// a cgroup of its own and opens and releases one connection there.
 #[must_use]
-pub fn examine() -> Vec<Check> {
-    let mut checks = vec![kernel(), btf(), privileges(), hierarchy()];
-    checks.push(trial());
+pub fn run_checks() -> Vec<Check> {
+    let mut checks = vec![kernel(), btf(), privileges(), cgroup_v2()];
+    checks.push(self_test());
     checks
 }
 
-/// Whether an examination found nothing missing.
+/// Whether nothing is missing.
 #[must_use]
 pub fn passed(checks: &[Check]) -> bool {
     checks.iter().all(|check| check.fix.is_none())
 }
 
-/// Returns the examination with ANSI styles.
+/// Returns the results as text with ANSI styles.
 #[must_use]
 pub fn render(checks: &[Check]) -> String {
     let mut text = String::new();
@@ -98,18 +99,20 @@ pub fn render(checks: &[Check]) -> String {
     text
 }
 
-/// The first kernel with `bpf_sock_from_file` and socket storage for tracing programs (5.11), with atomics that return the
-/// value before (5.12), and with `bpf_get_current_task_btf` for programs of a cgroup (5.15).
+/// The first kernel with `bpf_sock_from_file` and socket storage for tracing programs (5.11), with
+/// atomics that return the value before (5.12), and with `bpf_get_current_task_btf` for programs of
+/// a cgroup (5.15).
 const FLOOR: (u32, u32) = (5, 15);
 
-const TOO_OLD: &str = "run Linux 5.15 or later: older ones do not tell the programs of a cgroup what task they run for";
+const TOO_OLD: &str = "run Linux 5.15 or later: on older kernels the programs of a cgroup cannot \
+                       read the current task";
 
 fn kernel() -> Check {
     let release = kernel_release();
     if is_too_old(&release) {
-        return Check::bad("kernel", format!("Linux {release}"), TOO_OLD);
+        return Check::missing("kernel", format!("Linux {release}"), TOO_OLD);
     }
-    Check::good("kernel", format!("Linux {release}"))
+    Check::ok("kernel", format!("Linux {release}"))
 }
 
 fn is_too_old(release: &str) -> bool {
@@ -119,15 +122,15 @@ fn is_too_old(release: &str) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < FLOOR
 }
 
-/// Says that the kernel is too old, if that is why it refused a map or a program: what its verifier says of
-/// instructions that it does not know helps nobody.
+/// Says that the kernel is too old, if that is why it refused a map or a program: the verifier's
+/// message about unknown instructions does not help.
 fn outdated(error: &StartError) -> Option<String> {
     let refused = matches!(
         error,
         StartError::Probes(ProbeError::Program { .. } | ProbeError::Object(_))
     );
     let release = kernel_release();
-    // Root only: a refusal for lack of privileges is told as such.
+    // A refusal for lack of privileges is reported as such.
     let permitted = || privileges().fix.is_none();
     if refused && is_too_old(&release) && permitted() {
         return Some(format!("Linux {release} is too old"));
@@ -137,18 +140,19 @@ fn outdated(error: &StartError) -> Option<String> {
 
 fn btf() -> Check {
     match fs::metadata(KERNEL_BTF) {
-        Ok(meta) => Check::good("BTF", format!("{KERNEL_BTF}, {} KiB", meta.len() / 1024)),
-        Err(error) => Check::bad(
+        Ok(meta) => Check::ok("BTF", format!("{KERNEL_BTF}, {} KiB", meta.len() / 1024)),
+        Err(error) => Check::missing(
             "BTF",
             format!("{KERNEL_BTF}: {error}"),
-            "run a kernel built with CONFIG_DEBUG_INFO_BTF=y (every current distribution's is); in a container, mount /sys",
+            "run a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of all current distributions \
+             are; in a container, mount /sys",
         ),
     }
 }
 
 fn privileges() -> Check {
     let held = caps::read(None, CapSet::Effective).unwrap_or_default();
-    // CAP_SYS_ADMIN stood for the first two before Linux 5.8 and still does.
+    // CAP_SYS_ADMIN includes the first two, as before Linux 5.8.
     let admin = held.contains(&Capability::CAP_SYS_ADMIN);
     let missing: Vec<String> = CAPABILITIES
         .iter()
@@ -159,40 +163,43 @@ fn privileges() -> Check {
         .collect();
     if missing.is_empty() {
         let names: Vec<String> = CAPABILITIES.iter().map(|(c, _)| c.to_string()).collect();
-        return Check::good("privileges", names.join(", "));
+        return Check::ok("privileges", names.join(", "));
     }
-    Check::bad(
+    Check::missing(
         "privileges",
-        format!("lacks {}", missing.join("; ")),
-        "run as root (sudo -E), or in a container add BPF, PERFMON and NET_ADMIN to its capabilities",
+        format!("needs {}", missing.join("; ")),
+        "run as root (sudo -E); in a container, add the capabilities BPF, PERFMON and NET_ADMIN",
     )
 }
 
-fn hierarchy() -> Check {
+fn cgroup_v2() -> Check {
     match cgroup::mount() {
-        Ok(path) => Check::good("cgroup v2", path.display().to_string()),
-        Err(error) => Check::bad("cgroup v2", error.to_string(), fix_for_cgroup(&error)),
+        Ok(path) => Check::ok("cgroup v2", path.display().to_string()),
+        Err(error) => Check::missing("cgroup v2", error.to_string(), fix_for_cgroup(&error)),
     }
 }
 
 fn fix_for_cgroup(error: &CgroupError) -> String {
     match error {
         CgroupError::NotMounted => {
-            "mount it, at the host if this is a container: mount -t cgroup2 none /sys/fs/cgroup/unified".to_owned()
+            "mount it, for a container on the host: mount -t cgroup2 none /sys/fs/cgroup/unified"
+                .to_owned()
         }
         CgroupError::NoMembership => "mount /proc".to_owned(),
-        CgroupError::Taken => "let other audits end first".to_owned(),
+        CgroupError::NoFreeName => "wait until other audits have ended".to_owned(),
         CgroupError::Io { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => "run as root (sudo -E)".to_owned(),
             io::ErrorKind::ReadOnlyFilesystem => {
-                "mount the cgroup v2 hierarchy writable: in a container, mount the host's /sys/fs/cgroup read-write".to_owned()
+                "mount the cgroup v2 hierarchy writable; in a container, mount the host's \
+                 /sys/fs/cgroup read-write"
+                    .to_owned()
             }
             _ => "make the cgroup v2 hierarchy writable for this process".to_owned(),
         },
     }
 }
 
-fn trial() -> Check {
+fn self_test() -> Check {
     let settings = Settings {
         timeouts: Timeouts {
             grace_ns: u64::MAX,
@@ -207,18 +214,18 @@ fn trial() -> Check {
         stacks: false,
     };
     match Audit::start(&settings) {
-        Ok(_) => Check::good(
+        Ok(_) => Check::ok(
             "self-test",
-            "every hook saw one connection open, be annotated and be released",
+            "every hook saw one connection being opened, annotated and released",
         ),
         Err(error) => match outdated(&error) {
-            Some(found) => Check::bad("self-test", found, TOO_OLD),
-            None => Check::bad("self-test", error.to_string(), fix(&error)),
+            Some(found) => Check::missing("self-test", found, TOO_OLD),
+            None => Check::missing("self-test", error.to_string(), fix(&error)),
         },
     }
 }
 
-/// Says what to do about an audit that cannot start.
+/// Says how to fix what keeps an audit from starting.
 #[must_use]
 pub fn fix(error: &StartError) -> String {
     match error {
@@ -229,8 +236,8 @@ pub fn fix(error: &StartError) -> String {
         StartError::SelfTest(SelfTestError::ProbeChild(_)) => {
             "bring up loopback in this network namespace: ip link set lo up".to_owned()
         }
-        StartError::SelfTest(SelfTestError::Blind(_)) => {
-            "another program on an ancestor cgroup may take these calls first: bpftool cgroup tree"
+        StartError::SelfTest(SelfTestError::NotSeenBy(_)) => {
+            "a program on a parent cgroup may take these calls first: bpftool cgroup tree"
                 .to_owned()
         }
     }
@@ -240,8 +247,7 @@ fn fix_for_probes(error: &ProbeError) -> String {
     match error {
         ProbeError::NoBtf(_) => "run a kernel built with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
         ProbeError::Offset(_) => {
-            "this kernel's structs are not as expected: report it with the kernel's release"
-                .to_owned()
+            "report it with the kernel's release: its structs are not as expected".to_owned()
         }
         ProbeError::NoNamespace(_) | ProbeError::AttachState(_) => "mount /proc".to_owned(),
         ProbeError::Missing(_) => "build again from a clean checkout".to_owned(),
@@ -266,15 +272,18 @@ fn is_refusal(code: i32) -> bool {
 fn why_root_is_refused() -> &'static str {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     if lockdown.contains("[confidentiality]") {
-        "the kernel is locked down to [confidentiality], under which eBPF may not read kernel memory: boot with lockdown=integrity or none"
+        "the kernel is locked down to [confidentiality], where eBPF cannot read kernel memory: boot \
+         with lockdown=integrity or none"
     } else if Path::new("/.dockerenv").exists() {
-        "the container lacks capabilities or its seccomp profile forbids bpf(2): add BPF, PERFMON and NET_ADMIN"
+        "the container lacks capabilities, or its seccomp profile forbids bpf(2): add BPF, PERFMON \
+         and NET_ADMIN"
     } else {
-        "its capabilities or a seccomp profile forbid bpf(2): give it CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
+        "its capabilities or a seccomp profile forbid bpf(2): give it CAP_BPF, CAP_PERFMON and \
+         CAP_NET_ADMIN"
     }
 }
 
-/// Returns what went wrong and what to do, in the words of `tracer doctor`.
+/// Returns what went wrong and how to fix it, as `tracer doctor` says it.
 #[must_use]
 pub fn explain(error: &StartError) -> String {
     if let Some(found) = outdated(error) {

@@ -1,6 +1,7 @@
 //! Watches a program's sockets from the kernel and says with evidence whether each one closed.
 //!
-//! What is found is decided in [`tracer_core`]; this crate loads the eBPF programs, runs the command and writes the report.
+//! [`tracer_core`] decides the verdict. This crate loads the eBPF programs, runs the command and
+//! writes the report.
 
 pub mod audit;
 pub mod cgroup;

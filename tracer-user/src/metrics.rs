@@ -1,6 +1,7 @@
-//! `--listen`: the kernel's own counts, for Prometheus.
+//! `--listen`: the kernel's counts, for Prometheus.
 //!
-//! The HTTP task holds no state: it asks the audit's loop, which answers from the kernel's counters as they are then.
+//! The HTTP task has no state: each scrape is passed to the audit's loop, which reads the kernel's
+//! counters.
 
 use std::net::SocketAddr;
 
@@ -14,20 +15,20 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracer_abi::counter::Counter;
-
-use crate::audit::Audit;
 use tracer_core::verdict::Level;
 
+use crate::audit::Audit;
+
 /// How many scrapes may wait for the audit's loop.
-const WAITING: usize = 8;
+const QUEUED_SCRAPES_MAX: usize = 8;
 
 /// A scrape that waits for its answer.
 #[derive(Debug)]
 pub struct Scrape(oneshot::Sender<String>);
 
 impl Scrape {
-    /// Answers with the audit's present state.
-    pub fn answer(self, audit: &Audit) {
+    /// Responds with the audit's current state.
+    pub fn respond(self, audit: &Audit) {
         if let Ok(text) = text(audit) {
             // Whoever asked may be gone.
             let _ = self.0.send(text);
@@ -39,7 +40,7 @@ impl Scrape {
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
-    asks: mpsc::Receiver<Scrape>,
+    scrapes: mpsc::Receiver<Scrape>,
     task: JoinHandle<()>,
 }
 
@@ -54,7 +55,7 @@ impl Endpoint {
             .await
             .with_context(|| format!("cannot listen on {address} (--listen)"))?;
         let address = listener.local_addr()?;
-        let (sender, asks) = mpsc::channel(WAITING);
+        let (sender, scrapes) = mpsc::channel(QUEUED_SCRAPES_MAX);
         let router = Router::new()
             .route("/metrics", routing::get(scrape))
             .with_state(sender);
@@ -65,12 +66,12 @@ impl Endpoint {
         });
         Ok(Self {
             address,
-            asks,
+            scrapes,
             task,
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -78,7 +79,7 @@ impl Endpoint {
 
     /// Waits for the next scrape.
     pub async fn next_scrape(&mut self) -> Option<Scrape> {
-        self.asks.recv().await
+        self.scrapes.recv().await
     }
 }
 
@@ -88,16 +89,16 @@ impl Drop for Endpoint {
     }
 }
 
-async fn scrape(State(asks): State<mpsc::Sender<Scrape>>) -> Response {
-    let (sender, answer) = oneshot::channel();
+async fn scrape(State(scrapes): State<mpsc::Sender<Scrape>>) -> Response {
+    let (sender, response) = oneshot::channel();
     let busy = (
         StatusCode::SERVICE_UNAVAILABLE,
         "the audit is busy or over\n",
     );
-    if asks.try_send(Scrape(sender)).is_err() {
+    if scrapes.try_send(Scrape(sender)).is_err() {
         return busy.into_response();
     }
-    match answer.await {
+    match response.await {
         Ok(text) => {
             let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
             (kind, text).into_response()
@@ -125,32 +126,32 @@ const COUNTERS: [(&str, &str, Counter); 9] = [
     ),
     (
         "watertight_audit_sockets_connected_total",
-        "Connections that were dialed and established.",
+        "Connections dialed and established.",
         Counter::Connected,
     ),
     (
         "watertight_audit_sockets_released_late_total",
-        "Times that a socket had broken a rule for longer than grace as it was released or began anew.",
+        "Releases and reuses of sockets that had broken a rule for longer than grace.",
         Counter::Late,
     ),
     (
         "watertight_audit_requests_ended_total",
-        "Owners whose END was told.",
+        "Owners that ended.",
         Counter::Ended,
     ),
     (
         "watertight_audit_annotations_refused_total",
-        "Annotations refused for their form.",
+        "Malformed annotations that were refused.",
         Counter::Refused,
     ),
     (
         "watertight_audit_records_lost_total",
-        "Records that found the ring full.",
+        "Records lost because the ring was full.",
         Counter::RingFailures,
     ),
     (
         "watertight_audit_violations_lost_total",
-        "Records of violations that found their ring full.",
+        "Records of violations lost because their ring was full.",
         Counter::ViolationFailures,
     ),
 ];
@@ -169,7 +170,7 @@ fn text(audit: &Audit) -> Result<String> {
     }
     count(
         "watertight_audit_records_total",
-        "Records of the kernel side that were taken off its rings.",
+        "Records read from the rings.",
         audit.records(),
     )?;
     let gauge = |name: &str, help: &str, value: i64| -> Result<()> {
@@ -186,7 +187,7 @@ fn text(audit: &Audit) -> Result<String> {
     let denied = audit.ledger().findings().count(Level::Deny);
     gauge(
         "watertight_audit_leaked_sockets",
-        "Sockets with a finding that denies, so far.",
+        "Sockets with a denied finding, so far.",
         i64::try_from(denied).unwrap_or(i64::MAX),
     )?;
     let mut text = Vec::new();

@@ -30,12 +30,13 @@ use links::AttachState;
 use offsets::offsets;
 use programs::{program, take_map};
 
-/// The size of a ring that nothing is put into: one page, on any machine with pages of at most 64 KiB.
+/// The size of a ring that nothing is put into: one page, on any machine with pages of at most 64
+/// KiB.
 const UNUSED_BYTES: u32 = 64 << 10;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("TRACER_EBPF_EMBEDDED"));
 
-/// The programs, attached to nothing yet or to one cgroup. Dropping it detaches and unloads all of it.
+/// The programs, attached to nothing yet or to one cgroup. Dropping it detaches and unloads them.
 pub struct Probes {
     ebpf: Ebpf,
     ring: RingBuf<MapData>,
@@ -43,7 +44,7 @@ pub struct Probes {
     stacks: RingBuf<MapData>,
     /// How many records fit into the two rings.
     capacity: usize,
-    /// A violation that was taken off its ring and is not due yet.
+    /// A violation that was taken off its ring and is later than the next record.
     next_violation: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
     ends: HashMap<MapData, [u64; 2], u64>,
@@ -52,7 +53,7 @@ pub struct Probes {
 /// The sizes of what the kernel side keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of the ring that records wait in, a power of two and of pages.
+    /// Bytes of the ring buffer for records: a power of two, at least a page.
     pub ring_bytes: u32,
     /// Sockets that find a place ready, a power of two.
     pub places: u32,
@@ -68,8 +69,8 @@ impl Default for Limits {
 }
 
 impl Probes {
-    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the grace in nanoseconds; with
-    /// `stacks`, each socket's opener is asked for its stack.
+    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the
+    /// grace in nanoseconds; with `stacks`, each socket's opener is asked for its stack.
     ///
     /// # Errors
     ///
@@ -123,11 +124,11 @@ impl Probes {
         programs::attach(&mut self.ebpf, cgroup)
     }
 
-    /// Says which programs are attached, and how many runs of them the kernel skipped.
+    /// Returns the links of the programs, and how many runs of them the kernel skipped.
     ///
     /// # Errors
     ///
-    /// When `/proc` cannot be read or the kernel does not tell.
+    /// When `/proc` cannot be read or the kernel refuses.
     pub fn attachments(&self) -> Result<(Vec<Attachment>, u64), ProbeError> {
         let attach_state = AttachState::read().map_err(ProbeError::AttachState)?;
         let mut attachments = Vec::new();
@@ -147,12 +148,14 @@ impl Probes {
         Ok((attachments, attach_state.misses))
     }
 
-    /// Gives each record in the two rings to `take`, in the order of their times, until both are empty or `limit` were
-    /// given. Returns how many were. Where another CPU is about to fill in a record, those after it in its ring come late.
+    /// Calls `take` with each record of both rings, in order of time, until both are empty or
+    /// `limit` is reached. Returns the number of records. While another CPU fills in a record,
+    /// those after it in the same ring must wait.
     pub fn drain(&mut self, limit: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut taken = 0;
         while taken < limit {
-            // Each ring is looked at after the other one: what a process did before what is met is in the other ring by then.
+            // Each ring is read after the other one: what a process did before is in the other ring
+            // by then.
             if self.next_violation.is_none() {
                 self.next_violation = owned(&mut self.violations);
             }
@@ -188,14 +191,14 @@ impl Probes {
         self.capacity
     }
 
-    /// Gives each stack that was recorded since the last call to `take`.
+    /// Calls `take` with each stack that was recorded since the last call.
     pub fn drain_stacks(&mut self, mut take: impl FnMut(&[u8])) {
         while let Some(record) = self.stacks.next() {
             take(&record);
         }
     }
 
-    /// The ring, readable when the kernel side finds it half full.
+    /// The ring, which becomes readable when it is half full.
     #[must_use]
     pub fn ring(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
@@ -216,21 +219,22 @@ impl Probes {
 
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
-        // A counter may be counted up on one CPU and down on another.
+        // A counter may go up on one CPU and down on another.
         Ok(per_cpu
             .iter()
             .fold(0, |sum, value| sum.wrapping_add(*value)))
     }
 
-    /// Lets the kernel forget that these owners ended.
+    /// Removes the ENDs of these owners from the kernel's table.
     pub fn forget(&mut self, owners: &[Owner]) {
         for owner in owners {
-            // Gone already is as good.
+            // It may be gone already.
             let _ = self.ends.remove(&[owner.session, owner.stream]);
         }
     }
 
-    /// Opens a fresh walk of the witness over every file descriptor of the machine. It is read as a stream of sightings.
+    /// Starts a walk of the witness over every file descriptor of the machine. It is read as a
+    /// stream of sightings.
     ///
     /// # Errors
     ///
@@ -244,7 +248,7 @@ impl Probes {
             .map_err(|error| ProbeError::Witness(io::Error::other(error)))
     }
 
-    /// Starts to pass on what the programs say of their rare program_log, to the `log` crate. Must be polled.
+    /// Starts to forward the log of the programs to the `log` crate. It must be flushed regularly.
     ///
     /// # Errors
     ///
@@ -256,11 +260,11 @@ impl Probes {
     }
 }
 
-/// The programs' own log of rare program_log.
+/// The log of the programs, for rare faults.
 pub struct ProgramLog(EbpfLogger<&'static dyn log::Log>);
 
 impl ProgramLog {
-    /// Passes on what was logged since the last call.
+    /// Forwards what was logged since the last call.
     pub fn flush(&mut self) {
         self.0.flush();
     }
@@ -272,7 +276,7 @@ fn pid_namespace() -> io::Result<u32> {
     u32::try_from(inode).map_err(io::Error::other)
 }
 
-/// The smallest records that a ring holds have a header of eight bytes each.
+/// Returns how many of the smallest records fit. Each has a header of eight bytes.
 fn capacity(ring_bytes: u32) -> usize {
     let records = |bytes: u32, smallest: usize| bytes as usize / (8 + smallest);
     records(ring_bytes, size_of::<BriefEvent>()) + records(VIOLATIONS_BYTES, size_of::<LeftEvent>())

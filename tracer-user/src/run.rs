@@ -1,4 +1,4 @@
-//! `tracer run`: a command, from its first instruction to its end, in a cgroup of its own.
+//! `tracer run`: runs a command in a cgroup of its own, from its first instruction to its end.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -14,45 +14,45 @@ use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tracer_core::report::{AuditLog, Target};
 
 use crate::audit::Audit;
 use crate::exec;
-use crate::metrics::Endpoint;
+use crate::metrics::{Endpoint, Scrape};
 use crate::terminal::Terminal;
-use tracer_core::report::{AuditLog, Target};
 
 /// How often the ring is drained. It is also drained when it is half full.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long the command may take to end after it was asked to.
+/// How long the command may take to end after SIGTERM.
 const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether the last process of a command has ended.
+/// How often to check whether the last process of the command has ended.
 const EMPTY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What `tracer run` is told.
+/// The settings of `tracer run`.
 #[derive(Debug)]
 pub struct Settings {
     /// The command and its arguments.
     pub command: Vec<OsString>,
-    /// How long to watch; until the command ends if `None`.
+    /// How long to audit; `None` until the command ends.
     pub window: Option<Duration>,
-    /// The grace, for processes that live on at the end.
+    /// The grace, for processes that outlive the command.
     pub grace: Duration,
 }
 
 /// What ended the audit's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopReason {
-    /// The command did.
+    /// The command ended.
     Command,
-    /// The time was up.
+    /// The time (`--for`) was up.
     Window,
-    /// The user asked for it.
+    /// A signal came.
     Signal,
 }
 
-/// The signals that end an audit: all those that would end this process and leave the command running
-/// untraced. They are kept from the moment this is made.
+/// The signals that end an audit: all those that would end this process and leave the command
+/// running untraced. From its creation on, none of them is missed.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -62,11 +62,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to keep them.
+    /// Starts to catch the signals.
     ///
     /// # Errors
     ///
-    /// When the runtime cannot take signals.
+    /// When the runtime cannot catch signals.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -80,9 +80,9 @@ impl Signals {
         })
     }
 
-    /// Whether one has come by now.
+    /// Whether a signal has been received.
     pub async fn any_received(&mut self) -> bool {
-        // The runtime learns of a signal when it polls the next time.
+        // The runtime notices a signal when it polls its driver.
         timeout(Duration::from_millis(1), self.recv()).await.is_ok()
     }
 
@@ -99,18 +99,19 @@ impl Signals {
     }
 }
 
-/// A command that was judged and may still run.
+/// A command that may still run after its verdict.
 #[must_use = "it goes on until it is ended"]
 pub struct AuditedCommand {
     child: Child,
-    ended: StopReason,
-    _lending: JobControl,
+    stop_reason: StopReason,
+    _job_control: JobControl,
 }
 
 impl AuditedCommand {
-    /// Ends the command and everything that it started in its cgroup, unless the command ended by itself and left that behind.
+    /// Ends the command and all processes of its cgroup. If the command ended by itself, processes
+    /// that it left behind go on.
     pub async fn end(mut self, audit: &Audit, signals: &mut Signals) {
-        match self.ended {
+        match self.stop_reason {
             StopReason::Command => report_survivors(audit),
             StopReason::Window | StopReason::Signal => {
                 end_command(audit, &mut self.child, signals).await
@@ -119,7 +120,7 @@ impl AuditedCommand {
     }
 }
 
-/// Runs the command under `audit` until it is judged, and returns what was seen.
+/// Runs the command under `audit` until the window ends, and returns the audit's log.
 ///
 /// # Errors
 ///
@@ -131,7 +132,7 @@ pub async fn run(
     signals: &mut Signals,
 ) -> Result<(AuditLog, AuditedCommand)> {
     let mut command: Command = exec::command(audit.cgroup().path(), &settings.command)?.into();
-    // A group of its own: Ctrl-C ends the audit, which is judged while the command still runs.
+    // A process group of its own: Ctrl-C ends the audit, not the command.
     command.process_group(0);
     let mut job_control = JobControl::new()?;
     let mut child = command.spawn().context("the command cannot be started")?;
@@ -140,11 +141,11 @@ pub async fn run(
     let deadline = settings.window.map(|window| Instant::now() + window);
 
     let mut status = None;
-    let ended = loop {
+    let stop_reason = loop {
         tokio::select! {
             ended = child.wait(), if status.is_none() => {
                 status = Some(ended?);
-                // A window is kept also when the command went on in the background.
+                // The window also applies when the command went on in the background.
                 if deadline.is_none() || !audit.cgroup().is_populated() {
                     break StopReason::Command;
                 }
@@ -154,41 +155,41 @@ pub async fn run(
                     break StopReason::Command;
                 }
             }
-            () = until(deadline) => break StopReason::Window,
+            () = sleep_until_some(deadline) => break StopReason::Window,
             () = signals.recv() => break StopReason::Signal,
-            never = event_loop.forever(audit) => match never {},
-            never = job_control.forever(group) => match never {},
+            never = event_loop.run(audit) => match never {},
+            never = job_control.run(group) => match never {},
         }
     };
-    // Another process may hold a socket of the command, outside its cgroup.
+    // A process outside the cgroup may hold a socket of the command.
     let mut is_cut_short = false;
-    let held = audit.counters().is_ok_and(|counters| counters.open() > 0);
-    if held || audit.cgroup().is_populated() {
-        // What ended just now has its grace yet.
+    let has_open = audit.counters().is_ok_and(|counters| counters.open() > 0);
+    if has_open || audit.cgroup().is_populated() {
+        // A request that ended just now still has its grace.
         let grace_over = Instant::now() + settings.grace + POLL_INTERVAL;
         tokio::select! {
             () = sleep_until(grace_over) => {}
             () = signals.recv() => is_cut_short = true,
-            never = event_loop.forever(audit) => match never {},
+            never = event_loop.run(audit) => match never {},
         }
     }
     drop(event_loop);
-    let audit_log = audit.conclude(target(audit, settings, status), is_cut_short);
-    let judged = AuditedCommand {
+    let audit_log = audit.finish(target(audit, settings, status), is_cut_short);
+    let command = AuditedCommand {
         child,
-        ended,
-        _lending: job_control,
+        stop_reason,
+        _job_control: job_control,
     };
-    Ok((audit_log, judged))
+    Ok((audit_log, command))
 }
 
-/// The command's process group, which has its leader's number.
+/// Returns the command's process group, which has the PID of its leader.
 fn group(child: &Child) -> Option<Pid> {
     let id = child.id().and_then(|id| i32::try_from(id).ok());
     id.and_then(Pid::from_raw)
 }
 
-/// Looks after the terminal whenever the command's state changes.
+/// Lends the terminal to the command when it needs it.
 struct JobControl {
     changes: Signal,
     terminal: Option<Terminal>,
@@ -198,23 +199,23 @@ impl JobControl {
     fn new() -> io::Result<Self> {
         Ok(Self {
             changes: signal(SignalKind::child())?,
-            terminal: Terminal::of_stdin(),
+            terminal: Terminal::from_stdin(),
         })
     }
 
-    async fn forever(&mut self, command: Option<Pid>) -> Infallible {
+    async fn run(&mut self, command: Option<Pid>) -> Infallible {
         loop {
             if self.changes.recv().await.is_none() {
                 std::future::pending::<()>().await;
             }
             if let (Some(terminal), Some(command)) = (&mut self.terminal, command) {
-                terminal.look_after(command);
+                terminal.handle_stop(command);
             }
         }
     }
 }
 
-/// The event_loop of the audit, on a timer and when the ring is half full, and the answers to those who ask for metrics.
+/// Polls the audit on a timer and when the ring is half full, and answers scrapes.
 struct EventLoop<'a> {
     ring: AsyncFd<OwnedFd>,
     endpoint: Option<&'a mut Endpoint>,
@@ -230,30 +231,30 @@ impl<'a> EventLoop<'a> {
         Ok(Self { ring, endpoint })
     }
 
-    async fn forever(&mut self, audit: &mut Audit) -> Infallible {
+    async fn run(&mut self, audit: &mut Audit) -> Infallible {
         let mut timer = interval(POLL_INTERVAL);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = timer.tick() => {}
                 Ok(mut ready) = self.ring.readable() => ready.clear_ready(),
-                Some(ask) = next_scrape(self.endpoint.as_deref_mut()) => ask.answer(audit),
+                Some(scrape) = next_scrape(self.endpoint.as_deref_mut()) => scrape.respond(audit),
             }
-            while audit.turn() {
+            while audit.poll() {
                 tokio::task::yield_now().await;
             }
         }
     }
 }
 
-async fn next_scrape(endpoint: Option<&mut Endpoint>) -> Option<crate::metrics::Scrape> {
+async fn next_scrape(endpoint: Option<&mut Endpoint>) -> Option<Scrape> {
     match endpoint {
         Some(endpoint) => endpoint.next_scrape().await,
         None => std::future::pending().await,
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+async fn sleep_until_some(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
@@ -272,7 +273,7 @@ fn target(audit: &Audit, settings: &Settings, status: Option<ExitStatus>) -> Tar
     }
 }
 
-/// Returns the status as shells tell it: 128 and the number for a signal.
+/// Returns the status as a shell does: 128 plus the signal's number for a signal.
 fn exit_code(status: ExitStatus) -> Option<i32> {
     status
         .code()
@@ -283,16 +284,16 @@ fn report_survivors(audit: &Audit) {
     let survivors = audit.cgroup().processes();
     if !survivors.is_empty() {
         log::warn!(
-            "the command left {} processes behind; they go on outside the audit",
+            "{} processes outlive the command; they go on outside the audit",
             survivors.len()
         );
     }
 }
 
-/// Asks the command to end, waits, and kills what is left of it.
+/// Sends SIGTERM to the command, waits, and kills what is left.
 async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
     if let Some(group) = group(child) {
-        // It may have ended meanwhile.
+        // It may have ended already.
         let _ = kill_process_group(group, KillSignal::TERM);
     }
     let emptied = async {

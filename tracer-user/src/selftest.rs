@@ -1,4 +1,5 @@
-//! The self-test: one annotated connection is opened and released inside the cgroup, and every hook must have seen it.
+//! The self-test: one annotated connection is opened and released inside the cgroup, and every hook
+//! must see it.
 
 pub mod probe_child;
 
@@ -8,63 +9,67 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tracer_abi::counter::Counter;
-
-use crate::cgroup::Cgroup;
-
-use crate::probes::{ProbeError, Probes};
-use crate::witness;
-use probe_child::{READY, SELFTEST_OWNER};
 use tracer_core::counters::Counters;
 use tracer_core::event::{self, Descriptor, Event};
 
-/// How long the child may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-const STEP: Duration = Duration::from_millis(5);
+use crate::cgroup::Cgroup;
+use crate::probes::{ProbeError, Probes};
+use crate::witness;
+use probe_child::{READY, SELFTEST_OWNER};
 
-/// What the self-test found.
+/// How long the probe child may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Why the self-test failed.
 #[derive(Debug, Error)]
 pub enum SelfTestError {
     /// The programs or their maps.
     #[error(transparent)]
     Probes(#[from] ProbeError),
-    /// The child could not be run.
+    /// The probe child could not run.
     #[error("the self-test's process failed: {0}")]
     ProbeChild(String),
     /// Hooks that should have fired did not.
     #[error("these hooks did not see the self-test's connection: {}", .0.join(", "))]
-    Blind(Vec<&'static str>),
+    NotSeenBy(Vec<&'static str>),
 }
 
-/// What is known of the witness.
+/// Whether to test the witness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Witness {
-    /// It has just met sockets of the audit.
-    Proven,
-    /// It must meet the self-test's.
-    Untested,
+pub enum WitnessCheck {
+    /// It has just met sockets of the audit: no need to test it.
+    Skipped,
+    /// It must meet the self-test's socket.
+    Required,
 }
 
-/// Runs the self-test. Other processes may live in the cgroup meanwhile; records that wait in the rings are lost.
+/// Runs the self-test. Other processes may run in the cgroup meanwhile. Records that wait in the
+/// rings are dropped.
 ///
 /// # Errors
 ///
-/// When a hook is blind, or the test could not be made.
-pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(), SelfTestError> {
-    // An audit within this one may have told of the same owner's end.
+/// When a hook does not see the connection, or the test could not run.
+pub fn run(
+    probes: &mut Probes,
+    cgroup: &Cgroup,
+    witness_check: WitnessCheck,
+) -> Result<(), SelfTestError> {
+    // An audit within this one may have ended the same owner.
     probes.forget(&[SELFTEST_OWNER]);
     let before = probes.counters()?;
     let mut child = start(cgroup)?;
-    // Before the witness looks, only an accept that asks for the address can have told of it.
+    // Before the walk, only the hook of an accept that asks for the address can have seen it.
     let accept_seen = probes.counters()?.since(&before).of(Counter::Accepted) >= 1;
-    let witnessed = witness == Witness::Proven || witnessed(probes)?;
+    let witnessed = witness_check == WitnessCheck::Skipped || is_witnessed(probes)?;
     drop(child.stdin.take());
-    let status = wait(&mut child)?;
-    if !status {
+    let succeeded = wait(&mut child)?;
+    if !succeeded {
         return Err(SelfTestError::ProbeChild(
             "it ended with an error".to_owned(),
         ));
     }
-    let counters = settled(probes, &before)?;
+    let counters = wait_for_releases(probes, &before)?;
     let (mut bound, mut peer_done) = (None, false);
     probes.drain(usize::MAX, |record| match event::decode(record) {
         Ok(Event::Bound(of)) if of.owner == SELFTEST_OWNER => {
@@ -100,18 +105,18 @@ pub fn run(probes: &mut Probes, cgroup: &Cgroup, witness: Witness) -> Result<(),
         ("the ring", bound.is_some()),
     ];
     probes.forget(&[SELFTEST_OWNER]);
-    let blind: Vec<&'static str> = checks
+    let not_seen_by: Vec<&'static str> = checks
         .into_iter()
         .filter_map(|(hook, saw)| (!saw).then_some(hook))
         .collect();
-    if blind.is_empty() {
+    if not_seen_by.is_empty() {
         Ok(())
     } else {
-        Err(SelfTestError::Blind(blind))
+        Err(SelfTestError::NotSeenBy(not_seen_by))
     }
 }
 
-/// Starts the child and waits until it has a bound socket open.
+/// Starts the probe child and waits until it has a bound socket open.
 fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
     let failed = |error: std::io::Error| SelfTestError::ProbeChild(error.to_string());
     let mut child = probe_child::command(cgroup.path())
@@ -128,13 +133,13 @@ fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
     if line.trim_end() == READY {
         return Ok(child);
     }
-    // It said why on standard error.
+    // It has printed the reason to standard error.
     drop(child.stdin.take());
     let _ = child.wait();
     Err(SelfTestError::ProbeChild("it did not get ready".to_owned()))
 }
 
-fn witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {
+fn is_witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {
     let is_selftest = |descriptor: &Descriptor| {
         let socket = descriptor.socket;
         socket.is_some_and(|socket| socket.facts.owner == SELFTEST_OWNER)
@@ -145,11 +150,11 @@ fn witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {
 
 fn wait(child: &mut Child) -> Result<bool, SelfTestError> {
     let failed = |error: std::io::Error| SelfTestError::ProbeChild(error.to_string());
-    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+    for _ in 0..TIMEOUT.as_millis() / POLL_INTERVAL.as_millis() {
         if let Some(status) = child.try_wait().map_err(failed)? {
             return Ok(status.success());
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep(POLL_INTERVAL);
     }
     child.kill().map_err(failed)?;
     child.wait().map_err(failed)?;
@@ -158,14 +163,15 @@ fn wait(child: &mut Child) -> Result<bool, SelfTestError> {
     ))
 }
 
-/// Waits until the connection's three sockets are released, and returns what was counted since `before`.
-fn settled(probes: &Probes, before: &Counters) -> Result<Counters, SelfTestError> {
-    for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+/// Waits until the connection's three sockets are released, and returns what was counted since
+/// `before`.
+fn wait_for_releases(probes: &Probes, before: &Counters) -> Result<Counters, SelfTestError> {
+    for _ in 0..TIMEOUT.as_millis() / POLL_INTERVAL.as_millis() {
         let counters = probes.counters()?.since(before);
         if counters.of(Counter::Released) >= 3 {
             return Ok(counters);
         }
-        std::thread::sleep(STEP);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(probes.counters()?.since(before))
 }

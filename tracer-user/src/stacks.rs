@@ -1,8 +1,8 @@
 //! The user stacks that opened the sockets: unwound when they arrive, symbolized at the end.
 //!
-//! The kernel side copies registers and raw stack. Most programs have no frame pointers, so the frames
-//! are found here, with the unwind tables of the program's own files. Those files belong to the traced
-//! program: they are read, never mapped.
+//! The kernel side copies registers and raw stack. Most programs have no frame pointers, so the
+//! frames are found here, with the unwind tables of the program's own files. Those files belong to
+//! the traced program: they are read, never mapped.
 
 mod address_space;
 mod frame;
@@ -49,8 +49,8 @@ pub struct Stacks {
 }
 
 impl Stacks {
-    /// Unwinds one record of the kernel side. A record that is too short, or whose process is gone, is
-    /// skipped.
+    /// Unwinds one record of the kernel side. A record that is too short, or whose process is gone,
+    /// is skipped.
     pub fn add(&mut self, record: &[u8]) {
         let Ok((record, _)) = StackRecord::ref_from_prefix(record) else {
             return;
@@ -124,8 +124,8 @@ impl Stacks {
     }
 }
 
-/// Returns the address space of a process. It is read again when the process runs another program or
-/// code that is not known.
+/// Returns the address space of a process. It is read again when the process runs another program
+/// or code that is not known.
 fn space<'a>(
     spaces: &'a mut HashMap<u32, AddressSpace>,
     files: &mut Files,

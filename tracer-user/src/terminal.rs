@@ -1,8 +1,8 @@
-//! The terminal, lent to a command that wants it.
+//! Lends the terminal to a command that needs it.
 //!
-//! The command is a process group of its own, so that Ctrl-C ends the audit, which judges while the command still runs. But the
-//! kernel stops a group that reads the terminal (SIGTTIN) or sets it up (SIGTTOU) in the background. Such a command gets the
-//! terminal, and Ctrl-C with it.
+//! The command has a process group of its own, so that Ctrl-C ends the audit while the command
+//! still runs. But the kernel stops a background group that reads the terminal (SIGTTIN) or
+//! configures it (SIGTTOU). Such a command gets the terminal, and with it Ctrl-C.
 
 use std::io::stdin;
 
@@ -22,22 +22,23 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// Returns the terminal on standard input, if there is one and this process's group has it.
-    pub(crate) fn of_stdin() -> Option<Self> {
+    pub(crate) fn from_stdin() -> Option<Self> {
         let terminal = Self {
-            // None in a PID namespace that the group was not made in.
+            // `None` in a PID namespace that the group is not part of.
             own: Pid::from_raw(getpgrp().as_raw())?,
             is_lent: false,
         };
-        terminal.is_here().then_some(terminal)
+        terminal.is_foreground().then_some(terminal)
     }
 
-    fn is_here(&self) -> bool {
+    fn is_foreground(&self) -> bool {
         tcgetpgrp(stdin()).is_ok_and(|group| group == self.own)
     }
 
-    /// Lends the terminal to `command` and its group if they were stopped for want of it. A command that has it and is
-    /// stopped by its user stops this process too, as its shell expects.
-    pub(crate) fn look_after(&mut self, command: Pid) {
+    /// Lends the terminal to the process group of `command` if it was stopped because it needs it.
+    /// If the user stops a command that has the terminal, this process stops too, as its shell
+    /// expects.
+    pub(crate) fn handle_stop(&mut self, command: Pid) {
         let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let Ok(Some(status)) = waitid(WaitId::Pid(command), stopped) else {
             return;
@@ -47,25 +48,26 @@ impl Terminal {
         };
         if self.is_lent && signal == Signal::TSTP {
             self.take_back();
-            // Goes on here when the shell lets it.
+            // Continues here after the shell's SIGCONT.
             let _ = kill_process(getpid(), Signal::STOP);
         } else if signal != Signal::TTIN && signal != Signal::TTOU {
             return;
         }
-        if self.is_here() && tcsetpgrp(stdin(), command).is_ok() {
+        if self.is_foreground() && tcsetpgrp(stdin(), command).is_ok() {
             self.is_lent = true;
         }
-        // It may have ended meanwhile.
+        // It may have ended already.
         let _ = kill_process_group(command, Signal::CONT);
     }
 
     fn take_back(&mut self) {
-        // Blocked, or the kernel would stop this group for setting up the terminal in the background.
+        // Blocked, or the kernel would stop this group for configuring the terminal in the
+        // background.
         let mut signals = SigSet::empty();
         signals.add(Blockable::SIGTTOU);
         let blocked = signals.thread_block();
         if let Err(error) = tcsetpgrp(stdin(), self.own) {
-            log::debug!("the terminal cannot be taken back: {error}");
+            log::debug!("cannot take the terminal back: {error}");
         }
         if blocked.is_ok() {
             let _ = signals.thread_unblock();

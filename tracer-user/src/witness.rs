@@ -1,4 +1,4 @@
-//! The second witness: reads a walk over every open file descriptor and gives it to the ledger.
+//! The witness: reads a walk over every open file descriptor into the ledger.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -10,8 +10,8 @@ use tracer_core::verdict::Holder;
 /// Bytes asked of the kernel at once.
 const CHUNK: usize = 256 << 10;
 
-/// Reads `walk` to its end into the ledger, whose walk must have begun. Sockets that are not of the audit count only when a
-/// process of `targets` holds them. `now_ns` is called once for each chunk.
+/// Reads `walk` to its end into the ledger, whose walk must have begun. Sockets from outside the
+/// audit count only if a process of `targets` holds them. `now_ns` is called once for each chunk.
 ///
 /// # Errors
 ///
@@ -36,8 +36,8 @@ pub fn read(
     })
 }
 
-/// Gives every descriptor for an internet socket that is not of the audit, but this process or one of the audit's has it, to
-/// `take`.
+/// Calls `take` for every internet socket from outside the audit that this process or an audited
+/// one holds.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ fn foreign_socket(descriptor: &Descriptor) -> Option<ForeignSocket> {
     })
 }
 
-/// Gives what each read of `walk` brought to `take`.
+/// Calls `take` with the descriptors of each read of `walk`.
 fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Descriptors<'_, '_>)) -> io::Result<()> {
     let mut bytes = vec![0; CHUNK];
     let mut filled = 0;
@@ -86,7 +86,7 @@ fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Descriptors<'_, '_>)) ->
             Ok(0) if filled == 0 => return Ok(()),
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(length) => length,
-            // The kernel answers EAGAIN when it has walked long enough for one call.
+            // The kernel returns EAGAIN when one call has walked long enough.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -107,7 +107,7 @@ fn each_chunk(mut walk: impl Read, mut take: impl FnMut(Descriptors<'_, '_>)) ->
     }
 }
 
-/// The whole descriptors at the front of some bytes.
+/// The complete descriptors at the start of some bytes.
 struct Descriptors<'a, 'b>(&'a mut &'b [u8]);
 
 impl Iterator for Descriptors<'_, '_> {

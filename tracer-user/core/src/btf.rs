@@ -1,6 +1,7 @@
 //! Finds the offset of a field in the kernel's own type information (Documentation/bpf/btf.rst).
 //!
-//! rustc emits no CO-RE relocations, so the eBPF programs are told the few offsets they need at load time.
+//! rustc emits no CO-RE relocations, so the few offsets that the eBPF programs need are set at load
+//! time.
 
 use thiserror::Error;
 
@@ -18,7 +19,7 @@ pub enum BtfError {
     #[error("this kernel has no struct {0}")]
     NoStruct(String),
     /// No such field, or one that is a bit field.
-    #[error("this kernel's struct {0} has no whole field {1}")]
+    #[error("this kernel's struct {0} has no field {1} of whole bytes")]
     NoField(String, String),
 }
 
@@ -67,8 +68,8 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Returns the offset in bytes of `path` ("member" or "member.member") in the struct `name`. Members of unnamed
-    /// structs and unions are found as C finds them.
+    /// Returns the offset in bytes of `path` ("member" or "member.member") in the struct `name`.
+    /// Members of unnamed structs and unions are found as in C.
     ///
     /// # Errors
     ///
@@ -218,7 +219,8 @@ mod tests {
 
     use super::*;
 
-    /// struct inner { int a; union { int b; int c; }; int bit:3; };  struct outer { int x; struct inner in; };
+    /// struct inner { int a; union { int b; int c; }; int bit:3; };  struct outer { int x; struct
+    /// inner in; };
     fn sample(header_length: u32) -> Vec<u8> {
         let strings = b"\0int\0inner\0a\0b\0c\0bit\0outer\0x\0in\0";
         let offset = |name: &str| {

@@ -1,4 +1,4 @@
-//! The kernel's counters and the one equation that the verdict rests on.
+//! The kernel's counters, and the equation that the verdict is based on.
 
 use tracer_abi::counter::Counter;
 
@@ -30,8 +30,8 @@ impl Counters {
         counters
     }
 
-    /// Sockets that must be open: `adopted + created + accepted - released`. Negative when sockets were released that
-    /// nobody saw before.
+    /// Sockets that must be open: `adopted + created + accepted - released`. Negative if unknown
+    /// sockets were released.
     #[must_use]
     pub fn open(&self) -> i128 {
         let of = |counter| i128::from(self.of(counter));

@@ -1,5 +1,5 @@
-//! Decodes what the kernel side hands over. Both streams are hostile input: a record that does not fit its layout is an
-//! error of that record alone.
+//! Decodes the records of the kernel side. They are hostile input: a record that does not fit its
+//! layout is an error of that record only.
 
 use thiserror::Error;
 use tracer_abi::facts::Socket;
@@ -14,7 +14,7 @@ use zerocopy::FromBytes;
 pub enum Event {
     /// `socket(2)` made a socket.
     Created(BriefEvent),
-    /// A listener got a child that nobody has accepted yet.
+    /// A connection waits in a listener's backlog.
     Arrived(BriefEvent),
     /// A socket was bound to an owner.
     Bound(BoundEvent),
@@ -28,24 +28,24 @@ pub enum Event {
     Released(ReleaseEvent),
     /// The last file descriptor is gone, too late or by exit.
     Overstayed(OverstayEvent),
-    /// A socket is bound that had broken a rule until now.
+    /// A socket is reused that has broken a rule.
     Renewed(OverstayEvent),
     /// A process of the audit left its cgroup.
     Left(LeftEvent),
 }
 
-/// A record that is not of the ABI: kernel side and user side are of different builds.
+/// A record that does not fit the ABI: kernel side and user side are of different builds.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The record's kind is none of ours.
-    #[error("a record of unknown kind {0}")]
+    /// The kind is unknown.
+    #[error("unknown record kind {0}")]
     Kind(u32),
-    /// The record is shorter than its kind wants.
-    #[error("a record of {length} bytes where its kind has {wanted}")]
+    /// The record is too short for its kind.
+    #[error("record too short: {length} bytes, its kind has {wanted}")]
     Length {
-        /// Bytes that came.
+        /// Bytes of the record.
         length: usize,
-        /// Bytes that the kind has.
+        /// Bytes that its kind has.
         wanted: usize,
     },
 }
@@ -81,7 +81,8 @@ fn prefix<T: FromBytes>(bytes: &[u8]) -> Result<T, DecodeError> {
         })
 }
 
-/// One open file descriptor, with what the kernel keeps of its socket if the socket is one of the audit's.
+/// One open file descriptor, with what the kernel keeps of its socket if the socket is one of the
+/// audit's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// Who holds it, and what TCP says.
@@ -90,7 +91,7 @@ pub struct Descriptor {
     pub socket: Option<Socket>,
 }
 
-/// Takes the next descriptor off the witness's byte stream; `None` when more bytes are needed.
+/// Decodes the next descriptor of the witness's byte stream; `None` if more bytes are needed.
 #[must_use]
 pub fn next_descriptor(bytes: &[u8]) -> Option<(Descriptor, &[u8])> {
     let (sighting, rest) = Sighting::read_from_prefix(bytes).ok()?;
@@ -132,8 +133,8 @@ pub fn label_text(socket: &Socket) -> String {
     printable(&String::from_utf8_lossy(bytes))
 }
 
-/// Replaces control and bidirectional-override characters: names and labels are the traced program's own, and end up
-/// on a terminal.
+/// Replaces control and bidirectional-override characters: the traced program chooses its names and
+/// labels, and they are printed on a terminal.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars()

@@ -3,8 +3,8 @@
 //!
 //! An event goes in with [`Ledger::apply`]. A walk of the witness goes in with
 //! [`Ledger::begin_walk`], [`Ledger::observe`] and [`Ledger::finish_walk`]. The kernel stamps all
-//! that a verdict needs on the record itself. So a lost record costs a timestamp only: the next walk
-//! corrects the ledger.
+//! that a verdict needs on the record itself. So a lost record costs a timestamp only: the next
+//! walk corrects the ledger.
 
 mod apply;
 mod deadlines;

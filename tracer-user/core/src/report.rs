@@ -70,7 +70,7 @@ impl<'a> Report<'a> {
         self.findings
             .iter()
             .copied()
-            .filter(move |found| self.ledger.findings().levels().of(found.kind) == level)
+            .filter(move |finding| self.ledger.findings().levels().of(finding.kind) == level)
     }
 
     /// Whether counters, ledger and witness agree.

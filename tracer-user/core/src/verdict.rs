@@ -1,4 +1,4 @@
-//! Findings, their levels, and what they and the completeness of the evidence add up to.
+//! Findings, their levels, and the verdict.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,19 +9,21 @@ use std::sync::Arc;
 use thiserror::Error;
 use tracer_abi::annotation::{Owner, Role};
 
-/// What a socket did wrong. In the order in which they are tried: a socket has at most one finding, the first that
-/// holds.
+/// What a socket did wrong. The rules are tried in this order; a socket has at most one finding,
+/// that of the first broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Its owner's own END was told and the descriptor was open longer than grace after it.
+    /// Its owner ended, and a descriptor was open for longer than grace after that.
     OutlivedRequest,
-    /// Only its session's END was told, and the descriptor was open longer than grace after it.
+    /// Only its session ended, and a descriptor was open for longer than grace after that.
     SessionRemnant,
-    /// TCP was in CLOSE_WAIT longer than grace: the peer is done, the descriptor stays.
+    /// TCP was in CLOSE_WAIT for longer than grace: the peer finished and the descriptor stayed
+    /// open.
     PeerClosed,
-    /// TCP fell to CLOSE (reset, failed connect) and the descriptor was open longer than grace after it.
+    /// TCP fell to CLOSE (reset, failed connect), and a descriptor was open for longer than grace
+    /// after that.
     DeadSocket,
-    /// A process that annotates opened a TCP socket and bound it to nobody within grace.
+    /// A process that annotates opened a TCP socket and did not bind it to an owner within grace.
     Unowned,
     /// It was passed over and kept, in a pile of such connections that grows.
     PileUp,
@@ -78,10 +80,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A name that no finding kind has.
+/// An unknown kind of finding.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "no finding is called {0:?}; there are outlived-request, session-remnant, peer-closed, dead-socket, unowned, pile-up, idle and open-at-exit"
+    "no finding is called {0:?}: use outlived-request, session-remnant, peer-closed, dead-socket, \
+     unowned, pile-up, idle or open-at-exit"
 )]
 pub struct UnknownKind(String);
 
@@ -96,14 +99,14 @@ impl FromStr for Kind {
     }
 }
 
-/// What a finding does to the verdict, as with lints.
+/// What a finding means for the verdict, as with lints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// The verdict is `leak`.
     Deny,
     /// It is reported.
     Warn,
-    /// It is not even counted.
+    /// It is not counted.
     Allow,
 }
 
@@ -152,13 +155,13 @@ pub struct Holder {
 pub struct OwnerInfo {
     /// Session and stream.
     pub owner: Owner,
-    /// What the socket was for; `None` when the kernel side named a role that this build does not know.
+    /// What the socket was for; `None` if this build does not know the role.
     pub role: Option<Role>,
-    /// The program's own text; `None` when the record that carried it was lost.
+    /// The program's own text; `None` if the record with it was lost.
     pub label: Option<String>,
 }
 
-/// The two ends of a connection, as far as known.
+/// The two addresses of a connection, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple {
     /// This end.
@@ -167,7 +170,7 @@ pub struct Tuple {
     pub remote: SocketAddr,
 }
 
-/// One socket's misdeed with the evidence. Times are CLOCK_MONOTONIC in nanoseconds.
+/// A broken rule, with the evidence. Times are CLOCK_MONOTONIC in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// What it did.
@@ -184,7 +187,7 @@ pub struct Finding {
     pub tcp_state: Option<u16>,
     /// Who it was for.
     pub owner: Option<OwnerInfo>,
-    /// Who had it open when it was last looked at.
+    /// Who had it open when it was last observed.
     pub holders: Vec<Holder>,
     /// How many more there were than are named.
     pub holders_unlisted: u64,
@@ -194,13 +197,13 @@ pub struct Finding {
     pub opened_ns: u64,
     /// When the request it served ended.
     pub ended_ns: Option<u64>,
-    /// Since when the rule of `kind` is broken or about to be: END, CLOSE_WAIT, CLOSE, opening or last byte.
+    /// When the clock of the rule started: END, CLOSE_WAIT, CLOSE, opening or last byte.
     pub since_ns: u64,
     /// When it was released; `None` while it is open.
     pub released_ns: Option<u64>,
     /// The process that dropped the last reference, and its name.
     pub releaser: Option<(u32, String)>,
-    /// When it was last looked at.
+    /// When it was last observed.
     pub seen_ns: u64,
     /// Payload bytes received.
     pub bytes_in: Option<u64>,
@@ -217,14 +220,15 @@ pub struct Finding {
 pub enum Verdict {
     /// Every socket closed when its request was over.
     Clean,
-    /// A denied finding stands.
+    /// There is a denied finding.
     Leak,
     /// The evidence is not complete.
     Inconclusive,
 }
 
 impl Verdict {
-    /// Weighs the findings and what is missing. A leak positively seen stands in spite of losses; clean never does.
+    /// Decides the verdict from the number of denied findings and from what is missing. A leak that
+    /// was seen is a leak in spite of losses; with losses nothing is clean.
     #[must_use]
     pub const fn of(denied: u64, missing: &[String]) -> Self {
         match (denied, missing.is_empty()) {

@@ -42,7 +42,8 @@ Examples:
 pub(super) enum Command {
     /// Runs a command under audit, from its first instruction to its end, and gives the verdict.
     Run(Box<RunArgs>),
-    /// Checks whether this kernel, these privileges and mounts allow tracing, and says how to fix it.
+    /// Checks whether this kernel, these privileges and mounts allow tracing, and says how to fix
+    /// it.
     Doctor,
     #[command(hide = true, name = exec::ENTER)]
     Enter {
@@ -67,21 +68,23 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 8, value_parser = parse_pile_up)]
     pile_up: usize,
     /// How long the oldest of such connections must have been kept until their number is the
-    /// baseline. Common pools let go after 30 to 90 s; a short run can be told 3s.
+    /// baseline. Common pools close idle connections after 30 to 90 s; use 3s for a short run.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_time)]
     pile_up_after: Duration,
     /// Gives the verdict after this time, while the command still runs, then ends the command.
     /// Default: when the command ends, or at Ctrl-C.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     pub(super) window: Option<Duration>,
-    /// Writes the report to this file, as JSON (schema watertight.audit/1); - is the standard output.
+    /// Writes the report to this file, as JSON (schema watertight.audit/1); - is the standard
+    /// output.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
     /// Serves the kernel's counts at http://ADDR/metrics while the command runs.
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<SocketAddr>,
     /// Findings of this kind make the verdict a leak. Denied by default: outlived-request,
-    /// session-remnant, peer-closed, dead-socket, unowned and pile-up; warned of: idle and open-at-exit.
+    /// session-remnant, peer-closed, dead-socket, unowned and pile-up; warned of: idle and
+    /// open-at-exit.
     #[arg(long, value_name = "KIND")]
     deny: Vec<Kind>,
     /// Findings of this kind are reported and do not change the verdict.
@@ -90,20 +93,21 @@ pub(super) struct RunArgs {
     /// Findings of this kind are left out.
     #[arg(long, value_name = "KIND")]
     allow: Vec<Kind>,
-    /// The size of the ring buffer for records, in KiB: a power of two, at least 4. When it is full,
-    /// timestamps are lost; the verdict does not change.
+    /// The size of the ring buffer for records, in KiB: a power of two, at least 4. When it is
+    /// full, timestamps are lost; the verdict does not change.
     #[arg(long = "ring", value_name = "KIB", default_value_t = RING_BYTES >> 10, value_parser = parse_ring)]
     ring_kib: u32,
-    /// How many places there are for what is known of sockets: a power of two, 232 bytes of kernel memory each. A socket that finds
-    /// its place taken is followed as well, and costs the program about a microsecond more; the report counts them.
+    /// How many places there are for what is known of sockets: a power of two, 232 bytes of kernel
+    /// memory each. A socket that finds its place taken is followed as well, and costs the program
+    /// about a microsecond more; the report counts them.
     #[arg(long, value_name = "NUMBER", default_value_t = SLOTS, value_parser = parse_places)]
     places: u32,
     /// Shows the user stack that opened the socket in each finding, with names if the program has
     /// symbols. Costs about 20 us for each socket and reads the program's files. x86-64 only.
     #[arg(long)]
     stacks: bool,
-    /// `verdict`: the exit status tells the verdict only (0, 3, 4, 5), not the command's own. `N=M`:
-    /// M takes the place of 3, 4 or 5. May be given several times.
+    /// `verdict`: the exit status tells the verdict only (0, 3, 4, 5), not the command's own.
+    /// `N=M`: M takes the place of 3, 4 or 5. May be given several times.
     #[arg(long, value_name = "RULE")]
     pub(super) exit_code: Vec<ExitRule>,
     /// The command to run and its arguments.
@@ -112,7 +116,7 @@ pub(super) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Returns what the audit is told; `matches` are those of this subcommand.
+    /// Returns the settings of the audit; `matches` are those of this subcommand.
     pub(super) fn audit_settings(&self, matches: &ArgMatches) -> audit::Settings {
         audit::Settings {
             timeouts: Timeouts {
@@ -159,7 +163,8 @@ impl RunArgs {
     ///
     /// # Errors
     ///
-    /// When the command cannot be run, the report cannot be written, or an option has no effect here.
+    /// When the command cannot be run, the report cannot be written, or an option has no effect
+    /// here.
     pub(super) fn check(&self) -> Result<()> {
         ensure!(
             stacks::SUPPORTED || !self.stacks,

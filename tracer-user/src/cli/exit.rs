@@ -63,7 +63,7 @@ pub(super) fn of_verdict(
     }
 }
 
-/// Returns what a status of the tracer's own is told as: the last rule about it counts.
+/// Returns the exit status that replaces one of the tracer's own: the last rule about it counts.
 pub(super) fn of_tracer(status: u8, rules: &[ExitRule]) -> u8 {
     let moved = rules.iter().rev().find_map(|rule| match rule {
         ExitRule::Move { from, to } if *from == status => Some(*to),
@@ -72,7 +72,7 @@ pub(super) fn of_tracer(status: u8, rules: &[ExitRule]) -> u8 {
     moved.unwrap_or(status)
 }
 
-/// Why a command cannot be started, and the status that a shell has for it.
+/// Why a command cannot be started, and the shell's status for it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotRunnable {
     #[error("there is no command {0}: give its path, or a name that is in PATH, after --")]

@@ -8,7 +8,7 @@ use aya::programs::ProgramError;
 use thiserror::Error;
 use tracer_core::btf::BtfError;
 
-/// Where the kernel shows its own type information.
+/// Where the kernel publishes its own type information.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// What went wrong between the programs and the kernel.
@@ -47,7 +47,7 @@ pub enum ProbeError {
     /// The witness could not be read.
     #[error("the witness (iter/task_file) could not be read: {0}")]
     Witness(#[source] io::Error),
-    /// It cannot be told what is attached.
+    /// The attachments cannot be read.
     #[error("the attachments of the eBPF programs could not be read: {0}")]
     AttachState(#[source] io::Error),
     /// The embedded object lacks a part: a broken build.
@@ -55,7 +55,7 @@ pub enum ProbeError {
     Missing(&'static str),
 }
 
-/// Joins an error's causes: aya's outer errors say little.
+/// Joins an error's causes: aya's outer errors have no details.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

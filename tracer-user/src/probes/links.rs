@@ -1,14 +1,16 @@
-//! Whether the programs are still attached, and whether the kernel ever skipped one, by `/proc/self/fdinfo`.
+//! Whether the programs are still attached, and how often the kernel skipped one, from
+//! `/proc/self/fdinfo`.
 
 use std::fs;
 use std::io;
 
-/// What `/proc/self/fdinfo` tells of the eBPF objects of this process.
+/// The eBPF objects of this process in `/proc/self/fdinfo`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct AttachState {
     /// Program id, link id and whether it is attached, of each link to a cgroup.
     pub(super) links: Vec<(u32, u32, bool)>,
-    /// How often the kernel skipped a program because it was running already (`bpf_prog_stats.misses`).
+    /// How often the kernel skipped a program because it was already running
+    /// (`bpf_prog_stats.misses`).
     pub(super) misses: u64,
 }
 
@@ -17,7 +19,7 @@ impl AttachState {
     pub(super) fn read() -> io::Result<Self> {
         let mut attach_state = Self::default();
         for entry in fs::read_dir("/proc/self/fdinfo")? {
-            // The directory's own descriptor is gone by the time it is read.
+            // The descriptor of the directory itself is gone by then.
             if let Ok(text) = fs::read_to_string(entry?.path()) {
                 attach_state.take(&text);
             }
@@ -26,7 +28,7 @@ impl AttachState {
         Ok(attach_state)
     }
 
-    /// Takes one descriptor's text (`bpf_link_show_fdinfo`, `bpf_prog_show_fdinfo`).
+    /// Adds one descriptor's text (`bpf_link_show_fdinfo`, `bpf_prog_show_fdinfo`).
     fn take(&mut self, text: &str) {
         let field = |name| {
             text.lines().find_map(|line| {

@@ -1,9 +1,9 @@
-//! Where the fields are that the programs read, by this kernel's own BTF.
+//! The offsets of the fields that the programs read, from this kernel's BTF.
 
 use tracer_abi::offsets::Offsets;
+use tracer_core::btf::{Btf, BtfError};
 
 use crate::stacks;
-use tracer_core::btf::{Btf, BtfError};
 
 /// Finds them.
 pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {

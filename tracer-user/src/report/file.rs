@@ -1,4 +1,4 @@
-//! The file of a report: whoever reads it sees the whole report or the file that was there before.
+//! The file of a report. A reader sees the whole report or the previous file.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -9,7 +9,7 @@ use tempfile::NamedTempFile;
 
 /// How many bytes are written at once.
 const BUFFER_BYTES: usize = 1 << 18;
-/// What a new file may be at most; the umask takes its part of it.
+/// The mode of a new file, before the umask.
 const MODE: u32 = 0o666;
 
 /// Checks that a report can be written to `path`.
@@ -25,8 +25,8 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes a file with `write`. A regular file is replaced when all is written and on the disk. A
-/// device, a pipe or a link stays what it is and is written to.
+/// Writes a file with `write`. A regular file is replaced once the new one is complete and on the
+/// disk. A device, a pipe or a link is written to in place.
 ///
 /// # Errors
 ///
@@ -42,7 +42,7 @@ pub fn write_file(
     write_all(file.as_file(), write)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
-    // The report is there by now; a file system that cannot sync a folder is no reason to fail.
+    // The report is written by now: not every file system can sync a folder.
     if let Err(error) = File::open(folder(path)).and_then(|folder| folder.sync_all()) {
         log::warn!("cannot sync the folder of {}: {error}", path.display());
     }
@@ -58,7 +58,7 @@ fn write_all(
     buffered.flush()
 }
 
-/// Whether a new file may take the path's name.
+/// Whether a new file may replace what is at the path.
 fn is_replaceable(path: &Path) -> bool {
     fs::symlink_metadata(path).map_or(true, |metadata| metadata.is_file())
 }

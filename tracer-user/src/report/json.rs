@@ -1,22 +1,23 @@
 //! The JSON report, schema "watertight.audit/1": a contract that programs rely on.
 //!
-//! Counts are exact and what could not be known is null. Numbers of 64 bits that are names (cookie, session, stream) are
-//! strings, since JSON readers lose bits of large numbers. The report is written as it is walked: 100,000 findings are
-//! never in memory twice. Each finding is one line.
+//! Counts are exact; what cannot be known is null. 64-bit numbers that identify something (cookie,
+//! session, stream) are strings, since JSON readers lose bits of large numbers. The report is
+//! written while it is walked, so 100,000 findings are never in memory twice. Each finding is one
+//! line.
 
+mod finding;
 mod layout;
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
-use tracer_abi::annotation::Role;
 use tracer_abi::counter::Counter;
+use tracer_core::report::{AuditLog, PEERS_LISTED, Report, advice};
+use tracer_core::verdict::Level;
 
+use finding::{FindingRow, Frame, frames};
 use layout::Layout;
-use tracer_core::ledger::tcp_state_name;
-use tracer_core::report::{AuditLog, Call, PEERS_LISTED, Report, advice};
-use tracer_core::verdict::{Finding, Level, Tuple};
 
 /// The schema's name.
 pub const SCHEMA: &str = "watertight.audit/1";
@@ -88,7 +89,7 @@ struct Completeness<'a> {
     malformed_annotations: u64,
 }
 
-/// Where something was lost on the way from the kernel to the report.
+/// Where records were lost on the way from the kernel to the report.
 #[derive(Serialize)]
 struct LostByStage {
     ring: u64,
@@ -188,8 +189,8 @@ impl<'a> Document<'a> {
         let of = |counter| audit_log.counters.of(counter);
         let walk = audit_log.walk.as_ref();
         let counts = report.ledger.counts();
-        // What only records tell is unknown when some were lost.
-        let told = |count: u64| (audit_log.counters.lost_records() == 0).then_some(count);
+        // What only records tell is unknown if some were lost.
+        let unless_lost = |count: u64| (audit_log.counters.lost_records() == 0).then_some(count);
         let outlive = report.ledger.outlive();
         let measured = |value: u64| (!outlive.is_empty()).then_some(value);
         Self {
@@ -230,13 +231,13 @@ impl<'a> Document<'a> {
                 unowned: audit_log.counters.unowned(),
             },
             owners: Owners {
-                listeners: told(counts.listeners),
-                links: told(counts.links),
-                streams_bound: told(counts.streams_bound),
-                streams_ended: told(counts.streams_ended),
+                listeners: unless_lost(counts.listeners),
+                links: unless_lost(counts.links),
+                streams_bound: unless_lost(counts.streams_bound),
+                streams_ended: unless_lost(counts.streams_ended),
             },
             outlive_ns: Outlive {
-                count: told(outlive.len()),
+                count: unless_lost(outlive.len()),
                 p50: measured(outlive.value_at_quantile(0.5)),
                 p99: measured(outlive.value_at_quantile(0.99)),
                 max: measured(outlive.max()),
@@ -251,14 +252,14 @@ impl<'a> Document<'a> {
                 deny: report.ledger.findings().count(Level::Deny),
                 warn: report.ledger.findings().count(Level::Warn),
             },
-            peers: peers(report, &told),
+            peers: peers(report, &unless_lost),
             groups: groups(report),
             findings: report,
         }
     }
 }
 
-fn peers<'a>(report: &'a Report<'a>, told: &impl Fn(u64) -> Option<u64>) -> Vec<Peer<'a>> {
+fn peers<'a>(report: &'a Report<'a>, unless_lost: &impl Fn(u64) -> Option<u64>) -> Vec<Peer<'a>> {
     let end_ns = report.audit_log.window.end_ns;
     report
         .ledger
@@ -267,8 +268,8 @@ fn peers<'a>(report: &'a Report<'a>, told: &impl Fn(u64) -> Option<u64>) -> Vec<
         .into_iter()
         .map(|(address, peer)| Peer {
             address,
-            opened: told(peer.released + peer.open),
-            released: told(peer.released),
+            opened: unless_lost(peer.released + peer.open),
+            released: unless_lost(peer.released),
             open: peer.open,
             oldest_ms: peer
                 .oldest_ns
@@ -287,7 +288,7 @@ struct Group<'a> {
     sockets: u64,
     oldest_ms: u64,
     growth_per_min: Option<f64>,
-    example: Found<'a>,
+    example: FindingRow<'a>,
     advice: &'static str,
 }
 
@@ -304,7 +305,7 @@ fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
             sockets: group.sockets,
             oldest_ms: end_ns.saturating_sub(group.oldest_ns) / 1_000_000,
             growth_per_min: group.growth_per_min.map(|growth| growth.round()),
-            example: Found::of(
+            example: FindingRow::of(
                 group.example,
                 group.level,
                 end_ns,
@@ -315,136 +316,13 @@ fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
         .collect()
 }
 
-fn frames(calls: &[Call]) -> Vec<Frame<'_>> {
-    calls.iter().map(Frame::of).collect()
-}
-
-#[derive(Serialize)]
-struct Found<'a> {
-    kind: &'static str,
-    level: &'static str,
-    cookie: Option<String>,
-    tuple: Option<Ends>,
-    tcp_state: Option<&'static str>,
-    owner: Option<Owner<'a>>,
-    holders: Vec<Holder<'a>>,
-    holders_unlisted: u64,
-    opened_by: Option<Process<'a>>,
-    released_by: Option<Process<'a>>,
-    opened_ns: u64,
-    ended_ns: Option<u64>,
-    since_ns: u64,
-    released_ns: Option<u64>,
-    age_ms: u64,
-    bytes_in: Option<u64>,
-    bytes_out: Option<u64>,
-    unread_bytes: Option<u32>,
-    unsent_bytes: Option<u32>,
-    stack: Option<Vec<Frame<'a>>>,
-}
-
-#[derive(Serialize)]
-struct Frame<'a> {
-    function: Option<&'a str>,
-    module: Option<&'a str>,
-    offset: u64,
-    source: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Ends {
-    local: String,
-    remote: String,
-}
-
-#[derive(Serialize)]
-struct Owner<'a> {
-    session: String,
-    stream: String,
-    role: Option<&'static str>,
-    label: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Holder<'a> {
-    pid: u32,
-    comm: Option<&'a str>,
-    fd: u32,
-}
-
-#[derive(Serialize)]
-struct Process<'a> {
-    pid: u32,
-    comm: &'a str,
-}
-
-impl<'a> Found<'a> {
-    fn of(found: &'a Finding, level: Level, end_ns: u64, calls: Option<&'a [Call]>) -> Self {
-        let process = |process: &'a Option<(u32, String)>| {
-            process
-                .as_ref()
-                .map(|(pid, comm)| Process { pid: *pid, comm })
-        };
-        let until_ns = found.released_ns.unwrap_or(end_ns);
-        Self {
-            kind: found.kind.name(),
-            level: level.name(),
-            cookie: found.cookie.map(|cookie| cookie.to_string()),
-            tuple: found.tuple.map(|Tuple { local, remote }| Ends {
-                local: local.to_string(),
-                remote: remote.to_string(),
-            }),
-            tcp_state: found.tcp_state.map(tcp_state_name),
-            owner: found.owner.as_ref().map(|note| Owner {
-                session: note.owner.session.to_string(),
-                stream: note.owner.stream.to_string(),
-                role: note.role.map(Role::name),
-                label: note.label.as_deref(),
-            }),
-            holders: found
-                .holders
-                .iter()
-                .map(|holder| Holder {
-                    pid: holder.pid,
-                    comm: holder.comm.as_deref(),
-                    fd: holder.fd,
-                })
-                .collect(),
-            holders_unlisted: found.holders_unlisted,
-            opened_by: process(&found.opener),
-            released_by: process(&found.releaser),
-            opened_ns: found.opened_ns,
-            ended_ns: found.ended_ns,
-            since_ns: found.since_ns,
-            released_ns: found.released_ns,
-            age_ms: until_ns.saturating_sub(found.opened_ns) / 1_000_000,
-            bytes_in: found.bytes_in,
-            bytes_out: found.bytes_out,
-            unread_bytes: found.unread,
-            unsent_bytes: found.unsent,
-            stack: calls.map(frames),
-        }
-    }
-}
-
-impl<'a> Frame<'a> {
-    fn of(call: &'a Call) -> Self {
-        Self {
-            function: call.function.as_deref(),
-            module: call.module.as_deref(),
-            offset: call.offset,
-            source: call.source.as_deref(),
-        }
-    }
-}
-
 fn findings<S: Serializer>(report: &Report<'_>, serializer: S) -> Result<S::Ok, S::Error> {
     let mut list = serializer.serialize_seq(Some(report.findings.len()))?;
     let end_ns = report.audit_log.window.end_ns;
-    for found in &report.findings {
-        let level = report.ledger.findings().levels().of(found.kind);
-        let calls = report.audit_log.stacks.get(&found.id).map(AsRef::as_ref);
-        list.serialize_element(&Found::of(found, level, end_ns, calls))?;
+    for finding in &report.findings {
+        let level = report.ledger.findings().levels().of(finding.kind);
+        let calls = report.audit_log.stacks.get(&finding.id).map(AsRef::as_ref);
+        list.serialize_element(&FindingRow::of(finding, level, end_ns, calls))?;
     }
     list.end()
 }

@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use tracer_abi::counter::Counter;
-
 use tracer_core::ledger::tcp_state_name;
 use tracer_core::report::{Call, Group, Report, advice};
 use tracer_core::verdict::{Finding, Holder, Kind, Level, Verdict};
@@ -13,17 +12,17 @@ use tracer_core::verdict::{Finding, Holder, Kind, Level, Verdict};
 const CALLS_SHOWN: usize = 12;
 
 /// How many groups that deny, and how many that warn, are shown: a screen at most.
-const DENIED_LISTED: usize = 4;
-const WARNED_LISTED: usize = 3;
+const DENIED_SHOWN: usize = 4;
+const WARNED_SHOWN: usize = 3;
 /// How many holders of one socket are named.
 const HOLDERS_NAMED: usize = 16;
 
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const DOUBTFUL: Style = AnsiColor::Yellow.on_default().bold();
-const FAINT: Style = Style::new().dimmed();
+const OK: Style = AnsiColor::Green.on_default().bold();
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+const DIMMED: Style = Style::new().dimmed();
 
-/// Returns the report with ANSI styles; `anstream` takes them out where they do not belong.
+/// Returns the report with ANSI styles; `anstream` strips them where they are not supported.
 #[must_use]
 pub fn render(report: &Report<'_>) -> String {
     let mut text = String::new();
@@ -34,9 +33,9 @@ pub fn render(report: &Report<'_>) -> String {
 
 fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
     let style = match report.verdict {
-        Verdict::Clean => GOOD,
-        Verdict::Leak => BAD,
-        Verdict::Inconclusive => DOUBTFUL,
+        Verdict::Clean => OK,
+        Verdict::Leak => ERROR,
+        Verdict::Inconclusive => WARNING,
     };
     let denied = report.ledger.findings().count(Level::Deny);
     let warned = report.ledger.findings().count(Level::Warn);
@@ -52,7 +51,7 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         writeln!(text, "note       {note}")?;
     }
     write_counts(text, report)?;
-    for (level, listed) in [(Level::Deny, DENIED_LISTED), (Level::Warn, WARNED_LISTED)] {
+    for (level, listed) in [(Level::Deny, DENIED_SHOWN), (Level::Warn, WARNED_SHOWN)] {
         let groups = || report.groups.iter().filter(|group| group.level == level);
         for group in groups().take(listed) {
             write_group(text, report, group)?;
@@ -62,7 +61,7 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
             let name = level.name();
             writeln!(
                 text,
-                "{FAINT}… and {rest} more groups that {name}: --json FILE has them{FAINT:#}"
+                "{DIMMED}… and {rest} more groups that {name}: --json FILE has them{DIMMED:#}"
             )?;
         }
     }
@@ -71,9 +70,9 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
 
 fn write_group(text: &mut String, report: &Report<'_>, group: &Group<'_>) -> std::fmt::Result {
     let style = if group.level == Level::Deny {
-        BAD
+        ERROR
     } else {
-        DOUBTFUL
+        WARNING
     };
     let plural = if group.sockets == 1 {
         "socket"
@@ -166,35 +165,35 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
     )
 }
 
-fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std::fmt::Result {
+fn write_finding(text: &mut String, report: &Report<'_>, finding: &Finding) -> std::fmt::Result {
     write!(text, "    ")?;
-    if let Some(tuple) = found.tuple {
+    if let Some(tuple) = finding.tuple {
         write!(text, " {} -> {}", tuple.local, tuple.remote)?;
     }
-    if let Some(state) = found.tcp_state {
+    if let Some(state) = finding.tcp_state {
         write!(text, "  {}", tcp_state_name(state))?;
     }
-    writeln!(text, "  {}", violation(found))?;
-    if let Some(note) = &found.owner {
-        let role = note
+    writeln!(text, "  {}", describe(finding))?;
+    if let Some(info) = &finding.owner {
+        let role = info
             .role
             .map_or("unknown", tracer_abi::annotation::Role::name);
-        let label = note.label.as_deref().unwrap_or_default();
+        let label = info.label.as_deref().unwrap_or_default();
         writeln!(
             text,
             "     {role} {}/{} {label}",
-            note.owner.session, note.owner.stream
+            info.owner.session, info.owner.stream
         )?;
     }
-    if !found.holders.is_empty() {
-        writeln!(text, "     held by {}", holders(found))?;
+    if !finding.holders.is_empty() {
+        writeln!(text, "     held by {}", holders(finding))?;
     }
-    if let Some((pid, comm)) = &found.releaser {
+    if let Some((pid, comm)) = &finding.releaser {
         writeln!(text, "     released by {comm}[{pid}]")?;
-    } else if let Some((pid, comm)) = &found.opener {
+    } else if let Some((pid, comm)) = &finding.opener {
         writeln!(text, "     opened by {comm}[{pid}]")?;
     }
-    if let Some(calls) = report.audit_log.stacks.get(&found.id) {
+    if let Some(calls) = report.audit_log.stacks.get(&finding.id) {
         write_stack(text, calls)?;
     }
     Ok(())
@@ -203,9 +202,9 @@ fn write_finding(text: &mut String, report: &Report<'_>, found: &Finding) -> std
 /// Writes the innermost calls; the JSON report has all of them.
 fn write_stack(text: &mut String, calls: &[Call]) -> std::fmt::Result {
     for (n, call) in calls.iter().take(CALLS_SHOWN).enumerate() {
-        let lead = if n == 0 { "opened in" } else { "from" };
+        let prefix = if n == 0 { "opened in" } else { "from" };
         let function = call.function.as_deref().unwrap_or("?");
-        write!(text, "     {lead:>9} {function}")?;
+        write!(text, "     {prefix:>9} {function}")?;
         match (&call.source, &call.module) {
             (Some(source), _) => writeln!(text, "  {source}")?,
             (None, Some(module)) => writeln!(text, "  {module}+{:#x}", call.offset)?,
@@ -218,41 +217,46 @@ fn write_stack(text: &mut String, calls: &[Call]) -> std::fmt::Result {
     Ok(())
 }
 
-fn violation(found: &Finding) -> String {
-    let until_ns = found.released_ns.unwrap_or(found.seen_ns);
-    let lasted = duration(until_ns.saturating_sub(found.since_ns));
-    let open = if found.released_ns.is_some() {
+fn describe(finding: &Finding) -> String {
+    let until_ns = finding.released_ns.unwrap_or(finding.seen_ns);
+    let lasted = duration(until_ns.saturating_sub(finding.since_ns));
+    let open = if finding.released_ns.is_some() {
         "was open"
     } else {
         "is open"
     };
-    match found.kind {
+    match finding.kind {
         Kind::OutlivedRequest => format!("{open} {lasted} after the end of its request"),
         Kind::SessionRemnant => format!("{open} {lasted} after the end of its session"),
-        Kind::PeerClosed => format!("{open} {lasted} after the peer was done"),
+        Kind::PeerClosed => format!("{open} {lasted} after the peer finished"),
         Kind::DeadSocket => format!("{open} {lasted} after the connection died"),
-        Kind::Unowned => format!("{open} {lasted}, bound to nobody"),
+        Kind::Unowned => format!("{open} {lasted} without an owner"),
         Kind::PileUp => format!("{open} {lasted} after newer ones took its place; they pile up"),
         Kind::Idle => format!("{open} {lasted} after the last byte"),
         Kind::OpenAtExit => "was open until its process exited".to_owned(),
     }
 }
 
-/// Names the holders; more than fit on a few lines are in the JSON report.
-fn holders(found: &Finding) -> String {
+/// Names the holders. The JSON report has all of them.
+fn holders(finding: &Finding) -> String {
     let one = |holder: &Holder| {
         let comm = holder.comm.as_deref().unwrap_or("?");
         format!("{comm}[{}] fd {}", holder.pid, holder.fd)
     };
-    let named: Vec<String> = found.holders.iter().take(HOLDERS_NAMED).map(one).collect();
-    let listed = u64::try_from(found.holders.len() - named.len()).unwrap_or(u64::MAX);
-    match listed.saturating_add(found.holders_unlisted) {
+    let named: Vec<String> = finding
+        .holders
+        .iter()
+        .take(HOLDERS_NAMED)
+        .map(one)
+        .collect();
+    let listed = u64::try_from(finding.holders.len() - named.len()).unwrap_or(u64::MAX);
+    match listed.saturating_add(finding.holders_unlisted) {
         0 => named.join(", "),
         more => format!("{} and {more} more", named.join(", ")),
     }
 }
 
-/// Writes a duration in the unit in which it has one to three digits.
+/// Formats a duration in the unit that gives one to three digits.
 #[must_use]
 pub fn duration(ns: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are printed")]

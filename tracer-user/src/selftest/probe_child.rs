@@ -38,7 +38,7 @@ pub fn run(cgroup: &Path) -> anyhow::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut dialed = TcpStream::connect(listener.local_addr()?)?;
     let (mut accepted, _) = listener.accept()?;
-    let heard = annotation::bind(&dialed, Role::Control, SELFTEST_OWNER, "self-test")?;
+    let bound = annotation::bind(&dialed, Role::Control, SELFTEST_OWNER, "self-test")?;
     // Fails before a SYN is sent: TCP has no broadcast.
     let nowhere = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
     anyhow::ensure!(
@@ -48,7 +48,7 @@ pub fn run(cgroup: &Path) -> anyhow::Result<()> {
     println!("{READY}");
     io::stdin().read_to_end(&mut Vec::new())?;
     anyhow::ensure!(
-        heard == Heard::Yes && annotation::end(&dialed, Owner::PRESENT, 0)? == Heard::Yes,
+        bound == Heard::Yes && annotation::end(&dialed, Owner::PRESENT, 0)? == Heard::Yes,
         "no tracer took the annotations"
     );
     // One side finishes first, so that the other passes through CLOSE_WAIT.

@@ -160,8 +160,8 @@ fn is_executable(flags: SegmentFlags) -> bool {
 pub(super) struct Files(HashMap<Identity, Arc<File>>);
 
 impl Files {
-    /// Opens the file that a process has mapped at `range`, through the mapping itself: the path may
-    /// lead to another file by now.
+    /// Opens the file that a process has mapped at `range`, through the mapping itself: the path
+    /// may lead to another file by now.
     pub(super) fn open(&mut self, tgid: u32, range: &Range<u64>, path: &str) -> Option<Arc<File>> {
         let link = format!("/proc/{tgid}/map_files/{:x}-{:x}", range.start, range.end);
         let metadata = fs::metadata(&link).ok().filter(fs::Metadata::is_file)?;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolizer};
 use rustix::fs::{MemfdFlags, memfd_create};
+use tracer_core::event::printable;
+use tracer_core::report::Call;
 
 use super::frame::Frame;
 use super::module::File;
-use tracer_core::event::printable;
-use tracer_core::report::Call;
 
 /// The largest file that symbols are read from, in bytes.
 const FILE_BYTES: u64 = 256 << 20;
@@ -76,8 +76,8 @@ fn call(file: &File, offset: u64, function: Option<&str>, code: Option<&CodeInfo
     }
 }
 
-/// Looks up offsets in one file. The traced program may truncate the file at any time, and the library
-/// maps what it reads: so it is given a copy.
+/// Looks up offsets in one file. The traced program may truncate the file at any time, and the
+/// library maps what it reads: so it is given a copy.
 fn symbolize(file: &File, offsets: &[u64]) -> io::Result<Vec<Vec<Call>>> {
     let mut from = file.file.try_clone()?;
     if from.metadata()?.len() > FILE_BYTES {

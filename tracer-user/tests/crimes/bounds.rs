@@ -1,4 +1,4 @@
-//! What the tracer is bounded by, at the size that it is made for.
+//! The bounds of the tracer, at the size that it is made for.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,10 +13,10 @@ use crate::case::{self, FIXTURE, LEAK, expect};
 
 /// Sockets that the program under audit leaves open.
 const SOCKETS: usize = 100_000;
-/// What the tracer's memory may be at its peak, in KiB: 200 MB.
+/// The most memory that the tracer may use, in KiB: 200 MB.
 const PEAK_KIB: u64 = 200_000_000 / 1024;
-/// How often it is read: the kernel tells it of a living process only.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often the memory is read: the kernel shows it for a living process only.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(5);
 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     vec![
@@ -30,7 +30,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
 fn a_hundred_thousand_leaks_are_named() -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
     let json = directory.path().join("report.json");
-    let said = directory.path().join("stderr");
+    let stderr = directory.path().join("stderr");
     let mut tracer = Command::new(env!("CARGO_BIN_EXE_tracer"))
         .args(["run", "--json"])
         .arg(&json)
@@ -39,18 +39,18 @@ fn a_hundred_thousand_leaks_are_named() -> Result<(), Failed> {
         .args([FIXTURE, "many_held"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(File::create(&said)?)
+        .stderr(File::create(&stderr)?)
         .spawn()?;
     let mut stdout = tracer.stdout.take().ok_or("no pipe")?;
     let printed = thread::spawn(move || {
         let mut printed = String::new();
         stdout.read_to_string(&mut printed).map(|_| printed)
     });
-    let (status, peak_kib) = watched(&mut tracer)?;
+    let (status, peak_kib) = wait_and_measure(&mut tracer)?;
     let printed = printed.join().map_err(|_| "the reader failed")??;
-    let said = std::fs::read_to_string(said)?;
+    let stderr = std::fs::read_to_string(stderr)?;
     if status.code() != Some(LEAK) {
-        return Err(format!("{status}: {said}").into());
+        return Err(format!("{status}: {stderr}").into());
     }
     let report: Value = serde_json::from_slice(&std::fs::read(json)?)?;
     expect(&report["witness"]["agrees"], &true.into(), "witness agrees")?;
@@ -58,7 +58,7 @@ fn a_hundred_thousand_leaks_are_named() -> Result<(), Failed> {
     expect(&case::denied(&report), &wanted, "denied findings")?;
     let printed = case::printed_holders(&printed);
     expect(&printed.len(), &SOCKETS, "sockets held")?;
-    // Too many to be printed.
+    // Compared as a whole: they are too many to print.
     expect(
         &(case::holders(&report) == printed),
         &true,
@@ -74,7 +74,7 @@ fn a_hundred_thousand_leaks_are_named() -> Result<(), Failed> {
 }
 
 /// Waits for the tracer's end and returns its peak memory too.
-fn watched(tracer: &mut Child) -> std::io::Result<(ExitStatus, u64)> {
+fn wait_and_measure(tracer: &mut Child) -> std::io::Result<(ExitStatus, u64)> {
     let status_file = format!("/proc/{}/status", tracer.id());
     let mut peak_kib = 0;
     loop {
@@ -85,6 +85,6 @@ fn watched(tracer: &mut Child) -> std::io::Result<(ExitStatus, u64)> {
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
         peak_kib = kib.unwrap_or(peak_kib);
-        thread::sleep(LOOK);
+        thread::sleep(MEASURE_INTERVAL);
     }
 }

@@ -1,4 +1,4 @@
-//! What each program must be found to have done.
+//! A program under audit, and what the report must say.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,7 +15,7 @@ use serde_json::Value;
 /// The argument that makes this binary the program under audit.
 pub(crate) const FIXTURE: &str = "__fixture";
 
-/// The program under audit is then in the middle of its connections.
+/// After this time the program under audit is in the middle of its connections.
 const BEFORE_THE_STOP: Duration = Duration::from_millis(700);
 const STOPPED: Duration = Duration::from_secs(2);
 
@@ -23,38 +23,38 @@ const CLEAN: i32 = 0;
 pub(crate) const LEAK: i32 = 3;
 pub(crate) const INCONCLUSIVE: i32 = 4;
 
-/// A program and what must be found.
+/// A program and the expected report.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) status: i32,
     /// Findings that deny, by kind.
     pub(crate) denied: &'static [(&'static str, usize)],
-    /// How many processes hold each socket found; the program names them on its standard output.
+    /// The expected holders; the program prints them to its standard output.
     pub(crate) holders: Holders,
     pub(crate) options: &'static [&'static str],
-    /// Programs that must be installed: unmodified ones, which annotate nothing.
+    /// Programs that must be installed.
     pub(crate) needs: &'static [&'static str],
-    /// What the tracer is started by.
+    /// The command that starts the tracer, if any.
     pub(crate) started_by: &'static [&'static str],
-    /// The command inherits a listener that was made outside as its standard input.
+    /// The command inherits a listener from outside the audit as its standard input.
     pub(crate) inherits: bool,
-    /// Counters, ledger and witness tell the same story.
+    /// Whether counters, ledger and witness must agree.
     pub(crate) agrees: bool,
     /// The tracer is stopped (SIGSTOP) for a while in the middle.
     pub(crate) reader_stops: bool,
     pub(crate) more: fn(&Value) -> Result<(), String>,
 }
 
-/// Who must be named as the holder.
+/// The expected holders.
 pub(crate) enum Holders {
-    /// The report must name exactly what the program said: "holder PID FD".
+    /// Exactly those that the program printed: "holder PID FD".
     AsPrinted,
-    /// Nobody has the socket any more.
+    /// None: the socket is released.
     Nobody,
-    /// What the program said, if the tracer was awake while it was so.
+    /// Those that the program printed, if the tracer was not stopped at that time.
     AsPrintedIfSeen,
-    /// Every socket found has one, and `denied` are the fewest that must be found: how many there are
-    /// depends on when the witness looked.
+    /// Every socket found has one, and `denied` are the fewest that must be found: how many there
+    /// are depends on when the witness looked.
     OneEach,
 }
 
@@ -89,12 +89,12 @@ pub(crate) const fn leaks(name: &'static str, denied: &'static [(&'static str, u
     }
 }
 
-/// Whether a case that cannot run fails instead of being skipped, as in CI.
+/// Whether a case that cannot run must fail instead of being skipped, as in CI.
 fn is_strict() -> bool {
     std::env::var_os("WATERTIGHT_TEST_STRICT").is_some()
 }
 
-/// Whether privileges are missing and may be.
+/// Whether privileges are missing and that is allowed.
 pub(crate) fn must_skip() -> bool {
     !rustix::process::geteuid().is_root() && !is_strict()
 }
@@ -105,7 +105,7 @@ impl Case {
         must_skip() || self.needs.iter().any(|program| lacks(program))
     }
 
-    pub(crate) fn judge(&self) -> Result<(), Failed> {
+    pub(crate) fn check(&self) -> Result<(), Failed> {
         let directory = tempfile::tempdir()?;
         let json = directory.path().join("report.json");
         let output = self.run(&json)?;
@@ -121,7 +121,7 @@ impl Case {
     }
 
     fn run(&self, json: &Path) -> std::io::Result<Output> {
-        // Cases that differ in conditions only share a fixture.
+        // The fixture is the first word. Cases that differ only in their conditions share one.
         let fixture = self.name.split(' ').next().unwrap_or_default();
         let (starter, arguments) = self
             .started_by
@@ -207,7 +207,7 @@ impl Case {
     }
 }
 
-/// Whether a program is missing and may be.
+/// Whether a program is missing and that is allowed.
 pub(crate) fn lacks(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let missing = !std::env::split_paths(&path).any(|directory| directory.join(program).is_file());

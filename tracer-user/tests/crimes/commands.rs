@@ -1,4 +1,4 @@
-//! What the command does besides judging.
+//! The command apart from its verdicts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -80,7 +80,7 @@ fn counts_are_served_while_it_runs() -> Result<(), Failed> {
         .spawn()?;
     let stderr = audit.stderr.take().ok_or("no pipe")?;
     let mut lines = BufReader::new(stderr).lines();
-    let line = lines.next().ok_or("it said nothing")??;
+    let line = lines.next().ok_or("it printed nothing")??;
     let address = line
         .strip_prefix("metrics    http://")
         .and_then(|rest| rest.strip_suffix("/metrics"))
@@ -165,7 +165,7 @@ fn an_early_signal_leaves_nothing() -> Result<(), Failed> {
     Ok(())
 }
 
-/// `script` gives the tracer a terminal and types what it reads.
+/// `script` gives the tracer a terminal and types its own standard input there.
 fn a_command_may_read_the_terminal() -> Result<(), Failed> {
     let line = format!(
         "{} run -- head -n 1; echo status $?; head -n 1",
@@ -183,7 +183,7 @@ fn a_command_may_read_the_terminal() -> Result<(), Failed> {
         .write_all(b"first\nsecond\n")?;
     let output = script.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-    // Once as it is typed, once as it is read; and the shell has its terminal back afterwards.
+    // Once typed and once read. Afterwards the shell has its terminal back.
     let read = |word| text.lines().filter(|line| *line == word).count() == 2;
     if !output.status.success() || !text.contains("status 0") || !read("first") || !read("second") {
         return Err(format!("{}: {text}", output.status).into());
@@ -199,7 +199,7 @@ fn a_detached_hook_is_named() -> Result<(), Failed> {
         .spawn()?;
     let stderr = audit.stderr.take().ok_or("no pipe")?;
     let mut stderr = BufReader::new(stderr);
-    // It says so once everything is attached.
+    // It prints this line once everything is attached.
     stderr.read_line(&mut String::new())?;
     let link = release_link(audit.id())?;
     let detached = Command::new("bpftool")
@@ -222,7 +222,8 @@ fn a_detached_hook_is_named() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Finds the link of the release hook (`BPF_CGROUP_INET_SOCK_RELEASE`, 34) among the tracer's descriptors.
+/// Finds the link of the release hook (`BPF_CGROUP_INET_SOCK_RELEASE`, 34) among the tracer's
+/// descriptors.
 fn release_link(tracer: u32) -> Result<String, Failed> {
     for entry in std::fs::read_dir(format!("/proc/{tracer}/fdinfo"))? {
         let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();

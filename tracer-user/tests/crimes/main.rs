@@ -1,13 +1,14 @@
-//! The auditor audited: programs that leak in a known way must be convicted, and ones that only look guilty must not.
+//! Audits programs that leak in a known way, which must be reported, and programs that only look as
+//! if they leak, which must not.
 //!
-//! Each case is this same binary, started again by `tracer run` as the program under audit.
+//! The program under audit is this same binary, started again by `tracer run`.
 
 #![allow(
     clippy::disallowed_methods,
     clippy::indexing_slicing,
     clippy::unwrap_used,
     clippy::panic,
-    reason = "tests look at the clock of the world, and this one lacks the harness that would say that it is one"
+    reason = "a test without the standard harness, which clippy does not recognize as one"
 )]
 
 mod bounds;
@@ -29,12 +30,12 @@ fn main() {
         return;
     }
     let mut arguments = Arguments::from_args();
-    // Cases measure times against each other's load.
+    // Cases measure time, and each is a load for the others.
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(2).min(2));
     let skipped = case::must_skip();
     let cases = cases::all().into_iter().map(|case| {
         let skipped = case.is_skipped();
-        Trial::test(case.name, move || case.judge()).with_ignored_flag(skipped)
+        Trial::test(case.name, move || case.check()).with_ignored_flag(skipped)
     });
     let trials = cases
         .chain(commands::trials(skipped))

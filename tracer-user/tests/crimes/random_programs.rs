@@ -55,7 +55,7 @@ enum Condition {
     Ordinary,
     /// Most records are lost.
     TinyRing,
-    /// It is stopped (SIGSTOP) again and again, for longer than a wait.
+    /// The tracer is stopped (SIGSTOP) again and again, for longer than a wait.
     StoppedReader,
     /// Most sockets find their place taken, and every place is used many times.
     FewPlaces,

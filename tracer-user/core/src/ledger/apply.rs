@@ -77,7 +77,8 @@ impl Ledger {
         }
     }
 
-    /// A socket had broken a rule when it was reused: bound again, connected again, listening again.
+    /// A socket had broken a rule when it was reused: bound again, connected again, listening
+    /// again.
     fn recv_renewed(&mut self, of: &OverstayEvent) {
         let evidence = Evidence {
             facts: &of.socket.facts,

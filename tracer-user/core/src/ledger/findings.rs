@@ -38,8 +38,8 @@ impl Findings {
         }
     }
 
-    /// Records a finding. If a socket already has one, the one of the earlier rule is kept, with the
-    /// holders that the witness named.
+    /// Records a finding. If a socket already has one, the one of the earlier rule is kept, with
+    /// the holders that the witness named.
     pub(super) fn record(&mut self, mut finding: Finding) {
         let level = self.levels.of(finding.kind);
         if level == Level::Allow {
@@ -166,8 +166,8 @@ impl Findings {
 /// Makes a finding from the evidence, without holders.
 pub(super) fn new_finding(evidence: &Evidence<'_>, violation: Violation, label: String) -> Finding {
     let facts = evidence.facts;
-    // The counters are of the last state change. No byte comes in after CLOSE_WAIT, and none is sent
-    // after CLOSE.
+    // The counters are of the last state change. No byte comes in after CLOSE_WAIT, and none is
+    // sent after CLOSE.
     let payload = payload(facts, facts.bytes_received, facts.bytes_acked);
     let dead = facts.dead_ns != 0;
     let peer_done = facts.flags & fact::PEER_FIN != 0;

@@ -108,8 +108,8 @@ impl Ledger {
         }
     }
 
-    /// Adds a deadline for the next rule that the socket may break: the record that started the rule
-    /// may be lost.
+    /// Adds a deadline for the next rule that the socket may break: the record that started the
+    /// rule may be lost.
     fn add_next_deadline(&mut self, id: u64, kind: Kind, at_ns: u64) {
         let lifetime = self.lifetimes.get(&id);
         if lifetime.map(|lifetime| lifetime.deadline_ns) == Some(at_ns) {

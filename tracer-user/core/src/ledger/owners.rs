@@ -5,7 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use tracer_abi::annotation::Owner;
 
 /// How many owners without open sockets are kept: half of what the kernel's own table holds. An END
-/// is kept until that many other owners came, so that it also applies to a dial that completes late.
+/// is kept until that many other owners came, so that it also applies to a dial that completes
+/// late.
 pub(super) const REMEMBERED_OWNERS: usize = 1 << 17;
 
 #[derive(Debug, Default)]

@@ -45,7 +45,8 @@ pub(super) fn unread(facts: &Facts, sighting: &Sighting) -> u32 {
     sighting.unread.saturating_sub(fin)
 }
 
-/// Returns the bytes that were written and not acknowledged. A SYN or a FIN in flight counts as one.
+/// Returns the bytes that were written and not acknowledged. A SYN or a FIN in flight counts as
+/// one.
 pub(super) fn unsent(sighting: &Sighting) -> u32 {
     const SYN_SENT: u32 = 2;
     const FIN_WAIT1: u32 = 4;

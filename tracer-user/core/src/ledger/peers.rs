@@ -54,8 +54,8 @@ impl Peers {
         }
     }
 
-    /// Returns at most `limit` addresses: those with most open connections first, then those with most
-    /// released ones.
+    /// Returns at most `limit` addresses: those with most open connections first, then those with
+    /// most released ones.
     #[must_use]
     pub fn top(&self, limit: usize) -> Vec<(&str, &Peer)> {
         let mut peers: Vec<(&str, &Peer)> = self

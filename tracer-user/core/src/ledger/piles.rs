@@ -1,12 +1,12 @@
 //! Piles: connections that a program opened, used, and keeps although newer ones do their work.
 //!
-//! What is known of such a leak comes from outside: no annotation, no CLOSE_WAIT. A connection that
-//! the program opened is *passed over* when no byte has moved on it for grace, and the same process
+//! Such a leak is known from outside only: no annotation, no CLOSE_WAIT. A connection that the
+//! program opened is *passed over* when no byte has moved on it for grace, and the same process
 //! then opened a newer connection to the same target that did move bytes: the older one could have
-//! served, and did not. The passed-over connections of one process to one target that have not moved
-//! a byte since are a pile. Pools and subscriptions that are quiet on purpose look just like it, and
-//! stand still: the size of the pile when its oldest member has been in it for a while is its
-//! baseline, and only growth above that tells.
+//! served, and did not. The passed-over connections of one process to one target that have not
+//! moved a byte since are a pile. Pools and subscriptions that are quiet on purpose look just like
+//! it, and stand still: the size of the pile when its oldest member has been in it for a while is
+//! its baseline, and only growth above that tells.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -38,8 +38,9 @@ pub(super) struct PileKey {
 }
 
 impl PileKey {
-    /// Returns the pile that a connection would be in; `None` for sockets that are never in one: those
-    /// that others opened, those that serve a request of their own, and those without byte counters.
+    /// Returns the pile that a connection would be in; `None` for sockets that are never in one:
+    /// those that others opened, those that serve a request of their own, and those without byte
+    /// counters.
     pub(super) fn of(facts: &Facts) -> Option<Self> {
         let is_pooled = Role::from_u16(facts.role) == Some(Role::Pool);
         let dialed = facts.flags & fact::DIALED != 0 && facts.remote_port != 0;
@@ -72,8 +73,8 @@ pub(super) struct Piles {
     samples: Vec<Sample>,
     /// The members of piles that grew, as of the last walk, and when each joined its pile.
     grown: HashMap<u64, u64>,
-    /// The processes whose connections were released by their exit: it proves nothing, so their piles
-    /// stay as they were.
+    /// The processes whose connections were released by their exit: it proves nothing, so their
+    /// piles stay as they were.
     exited: HashSet<u32>,
     /// Members of piles that grew which were released soon after they had joined, and when.
     drained: Vec<(u64, u64)>,
@@ -112,7 +113,7 @@ struct Member {
     last_byte_ns: u64,
 }
 
-/// A pile that is worth a word although it convicts nobody.
+/// A pile that is reported in a note, without a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PileNote {
     /// The process that opened the connections.
@@ -136,15 +137,15 @@ impl Piles {
         self.samples.push(sample);
     }
 
-    /// Takes note that a connection was released only because the process that opened it exited.
+    /// Records that a connection was released only because the process that opened it exited.
     pub(super) fn opener_exited(&mut self, opener: u32) {
         if self.exited.len() < PILES_MAX {
             self.exited.insert(opener);
         }
     }
 
-    /// Takes note of a release that is not the work of an exit. A burst drains like this: a connection
-    /// that was not in its pile for long is innocent.
+    /// Records a release that no exit caused. A burst drains like this: a connection that was in
+    /// its pile for a short time is no leak.
     pub(super) fn recv_released(&mut self, id: u64, at_ns: u64, limits: &PileLimits) {
         let soon = |joined_ns| at_ns.saturating_sub(joined_ns) < limits.after_ns;
         if self.joined_ns(id).is_some_and(soon) {
@@ -191,8 +192,8 @@ impl Piles {
                 .cleared
                 .extend(ids.filter(|id| before.contains_key(id) && !self.grown.contains_key(id)));
         }
-        // Programs release what they have kept as they end: what is released just before the audit is
-        // over was kept to the end.
+        // Programs release what they have kept as they end: what is released just before the audit
+        // is over was kept to the end.
         let drained = self
             .drained
             .extract_if(.., |(_, at_ns)| at_ns.saturating_add(grace_ns) < now_ns);
@@ -223,7 +224,8 @@ impl Piles {
 }
 
 impl Pile {
-    /// Takes in who was passed over, and lets go of who was released or moved a byte.
+    /// Adds the connections that were passed over, and removes those that were released or moved a
+    /// byte.
     fn settle(&mut self, samples: &[Sample], now_ns: u64, grace_ns: u64) {
         let used = samples.iter().filter(|sample| sample.is_used);
         let newest_ns = used.map(|sample| sample.born_ns).max().unwrap_or_default();

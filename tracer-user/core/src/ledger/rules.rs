@@ -56,8 +56,8 @@ impl Evidence<'_> {
         })
     }
 
-    /// Returns the rule that is broken next if nothing changes, and the last moment at which it is not
-    /// yet. Idleness has no such moment: every byte restarts its clock.
+    /// Returns the rule that is broken next if nothing changes, and the last moment at which it is
+    /// not yet. Idleness has no such moment: every byte restarts its clock.
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<(Kind, u64)> {
         Kind::ALL
             .into_iter()

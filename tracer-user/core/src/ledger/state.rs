@@ -180,8 +180,8 @@ impl Ledger {
         self.findings.name_holders(name);
     }
 
-    /// Whether so many sockets are open that there may be a pile, so that the witness should walk now
-    /// and then although no deadline has passed.
+    /// Whether so many sockets are open that there may be a pile, so that the witness should walk
+    /// now and then although no deadline has passed.
     #[must_use]
     pub fn may_pile_up(&self) -> bool {
         self.lifetimes.len() >= self.timeouts.piles.growth

@@ -106,7 +106,7 @@ impl Kernel {
         })
     }
 
-    /// Returns the record of the bind, and before it that of its being too late if it is.
+    /// Returns the record of the BIND, and before it the record of the violation, if there is one.
     fn bind(&mut self, id: u64, owner: Owner) -> Option<(Option<Event>, Event)> {
         let former = *self.open.get(&id)?;
         let is_late = self.is_late(&former);
@@ -216,8 +216,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Runs the steps and returns the findings of sockets that are open at the end, whether counters and ledger agree on
-/// late releases, and the last walk.
+/// Runs the steps and returns the findings of sockets that are open at the end, whether counters
+/// and ledger agree on late releases, and the last walk.
 fn simulate(
     steps: &[Step],
     mut is_lost: impl FnMut() -> bool,
@@ -229,8 +229,8 @@ fn simulate(
         let events: Vec<Event> = match step {
             Step::Create => vec![kernel.create()],
             Step::Bind(id, owner) => {
-                let told = kernel.bind(*id, stream(*owner));
-                told.map_or_else(Vec::new, |(late, bound)| {
+                let bound = kernel.bind(*id, stream(*owner));
+                bound.map_or_else(Vec::new, |(late, bound)| {
                     late.into_iter().chain([bound]).collect()
                 })
             }
@@ -274,8 +274,8 @@ fn simulate(
 }
 
 proptest! {
-    /// With no walk between, what is open at the end is judged the same whatever was lost; and what was released too late
-    /// unseen shows in the kernel's counter.
+    /// Without walks in between, sockets that are open at the end get the same findings whatever
+    /// was lost. Late releases that were lost show in the kernel's counter.
     #[test]
     fn losses_never_change_the_verdict(
         steps in proptest::collection::vec(step(), 1..60),
@@ -288,12 +288,13 @@ proptest! {
         let mut losses = losses.into_iter();
         let (lossy, late_agrees, walk) = simulate(&steps, || losses.next().unwrap_or(false));
         prop_assert_eq!((walk.only_in_ledger, walk.only_in_kernel), (0, 0));
-        // A socket that was bound anew too late is found by that record alone; without it the counters disagree.
+        // A socket that was bound again too late is known from that record only. Without it the
+        // counters disagree.
         prop_assert!(lossy == whole || !late_agrees);
         prop_assert!(lossy.keys().all(|id| whole.contains_key(id)));
     }
 
-    /// Walks between, with losses: ledger and witness agree after each.
+    /// With losses, ledger and witness agree after each walk.
     #[test]
     fn every_walk_sets_the_ledger_right(
         steps in proptest::collection::vec(step(), 1..80),

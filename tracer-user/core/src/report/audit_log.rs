@@ -35,7 +35,8 @@ pub struct Attachment {
     pub program: String,
     /// The link's number: `bpftool link show id N`.
     pub link_id: u32,
-    /// Whether the link still leads to a cgroup: `bpftool link detach` cuts it and leaves it behind, detached.
+    /// Whether the link is still attached to a cgroup: `bpftool link detach` detaches it, but it
+    /// stays.
     pub attached: bool,
 }
 
@@ -81,7 +82,8 @@ pub struct AuditLog {
     pub attachments: Vec<Attachment>,
     /// Runs of the programs that the kernel skipped.
     pub missed_runs: u64,
-    /// The stacks that opened the sockets of the findings, by [`Finding::id`](crate::verdict::Finding::id), the innermost call first.
+    /// The stacks that opened the sockets of the findings, by
+    /// [`Finding::id`](crate::verdict::Finding::id), the innermost call first.
     pub stacks: HashMap<u64, Arc<[Call]>>,
     /// What else went wrong, as whole sentences.
     pub failures: Vec<String>,

@@ -79,7 +79,7 @@ fn lacks(count: u64, what: &str) -> Option<String> {
     (count > 0).then(|| format!("{count} {what}"))
 }
 
-/// What the kernel side could not do, or could not tell.
+/// What the kernel side could not do, or could not report.
 fn kernel_failures(audit_log: &AuditLog, ledger: &Ledger) -> impl Iterator<Item = String> {
     let of = |counter| audit_log.counters.of(counter);
     let late_unknown = of(Counter::Late).saturating_sub(ledger.counts().late);
@@ -146,7 +146,8 @@ fn disagreements(audit_log: &AuditLog, walk: &Walk) -> impl Iterator<Item = Stri
         }),
         (must_be_open != i128::from(walk.open)).then(|| {
             format!(
-                "the kernel's counters say that {must_be_open} sockets are open, the witness met {}",
+                "the kernel's counters say that {must_be_open} sockets are open, the witness met \
+                 {}",
                 walk.open
             )
         }),

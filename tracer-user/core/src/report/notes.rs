@@ -1,4 +1,4 @@
-//! What a report remarks although it changes no verdict.
+//! Notes of a report: they do not change the verdict.
 
 use crate::ledger::{Ledger, PileNote};
 
@@ -37,7 +37,7 @@ fn pile_note(pile: &PileNote, after: &str) -> String {
     format!("{size} connections of {comm}[{opener}] to {target} were opened, used and kept; {why}")
 }
 
-/// Writes a time in minutes, seconds or milliseconds, whichever fits.
+/// Formats a time in minutes, seconds or milliseconds.
 fn seconds(ns: u64) -> String {
     match ns / 1_000_000 {
         ms if ms >= 60_000 && ms.is_multiple_of(60_000) => format!("{} m", ms / 60_000),

@@ -1,13 +1,13 @@
-//! How the JSON report is laid out: to be read at the top, where it is short, and a line for each finding.
+//! The layout of the JSON report: spread over lines at the top, one line for each finding.
 
 use std::io::{self, Write};
 
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
-/// Containers up to this depth have a line for each of their elements: the document, and the lists in it.
+/// Containers up to this depth have one element a line: the document and the lists in it.
 const SPREAD: usize = 2;
 
-/// Spreads what is near the top over lines and keeps what is below on one.
+/// Spreads the upper levels over lines and keeps each lower one on a line.
 #[derive(Default)]
 pub(super) struct Layout {
     spread: PrettyFormatter<'static>,
@@ -20,7 +20,7 @@ impl Layout {
     }
 }
 
-/// Passes a call on to whichever formatter has the present depth.
+/// Forwards a call to the formatter of the current depth.
 macro_rules! pass_on {
     ($self:ident.$method:ident($($argument:ident),*)) => {
         if $self.is_spread() {

@@ -46,9 +46,9 @@ pub(super) fn cases() -> Vec<Case> {
             status: INCONCLUSIVE,
             more: |report| {
                 let reasons = report["reasons"].to_string();
-                let told = "1 processes left the audited cgroup";
+                let reason = "1 processes left the audited cgroup";
                 expect(
-                    &(reasons.contains(told) && reasons.contains("crimes")),
+                    &(reasons.contains(reason) && reasons.contains("crimes")),
                     &true,
                     "the reason",
                 )

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::case::{Case, Holders, OUTLIVED, clean, expect, leaks};
 
-/// Where thousands of connections are made, a thread may wait for a processor longer than the other cases' grace.
+/// With thousands of connections, a thread may wait for a CPU for longer than the grace of the
+/// other cases.
 const PATIENT: &[&str] = &["--grace", "1s"];
 
 const FEW_PLACES: &[&str] = &["--grace", "1s", "--places", "64"];
@@ -67,7 +68,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The kernel's counts are exact, what only records tell is unknown.
+/// The kernel's counts are exact; what only records tell is unknown.
 fn many_and_lost(report: &Value) -> Result<(), String> {
     many_in_the_kernel(report)?;
     expect(&report["owners"]["streams_bound"], &Value::Null, "bound")?;
@@ -90,7 +91,8 @@ fn many_in_the_kernel(report: &Value) -> Result<(), String> {
     expect(&report["sockets"]["connected"], &20_000.into(), "connected")
 }
 
-/// About half find a place. Were none given back, only those would that come to the address of a former tenant, a tenth.
+/// About half find a place. Were none given back, only those would that come to the address of a
+/// former tenant, a tenth.
 fn many_share_few_places(report: &Value) -> Result<(), String> {
     many(report)?;
     let without = report["completeness"]["without_place"].as_u64();

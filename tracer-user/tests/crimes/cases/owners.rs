@@ -55,7 +55,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Each finding has the label that its socket was bound with, whole.
+/// Each finding has the whole label that its socket was bound with.
 fn labelled(report: &Value) -> Result<(), String> {
     let findings = report["findings"].as_array().ok_or("no findings")?;
     let label = |found: &Value| {

@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Case> {
         },
         clean("connected_again"),
         Case {
-            // One taken for another that was there before would be nobody's child.
+            // A socket mistaken for a previous one would be missing here.
             more: |report| expect(&report["sockets"]["connected"], &1100.into(), "connected"),
             ..leaks(
                 "corner_after_forgotten_backlogs",

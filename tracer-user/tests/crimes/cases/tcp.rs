@@ -72,7 +72,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Three bytes went out and five came in, whatever SYNs and FINs went along.
+/// Three bytes were sent and five received; SYNs and FINs do not count.
 fn closed_with_exact_bytes(report: &Value) -> Result<(), String> {
     has_state_and_exact_bytes(report, "CLOSE")
 }

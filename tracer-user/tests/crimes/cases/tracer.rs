@@ -42,7 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The stack that opened the socket leads through this function of the test.
+/// The stack that opened the socket contains this function of the test.
 fn stack_names(found: &Value, function: &str) -> Result<(), String> {
     let stack = found["stack"].as_array().ok_or("no stack")?;
     let named = stack.iter().any(|call| {

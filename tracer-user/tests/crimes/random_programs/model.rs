@@ -10,9 +10,9 @@ const OWNERS: usize = 3;
 pub(super) enum Step {
     /// It is bound to the owner of this number, which may have ended before.
     Bind(Role, usize),
-    /// END is told for the owner of this number, whatever the socket is bound to.
+    /// END of the owner of this number, whatever the socket is bound to.
     End(usize),
-    /// END is told for the whole session.
+    /// END of the whole session.
     EndSession,
     /// It sends a byte, which the peer reads if it is still open.
     Send,
@@ -84,7 +84,7 @@ const KINDS: [&str; 5] = [
 ];
 
 impl Model {
-    /// A socket that is bound to nobody.
+    /// A socket without an owner.
     pub(super) fn unbound(owes_owner: bool) -> Self {
         Self {
             owes_owner,

@@ -1,5 +1,5 @@
-//! The program under audit: makes all connections at once, takes random steps on each, and prints for
-//! each end what the model predicts.
+//! The program under audit: makes all connections at once, takes random steps on each, and prints
+//! for each end what the model predicts.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -25,12 +25,12 @@ const STEPS: u8 = 8;
 const COPIES: u8 = 3;
 /// One socket in this many is also held by another process.
 const KEEPERS: u8 = 8;
-/// Steps without a [`Step::Wait`] between them must take less than this, or the connection is not judged:
-/// a busy machine may take longer than the grace.
+/// Steps without a [`Step::Wait`] between them must take less than this, or the connection is not
+/// judged: a busy machine may take longer than the grace.
 const MAX_STEPS_TIME: Duration = Duration::from_millis(500);
 
-/// Longer than the grace, and long enough for two walks of the witness: the second one reports a socket
-/// that the first one met.
+/// Longer than the grace, and long enough for two walks of the witness: the second one reports a
+/// socket that the first one met.
 const WAIT: Duration = Duration::from_millis(3200);
 
 /// Runs the program of this name; `false` if it is none of these.
@@ -66,10 +66,6 @@ fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
         name(&socket, &copies, keeper.as_ref()),
         name(peer.as_ref().unwrap(), &[], None),
     ];
-    let owner = |owner: usize| Owner {
-        session: number,
-        stream: owner as u64 + 1,
-    };
     let mut model = Model::unbound(annotates);
     let mut peers_model = if annotates {
         Model::pooled()
@@ -87,34 +83,12 @@ fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
             continue;
         }
         steps.push(step);
-        match step {
-            Step::Bind(role, number) => {
-                annotation::bind(&socket, role, owner(number), "").unwrap();
-            }
-            Step::End(number) => {
-                annotation::end(&socket, owner(number), 1).unwrap();
-            }
-            Step::EndSession => {
-                annotation::end(&socket, owner(0).whole_session(), 1).unwrap();
-            }
-            Step::Send => send(&mut &socket, peer.as_mut()),
-            Step::Finish => drop(socket.shutdown(Shutdown::Write)),
-            Step::PeerFinishes => {
-                if let Some(peer) = &peer {
-                    let _ = peer.shutdown(Shutdown::Write);
-                }
-            }
-            Step::PeerCloses => peer = None,
-            Step::PeerResets => {
-                if let Some(peer) = peer.take() {
-                    set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
-                }
-            }
-            Step::Wait => {
-                on_time &= began.elapsed() < MAX_STEPS_TIME;
-                thread::sleep(WAIT);
-                began = Instant::now();
-            }
+        if step == Step::Wait {
+            on_time &= began.elapsed() < MAX_STEPS_TIME;
+            thread::sleep(WAIT);
+            began = Instant::now();
+        } else {
+            take(step, number, &socket, &mut peer);
         }
         model.step(step);
         if let (Some(step), Some(_)) = (step.of_peer(), &peer) {
@@ -138,6 +112,39 @@ fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
     [line(&model, name), line(&peers_model, peers_name)]
 }
 
+/// Takes a step that is no wait.
+fn take(step: Step, session: u64, mut socket: &TcpStream, peer: &mut Option<TcpStream>) {
+    let owner = |owner: usize| Owner {
+        session,
+        stream: owner as u64 + 1,
+    };
+    match step {
+        Step::Bind(role, number) => {
+            annotation::bind(socket, role, owner(number), "").unwrap();
+        }
+        Step::End(number) => {
+            annotation::end(socket, owner(number), 1).unwrap();
+        }
+        Step::EndSession => {
+            annotation::end(socket, owner(0).whole_session(), 1).unwrap();
+        }
+        Step::Send => send(&mut socket, peer.as_mut()),
+        Step::Finish => drop(socket.shutdown(Shutdown::Write)),
+        Step::PeerFinishes => {
+            if let Some(peer) = peer {
+                let _ = peer.shutdown(Shutdown::Write);
+            }
+        }
+        Step::PeerCloses => *peer = None,
+        Step::PeerResets => {
+            if let Some(peer) = peer.take() {
+                set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+            }
+        }
+        Step::Wait => {}
+    }
+}
+
 /// Returns both addresses of a socket and its holders, each as "PID:FD".
 fn name(socket: &TcpStream, copies: &[TcpStream], keeper: Option<&Keeper>) -> String {
     let ends = [socket.local_addr(), socket.peer_addr()].map(|end| end.unwrap().to_string());
@@ -149,7 +156,7 @@ fn name(socket: &TcpStream, copies: &[TcpStream], keeper: Option<&Keeper>) -> St
     words.join(" ")
 }
 
-/// Another process that has a socket open, as its standard output, until this is dropped.
+/// Another process that holds a socket, as its standard output, until this is dropped.
 struct Keeper(Child);
 
 impl Keeper {
@@ -167,9 +174,9 @@ impl Drop for Keeper {
     }
 }
 
-/// Makes a connection and says which end is looked at; the other one serves no request.
+/// Makes a connection. Returns the end under test and its peer, which serves no request.
 fn connection(rng: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream>) {
-    let nobody = |stream| Owner { session: 0, stream };
+    let session_0 = |stream| Owner { session: 0, stream };
     let host: IpAddr = if rng.bool() {
         Ipv4Addr::LOCALHOST.into()
     } else {
@@ -177,13 +184,14 @@ fn connection(rng: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream>) 
     };
     let listener = TcpListener::bind((host, 0)).unwrap();
     if annotates {
-        annotation::bind(&listener, Role::Listener, nobody(1), "").unwrap();
+        annotation::bind(&listener, Role::Listener, session_0(1), "").unwrap();
     }
     let dialed = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let accepted = if rng.bool() {
         listener.accept().unwrap().0
     } else {
-        // With no address asked for, nobody sees it before something happens to it, or the witness looks.
+        // Without an address asked for, it is not seen until something happens to it or a walk
+        // meets it.
         rustix::net::accept_with(&listener, SocketFlags::CLOEXEC)
             .unwrap()
             .into()
@@ -194,12 +202,13 @@ fn connection(rng: &mut Rng, annotates: bool) -> (TcpStream, Option<TcpStream>) 
         (accepted, dialed)
     };
     if annotates {
-        annotation::bind(&peer, Role::Pool, nobody(2), "").unwrap();
+        annotation::bind(&peer, Role::Pool, session_0(2), "").unwrap();
     }
     (socket, Some(peer))
 }
 
-/// Sends a byte, and reads it where somebody is: a peer that closes with bytes unread resets the connection.
+/// Sends a byte and lets the peer read it: a peer that closes with unread bytes resets the
+/// connection.
 fn send(socket: &mut &TcpStream, peer: Option<&mut TcpStream>) {
     if socket.write_all(b"x").is_err() {
         return;
