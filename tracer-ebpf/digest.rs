@@ -1,5 +1,5 @@
-//! The digest of the eBPF object's sources, used by the build script that checks the committed object against them and
-//! by the task that builds it.
+//! The digest of the eBPF object's sources, used by the build script that checks the committed
+//! object against them and by the task that builds it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Returns the SHA-256 of `Cargo.toml` and everything under `src` of the crate at `root`, as hexadecimal text. Names count
-/// as well as contents.
+/// Returns the SHA-256 of `Cargo.toml` and everything under `src` of the crate at `root`, as
+/// hexadecimal text. Names count as well as contents.
 ///
 /// # Errors
 ///

@@ -1,7 +1,8 @@
 //! The annotation channel: `setsockopt(fd, SOL_WATERTIGHT, BIND | END, value, length)`.
 //!
-//! A `cgroup/setsockopt` program takes the call before the kernel looks at it (`__cgroup_bpf_run_filter_setsockopt`).
-//! Without a tracer the kernel answers ENOPROTOOPT (EOPNOTSUPP on `AF_UNIX`) and nothing has happened.
+//! A `cgroup/setsockopt` program takes the call before the kernel looks at it
+//! (`__cgroup_bpf_run_filter_setsockopt`). Without a tracer the kernel answers ENOPROTOOPT
+//! (EOPNOTSUPP on `AF_UNIX`) and nothing has happened.
 
 #[cfg(feature = "annotate")]
 mod channel;
@@ -22,7 +23,7 @@ pub const VERSION: u16 = 1;
 pub const LABEL_MAX: usize = 64;
 
 shared! {
-    /// Who a socket serves: one stream of one session. Both ends of a tunnel use the same pair.
+    /// What a socket serves: one stream of one session. Both ends of a tunnel use the same pair.
     #[derive(Default, Hash, PartialOrd, Ord)]
     pub struct Owner {
         /// The session, unique on every node that takes part.
@@ -146,8 +147,9 @@ impl Header {
     }
 }
 
-/// One step of a UTF-8 check (RFC 3629, section 4), written as a state machine so that the eBPF verifier can
-/// follow it: the state says which continuation bytes are still due and how the next one is limited.
+/// One step of a UTF-8 check (RFC 3629, section 4), written as a state machine so that the eBPF
+/// verifier can follow it: the state says which continuation bytes are still due and how the next
+/// one is limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Utf8 {
     due: u32,

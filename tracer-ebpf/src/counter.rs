@@ -20,7 +20,8 @@ pub enum Counter {
     Ended,
     /// Annotations refused as malformed.
     Refused,
-    /// Times that a socket had broken a rule for longer than grace as it was released or began anew.
+    /// Times that a socket had broken a rule for longer than grace as it was released or began
+    /// anew.
     Late,
     /// Sockets that could not be given storage.
     StorageFailures,
@@ -43,8 +44,8 @@ pub enum Counter {
     /// Processes of the audit that could not be remembered because the table was full.
     MemberFailures,
     /// Times that a TCP socket was told to connect and did not begin to, for want of a route, an
-    /// address or a port. Counted up at the one and down at the other, each on its own CPU: only the
-    /// sum, which wraps, means anything.
+    /// address or a port. Counted up at the one and down at the other, each on its own CPU: only
+    /// the sum, which wraps, means anything.
     Undialed,
     /// Sockets that found their slot taken as they were made.
     WithoutSlot,

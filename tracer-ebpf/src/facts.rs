@@ -16,9 +16,10 @@ pub const IPPROTO_MPTCP: u16 = 262;
 pub mod fact {
     /// A listener's child: born by a handshake, not by `socket(2)`.
     pub const CHILD: u32 = 1;
-    /// A file descriptor for it was seen: it was created, annotated, released, or the witness met it.
+    /// A file descriptor for it was seen: it was created, annotated, released, or the witness met
+    /// it.
     pub const HELD: u32 = 1 << 1;
-    /// The last file descriptor is gone, and all of that is told.
+    /// The last file descriptor is gone, and its event is emitted.
     pub const RELEASED: u32 = 1 << 2;
     /// It listened.
     pub const LISTENER: u32 = 1 << 3;
@@ -35,21 +36,23 @@ pub mod fact {
 }
 
 shared! {
-    /// What the kernel side keeps of one socket, without the label. What every connection needs comes first, since the CPUs of both
-    /// ends pull at it.
+    /// What the kernel side keeps of one socket, without the label. What every connection needs
+    /// comes first, since the CPUs of both ends pull at it.
     pub struct Facts {
-        /// The socket's identity: a number given at first sight, never reused. The CPU is in the top 16 bits.
+        /// The socket's identity: a number given at first sight, never reused. The CPU is in the
+        /// top 16 bits.
         pub id: u64,
         /// When it was created, or when the handshake of a listener's child ended.
         pub born_ns: u64,
-        /// When a file descriptor of it was first seen: its birth, or for a listener's child the first of an accept that asks
-        /// for the address, an annotation, a sighting and the release.
+        /// When a file descriptor of it was first seen: its birth, or for a listener's child the
+        /// first of an accept that asks for the address, an annotation, a sighting and the release.
         pub held_ns: u64,
         /// When it was bound to its present owner.
         pub bound_ns: u64,
         /// When TCP entered CLOSE_WAIT; 0 again when it left it within grace.
         pub peer_done_ns: u64,
-        /// When TCP fell back to CLOSE after it had left it, or did not leave it though it was told to connect.
+        /// When TCP fell back to CLOSE after it had left it, or did not leave it though it was told
+        /// to connect.
         pub dead_ns: u64,
         /// See [`fact`].
         pub flags: u32,
@@ -71,13 +74,13 @@ shared! {
         pub state: u16,
         /// [`Role`](crate::annotation::Role) of the present owner.
         pub role: u16,
-        /// The process (tgid) that created it, or first asked for the address of a listener's child, as accept does, or bound it; 0
-        /// before.
+        /// The process (tgid) that created it, or first asked for the address of a listener's
+        /// child, as accept does, or bound it; 0 before.
         pub opener: u32,
         /// How long the present owner's label is, in bytes.
         pub label_len: u32,
-        /// The kernel's socket cookie; 0 of a socket whose birth no hook saw, until a walk meets it or it overstays. Sockets accepted
-        /// by MPTCP share their listener's.
+        /// The kernel's socket cookie; 0 of a socket whose birth no hook saw, until a walk meets it
+        /// or it overstays. Sockets accepted by MPTCP share their listener's.
         pub cookie: u64,
         /// `task_struct.comm` of the opener's first thread.
         pub comm: [u8; 16],

@@ -1,5 +1,6 @@
-//! How the structs are laid out that both sides read: native-endian and `repr(C)` without padding, so that user space decodes in
-//! safe code. Times are `bpf_ktime_get_ns`, that is CLOCK_MONOTONIC in nanoseconds; a time of 0 means "has not happened".
+//! How the structs are laid out that both sides read: native-endian and `repr(C)` without padding,
+//! so that user space decodes in safe code. Times are `bpf_ktime_get_ns`, that is CLOCK_MONOTONIC
+//! in nanoseconds; a time of 0 means "has not happened".
 
 /// Adds the safe decoding that user space needs and the kernel side does not.
 macro_rules! shared {

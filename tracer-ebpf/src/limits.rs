@@ -9,8 +9,8 @@ pub const CGROUP_LEVELS: u32 = 64;
 /// How many sockets find a slot for what is known of them, unless user space sets another power of
 /// two: 15 MB. The others cost more.
 pub const SLOTS: u32 = 1 << 16;
-/// How many ENDs the kernel remembers at once: their memory is allocated at start, about 23 MB. User
-/// space forgets the oldest before it is full.
+/// How many ENDs the kernel remembers at once: their memory is allocated at start, about 23 MB.
+/// User space forgets the oldest before it is full.
 pub const ENDS_MAX: u32 = 1 << 18;
 /// The size in bytes of the ring for everything that happens, unless user space sets another.
 pub const RING_BYTES: u32 = 4 << 20;

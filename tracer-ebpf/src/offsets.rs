@@ -8,9 +8,11 @@ pub const PID_NS_INIT_INUM: u32 = 0xefff_fffc;
 pub const PID_NS_LEVELS: u32 = 32;
 
 shared! {
-    /// Where the fields of kernel structs are that the programs read, in bytes, from this kernel's BTF.
+    /// Where the fields of kernel structs are that the programs read, in bytes, from this kernel's
+    /// BTF.
     ///
-    /// rustc emits no CO-RE relocations, so user space fills this in before the programs are loaded.
+    /// rustc emits no CO-RE relocations, so user space fills this in before the programs are
+    /// loaded.
     pub struct Offsets {
         /// `task_struct.flags`
         pub task_flags: u32,

@@ -1,7 +1,8 @@
-//! The hooks. Each is attached to the audited cgroup, but for the witness and those that follow processes, which see the whole
-//! machine.
+//! The hooks. Each is attached to the audited cgroup, but for the witness and those that follow
+//! processes, which see the whole machine.
 //!
-//! Programs fail open: whatever goes wrong inside, they return 1. Only a malformed annotation is refused.
+//! Programs fail open: whatever goes wrong inside, they return 1. Only a malformed annotation is
+//! refused.
 
 mod annotate;
 mod lifetime;
@@ -31,16 +32,17 @@ fn sock_create(ctx: SockContext) -> i32 {
     ALLOW
 }
 
-/// `int __cgroup_bpf_run_filter_sk(struct sock *sk, CGROUP_INET_SOCK_RELEASE)`, from `inet_release`: the last
-/// reference to the file is gone.
+/// `int __cgroup_bpf_run_filter_sk(struct sock *sk, CGROUP_INET_SOCK_RELEASE)`, from
+/// `inet_release`: the last reference to the file is gone.
 #[cgroup_sock(sock_release)]
 fn sock_release(ctx: SockContext) -> i32 {
     lifetime::released(&ctx);
     ALLOW
 }
 
-/// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_GETPEERNAME)`, from `inet_getname`: by
-/// `getpeername(2)`, and by `accept(2)` of a program that asks for the address. There is no hook for accept itself.
+/// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_GETPEERNAME)`, from
+/// `inet_getname`: by `getpeername(2)`, and by `accept(2)` of a program that asks for the address.
+/// There is no hook for accept itself.
 #[cgroup_sock_addr(getpeername4)]
 fn getpeername4(ctx: SockAddrContext) -> i32 {
     lifetime::asked(&ctx);
@@ -54,8 +56,8 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_CONNECT)`, from `tcp_v4_pre_connect`, before
-/// a route is looked for.
+/// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_CONNECT)`, from
+/// `tcp_v4_pre_connect`, before a route is looked for.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
     tcp::tried(&ctx);
@@ -69,44 +71,48 @@ fn connect6(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// `int __cgroup_bpf_run_filter_sock_ops(struct sock *sk, struct bpf_sock_ops_kern *, CGROUP_SOCK_OPS)`, from
-/// `tcp_call_bpf`.
+/// `int __cgroup_bpf_run_filter_sock_ops(struct sock *sk, struct bpf_sock_ops_kern *,
+/// CGROUP_SOCK_OPS)`, from `tcp_call_bpf`.
 #[sock_ops]
 fn sock_ops(ctx: SockOpsContext) -> u32 {
     tcp::changed(&ctx);
     1
 }
 
-/// `int __cgroup_bpf_run_filter_setsockopt(struct sock *sk, int *level, int *optname, ...)`, from `do_sock_setsockopt`
-/// before the protocol sees the call.
+/// `int __cgroup_bpf_run_filter_setsockopt(struct sock *sk, int *level, int *optname, ...)`, from
+/// `do_sock_setsockopt` before the protocol sees the call.
 #[cgroup_sockopt(setsockopt)]
 fn setsockopt(ctx: SockoptContext) -> i32 {
     annotate::annotated(&ctx)
 }
 
-/// `trace_sched_process_fork(struct task_struct *parent, struct task_struct *child)`, from `kernel_clone`.
+/// `trace_sched_process_fork(struct task_struct *parent, struct task_struct *child)`, from
+/// `kernel_clone`.
 #[btf_tracepoint(function = "sched_process_fork")]
 fn process_fork(ctx: BtfTracePointContext) -> i32 {
     members::forked(&ctx);
     0
 }
 
-/// `trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, from `exec_binprm`.
+/// `trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`,
+/// from `exec_binprm`.
 #[btf_tracepoint(function = "sched_process_exec")]
 fn process_exec(ctx: BtfTracePointContext) -> i32 {
     members::executed(&ctx);
     0
 }
 
-/// `trace_sched_process_exit(struct task_struct *p, ...)`, from `do_exit`, before the descriptors are dropped.
+/// `trace_sched_process_exit(struct task_struct *p, ...)`, from `do_exit`, before the descriptors
+/// are dropped.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn process_exit(ctx: BtfTracePointContext) -> i32 {
     members::exited(&ctx);
     0
 }
 
-/// `trace_cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`, from
-/// `cgroup_attach_task`, when it is done. Hierarchies of cgroup v1 call it too.
+/// `trace_cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task,
+/// bool threadgroup)`, from `cgroup_attach_task`, when it is done. Hierarchies of cgroup v1 call it
+/// too.
 #[btf_tracepoint(function = "cgroup_attach_task")]
 fn cgroup_attach(ctx: BtfTracePointContext) -> i32 {
     members::moved(&ctx);

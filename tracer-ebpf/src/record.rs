@@ -6,7 +6,8 @@ use crate::layout::shared;
 
 /// [`Head::kind`]: `socket(2)` made a socket. A [`BriefEvent`].
 pub const CREATED: u32 = 1;
-/// [`Head::kind`]: a handshake gave a listener a child; nobody has accepted it yet. A [`BriefEvent`].
+/// [`Head::kind`]: a handshake gave a listener a child; nobody has accepted it yet. A
+/// [`BriefEvent`].
 pub const ARRIVED: u32 = 2;
 /// [`Head::kind`]: a BIND. A [`BoundEvent`].
 pub const BOUND: u32 = 3;
@@ -18,20 +19,21 @@ pub const PEER_DONE: u32 = 5;
 pub const DIED: u32 = 6;
 /// [`Head::kind`]: the last file descriptor is gone, in time and not by exit. A [`ReleaseEvent`].
 pub const RELEASED: u32 = 7;
-/// [`Head::kind`]: the last file descriptor is gone, longer than grace after it should have been, or because its process
-/// exited. An [`OverstayEvent`].
+/// [`Head::kind`]: the last file descriptor is gone, longer than grace after it should have been,
+/// or because its process exited. An [`OverstayEvent`].
 pub const OVERSTAYED: u32 = 8;
 /// [`Head::kind`]: a process of the audit left its cgroup. A [`LeftEvent`].
 pub const LEFT: u32 = 9;
-/// [`Head::kind`]: a socket begins anew that broke a rule until now: it is about to be bound, to connect or to listen, which hides
-/// what it was. An [`OverstayEvent`] of that.
+/// [`Head::kind`]: a socket begins anew that broke a rule until now: it is about to be bound, to
+/// connect or to listen, which hides what it was. An [`OverstayEvent`] of that.
 pub const RENEWED: u32 = 10;
 
 /// Bit of [`Head::flags`]: the process that did it was exiting (`PF_EXITING`).
 pub const BY_EXIT: u32 = 1;
-/// Bit of [`Head::flags`] in OVERSTAYED and of [`Sighting::flags`](crate::sighting::Sighting::flags): the process that
-/// opened the socket, or has it if that is not known, has told the kernel of an owner at least once. In OVERSTAYED only where that matters: the socket was bound to
-/// nobody for longer than grace.
+/// Bit of [`Head::flags`] in OVERSTAYED and of
+/// [`Sighting::flags`](crate::sighting::Sighting::flags): the process that opened the socket, or
+/// has it if that is not known, has annotated at least once. In OVERSTAYED only where that
+/// matters: the socket was bound to no owner for longer than grace.
 pub const ANNOTATES: u32 = 1 << 8;
 
 shared! {
@@ -47,7 +49,8 @@ shared! {
 }
 
 shared! {
-    /// The few facts that tell a socket apart: most records need no more, and they are most of what the ring carries.
+    /// The few facts that tell a socket apart: most records need no more, and they are most of what
+    /// the ring carries.
     pub struct Brief {
         /// [`Facts::id`].
         pub id: u64,
@@ -86,7 +89,8 @@ shared! {
 }
 
 shared! {
-    /// A RELEASED event: what the statistics need. Nearly every socket ends with it, so it is kept small.
+    /// A RELEASED event: what the statistics need. Nearly every socket ends with it, so it is kept
+    /// small.
     pub struct ReleaseEvent {
         /// Kind and time.
         pub head: Head,
@@ -112,7 +116,7 @@ shared! {
         pub brief: Brief,
         /// The owner.
         pub owner: Owner,
-        /// The process that told it, by its number in the tracer's PID namespace.
+        /// The process that sent it, by its number in the tracer's PID namespace.
         pub tgid: u32,
         /// [`Facts::role`].
         pub role: u16,
@@ -128,7 +132,7 @@ shared! {
         pub head: Head,
         /// The owner.
         pub owner: Owner,
-        /// The process that told it, by its number in the tracer's PID namespace.
+        /// The process that sent it, by its number in the tracer's PID namespace.
         pub tgid: u32,
         /// The reason given.
         pub reason: u32,
@@ -150,7 +154,8 @@ shared! {
 }
 
 shared! {
-    /// An OVERSTAYED or RENEWED event: all that is known of a socket that stayed too long, or until its process exited.
+    /// An OVERSTAYED or RENEWED event: all that is known of a socket that stayed too long, or until
+    /// its process exited.
     pub struct OverstayEvent {
         /// Kind, flags and time.
         pub head: Head,
@@ -167,12 +172,14 @@ shared! {
     } is 280 bytes
 }
 
-/// How much of a stack is taken at once: where a read runs into the stack's end, the parts before it stay.
+/// How much of a stack is taken at once: where a read runs into the stack's end, the parts before
+/// it stay.
 pub const STACK_PART: usize = 1 << 10;
 /// How much of a stack is taken at most, in bytes.
 pub const STACK_BYTES: usize = 16 * STACK_PART;
 
-/// The user stack of the thread that opened or accepted a socket, as it was in the system call. It has a ring of its own.
+/// The user stack of the thread that opened or accepted a socket, as it was in the system call. It
+/// has a ring of its own.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     feature = "decode",

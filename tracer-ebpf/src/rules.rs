@@ -8,8 +8,8 @@ use crate::kernel;
 use crate::socket::SocketRef;
 use crate::storage;
 
-/// Returns when the request that the socket serves was over, by its own END or its session's; 0 when
-/// it is not.
+/// Returns when the request that the socket serves was over, by its own END or its session's; 0
+/// when it is not.
 #[inline(always)]
 pub(crate) fn over_ns(socket: SocketRef, ends: &Ends) -> u64 {
     let end_ns = if ends.own_ns != 0 {
@@ -56,8 +56,8 @@ fn is_pooled(socket: SocketRef) -> bool {
     socket.bound_ns() != 0 && socket.role() == Role::Pool as u16
 }
 
-/// Whether a socket that goes away now should have done so longer than grace ago, by its owner or by
-/// TCP.
+/// Whether a socket that goes away now should have done so longer than grace ago, by its owner or
+/// by TCP.
 #[inline(always)]
 pub(crate) fn is_late(socket: SocketRef, ends: &Ends, now_ns: u64) -> bool {
     if is_pooled(socket) {

@@ -5,14 +5,16 @@ use crate::layout::shared;
 
 /// Bit of [`Sighting::flags`]: the kernel's counters of this TCP socket could be read.
 pub const TCP_READ: u32 = 1;
-/// Bit of [`Sighting::flags`]: the socket is in the ledger of this tracer; a [`Socket`](crate::facts::Socket) follows.
+/// Bit of [`Sighting::flags`]: the socket is in the ledger of this tracer; a
+/// [`Socket`](crate::facts::Socket) follows.
 pub const KNOWN: u32 = 1 << 1;
 
 shared! {
     /// One open file descriptor of a socket, as the witness (`iter/task_file`) met it. A
     /// [`Socket`](crate::facts::Socket) follows when [`KNOWN`] is set.
     pub struct Sighting {
-        /// The process (tgid) that holds it, by its number in the tracer's PID namespace; 0 when it has none there.
+        /// The process (tgid) that holds it, by its number in the tracer's PID namespace; 0 when it
+        /// has none there.
         pub tgid: u32,
         /// The file descriptor's number.
         pub fd: u32,

@@ -12,9 +12,9 @@ use crate::kernel;
 
 /// Refers to the value that a map keeps for a socket.
 ///
-/// There is no Rust reference to the value, since nothing keeps other CPUs from writing to it. Every
-/// field is loaded and stored by itself, as by the kernel's `READ_ONCE` and `WRITE_ONCE`: in one
-/// instruction, which volatile gives. Fields of several words may be torn.
+/// There is no Rust reference to the value, since nothing keeps other CPUs from writing to it.
+/// Every field is loaded and stored by itself, as by the kernel's `READ_ONCE` and `WRITE_ONCE`: in
+/// one instruction, which volatile gives. Fields of several words may be torn.
 #[derive(Clone, Copy)]
 pub(crate) struct SocketRef(NonNull<Socket>);
 

@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: figures. The tracer's cost is a ratio to doing without, interleaved in one run; medians.
+//! `cargo xtask bench`: figures. The tracer's cost is a ratio to doing without, interleaved in one
+//! run; medians.
 
 pub(crate) mod held;
 pub(crate) mod load;

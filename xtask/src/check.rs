@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::ebpf;
 use crate::shell::{self, cargo};
 
 #[derive(Debug, clap::Args)]
@@ -31,17 +32,20 @@ enum Check {
     Cores,
     /// clippy over the workspace.
     Lints,
+    /// clippy over the eBPF programs, for their own target.
+    EbpfLints,
     /// rustdoc over the workspace, private items included.
     Docs,
 }
 
 impl Check {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Format,
         Self::Imports,
         Self::Dependencies,
         Self::Cores,
         Self::Lints,
+        Self::EbpfLints,
         Self::Docs,
     ];
 
@@ -52,6 +56,7 @@ impl Check {
             Self::Dependencies => dependencies(),
             Self::Cores => cores(),
             Self::Lints => lints(),
+            Self::EbpfLints => Ok(ebpf::lint()?.map_or(Outcome::Done, Outcome::Skipped)),
             Self::Docs => docs(),
         }
     }
@@ -80,8 +85,8 @@ fn done(command: &mut Command) -> Result<Outcome> {
     shell::run(command).map(|()| Outcome::Done)
 }
 
-/// The advisories of cargo-deny are left out: they come from a repository that is fetched anew each
-/// time, so the same sources would pass on one day and fail on the next.
+/// The advisories of cargo-deny are left out: they come from a repository that is fetched each time,
+/// so the same sources would pass on one day and fail on the next.
 fn dependencies() -> Result<Outcome> {
     if shell::read(cargo().args(["deny", "--version"])).is_err() {
         return Ok(Outcome::Skipped(

@@ -7,7 +7,7 @@ pub(crate) mod upstream;
 
 /// A process says where it listens in lines of this form: `listening NAME=ADDRESS`.
 pub(crate) const LISTENING: &str = "listening ";
-/// The load tells how far it is: `progress DONE TOTAL`.
+/// The load reports its progress: `progress DONE TOTAL`.
 pub(crate) const PROGRESS: &str = "progress ";
 /// The load is half done: time for the agent to be killed.
 pub(crate) const HALFWAY: &str = "halfway";

@@ -1,4 +1,5 @@
-//! `cargo xtask ebpf`: builds the eBPF object and writes it, with a manifest, to `tracer-ebpf/prebuilt`.
+//! `cargo xtask ebpf`: builds the eBPF object and writes it, with a manifest, to
+//! `tracer-ebpf/prebuilt`.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -16,8 +17,11 @@ use crate::shell::{cargo, read, root, run, target};
 mod digest;
 
 const TRIPLE: &str = "bpfel-unknown-none";
+/// With atomics that return the old value (Linux 5.12).
+const CPU: &str = "-Ctarget-cpu=v3";
 const LINKER_VERSION: &str = "0.13.0";
-/// Distributions' rustc with `core` for BPF stands here, beside the one of rustup that comes first in PATH.
+/// Distributions' rustc with `core` for BPF stands here, beside the one of rustup that comes first
+/// in PATH.
 const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
 
 #[derive(Debug, clap::Args)]
@@ -171,31 +175,59 @@ fn find_linker(toolchain: &Toolchain) -> Result<PathBuf> {
 }
 
 fn build(toolchain: &Toolchain, linker: &Path) -> Result<PathBuf> {
-    let output = target().join("ebpf");
+    let mut command = cargo_for(toolchain, "build");
+    command
+        .arg("--release")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(linker));
+    run(&mut command)?;
+    Ok(output().join(TRIPLE).join("release/tracer-ebpf"))
+}
+
+/// Lints the programs for their own target, with the clippy of the compiler that builds them.
+/// Returns why it cannot, if it cannot.
+pub(crate) fn lint() -> Result<Option<&'static str>> {
+    let Ok(toolchain) = find_toolchain() else {
+        return Ok(Some(
+            "no compiler for bpfel-unknown-none; `cargo xtask ebpf` says how to get one",
+        ));
+    };
+    let driver = Path::new(&toolchain.rustc).with_file_name("clippy-driver");
+    if !driver.exists() {
+        return Ok(Some(
+            "the compiler for eBPF has no clippy. Debian 12: apt-get install rust-web-clippy; \
+             rustup: rustup component add clippy --toolchain nightly",
+        ));
+    }
+    let mut command = cargo_for(&toolchain, "check");
+    command.env("RUSTC_WORKSPACE_WRAPPER", driver).env(
+        "CARGO_ENCODED_RUSTFLAGS",
+        [CPU, "-Dwarnings"].join("\u{1f}"),
+    );
+    run(&mut command)?;
+    Ok(None)
+}
+
+/// Returns a command that runs cargo over the programs.
+fn cargo_for(toolchain: &Toolchain, task: &str) -> Command {
     let mut command = cargo();
     command
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "tracer-ebpf",
-            "--bin",
-            "tracer-ebpf",
-        ])
-        .args(["--target", TRIPLE, "--target-dir"])
-        .arg(&output)
+        .args([task, "--locked", "--package", "tracer-ebpf"])
+        .args(["--bin", "tracer-ebpf", "--target", TRIPLE, "--target-dir"])
+        .arg(output())
         .env("RUSTC", &toolchain.rustc)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(linker))
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN");
-    // aya-ebpf and our reckoning with addresses need `asm_experimental_arch`, our atomics `core_intrinsics`.
+    // aya-ebpf and our arithmetic on addresses need `asm_experimental_arch`, our atomics
+    // `core_intrinsics`.
     command.env("RUSTC_BOOTSTRAP", "1");
     if toolchain.build_std {
         command.args(["-Z", "build-std=core"]);
     }
-    run(&mut command)?;
-    Ok(output.join(TRIPLE).join("release/tracer-ebpf"))
+    command
+}
+
+fn output() -> PathBuf {
+    target().join("ebpf")
 }
 
 fn flags(linker: &Path) -> String {
@@ -206,8 +238,7 @@ fn flags(linker: &Path) -> String {
     [
         "-Cdebuginfo=2".to_owned(),
         "-Cpanic=abort".to_owned(),
-        // Atomics that return the old value (Linux 5.12).
-        "-Ctarget-cpu=v3".to_owned(),
+        CPU.to_owned(),
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
         // Paths end up in BTF's line information: no two clones would give the same object.
@@ -260,7 +291,8 @@ fn sha256(bytes: &[u8]) -> String {
         })
 }
 
-/// Compares a fresh build with what is committed. The same tools must give the same bytes; others need not.
+/// Compares a fresh build with what is committed. The same tools must give the same bytes; others
+/// need not.
 fn compare(prebuilt: &Path, manifest: &str, object: &[u8]) -> Result<()> {
     let committed = fs::read_to_string(prebuilt.join("manifest.toml"))?;
     let field = |text: &str, name: &str| {

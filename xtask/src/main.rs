@@ -23,7 +23,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Runs upstream, server, agent and a real load on this machine under the tracer and prints the verdict.
+    /// Runs upstream, server, agent and a real load on this machine under the tracer and prints the
+    /// verdict.
     Run(run::Args),
     /// Runs every test; as root also those that need eBPF.
     Test(test::Args),
@@ -31,7 +32,8 @@ enum Chore {
     Ebpf(ebpf::Args),
     /// Runs the checks that need no kernel: formatting, imports, dependencies, lints, docs.
     Check(check::Args),
-    /// Measures the tracer: its cost, as a ratio to doing without, and its verdict on many open sockets.
+    /// Measures the tracer: its cost, as a ratio to doing without, and its verdict on many open
+    /// sockets.
     Bench(bench::Args),
     #[command(hide = true, name = test::RUN_BINARY)]
     TestBinary(test::BinaryArgs),

@@ -1,4 +1,5 @@
-//! `cargo xtask run`: upstream, server, agent and load on one machine, each a process of its own, under `tracer run`.
+//! `cargo xtask run`: upstream, server, agent and load on one machine, each a process of its own,
+//! under `tracer run`.
 
 mod table;
 
@@ -16,7 +17,8 @@ use crate::shell::{self, cargo, target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Runs the same load through a proxy that forgets upstream sockets. The tracer must convict it: exit status 3.
+    /// Runs the same load through a proxy that forgets upstream sockets. The tracer must convict
+    /// it: exit status 3.
     #[arg(long)]
     leaky: bool,
     /// Where the JSON report goes.
@@ -86,8 +88,8 @@ fn build(leaky: bool) -> Result<()> {
     Ok(())
 }
 
-/// Runs the scenario under the tracer. When everything is at rest it asks the tracer for its verdict, while all of it still
-/// runs, and returns what the program under audit believed then.
+/// Runs the scenario under the tracer. When everything is at rest it asks the tracer for its
+/// verdict, while all of it still runs, and returns what the program under audit believed then.
 fn audit(args: &Args, report: &Path) -> Result<(Option<Value>, ExitStatus)> {
     let binaries = target().join("release");
     let mut command = Command::new(binaries.join("tracer"));

@@ -16,12 +16,13 @@ pub enum Heard {
     No,
 }
 
-/// Tells the kernel that `socket` now serves `owner` as `role`. A label longer than [`LABEL_MAX`] bytes is cut at a
-/// character boundary.
+/// Tells the kernel that `socket` now serves `owner` as `role`. A label longer than [`LABEL_MAX`]
+/// bytes is cut at a character boundary.
 ///
 /// # Errors
 ///
-/// The system call's own error, EPERM when a tracer refuses the annotation. It never matters to the program's work.
+/// The system call's own error, EPERM when a tracer refuses the annotation. It never matters to the
+/// program's work.
 pub fn bind(socket: &impl AsFd, role: Role, owner: Owner, label: &str) -> io::Result<Heard> {
     let header = Header {
         version: VERSION,
@@ -38,8 +39,9 @@ pub fn bind(socket: &impl AsFd, role: Role, owner: Owner, label: &str) -> io::Re
     annotate(socket, BIND, &value)
 }
 
-/// Tells the kernel that `owner`'s request is over by protocol. `socket` only carries the call: it need not be bound to
-/// `owner`, which may be [`Owner::PRESENT`]. The reason is for the reader of a report and has no meaning to the tracer.
+/// Tells the kernel that `owner`'s request is over by protocol. `socket` only carries the call: it
+/// need not be bound to `owner`, which may be [`Owner::PRESENT`]. The reason is for the reader of a
+/// report and has no meaning to the tracer.
 ///
 /// # Errors
 ///

@@ -43,8 +43,8 @@ impl Task {
     }
 
     /// Returns the number of the process in the tracer's PID namespace (`task_tgid_nr_ns`); 0 when
-    /// it has none there. `bpf_get_current_pid_tgid` is not offered to every program type that needs
-    /// it, and knows the initial PID namespace only.
+    /// it has none there. `bpf_get_current_pid_tgid` is not offered to every program type that
+    /// needs it, and knows the initial PID namespace only.
     #[inline(always)]
     pub(crate) fn tgid(self) -> u32 {
         let wanted = pid_namespace();

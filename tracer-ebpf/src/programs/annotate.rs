@@ -77,7 +77,8 @@ impl Value {
         if self.start.wrapping_add(Header::LEN) > self.end {
             return None;
         }
-        // SAFETY: the bounds were checked. The copy is aligned (`kzalloc`, or the context's own buffer).
+        // SAFETY: the bounds were checked. The copy is aligned (`kzalloc`, or the context's own
+        // buffer).
         let header = unsafe { ptr::read_unaligned(self.start.cast::<Header>()) };
         header.is_well_formed().then_some(header)
     }

@@ -79,7 +79,8 @@ pub(super) fn released(ctx: &SockContext) {
     emit_release(ctx, socket, now_ns);
     let is_tcp = socket.protocol() == IPPROTO_TCP;
     socket.mark(fact::RELEASED);
-    // TCP has more callbacks for any other connection. The first of them frees the slot, from now on.
+    // TCP has more callbacks for any other connection. The first of them frees the slot, from now
+    // on.
     if !is_tcp || is_closed(ctx) {
         storage::release(sk);
     }

@@ -220,8 +220,8 @@ fn mark_fins(ctx: &SockOpsContext, socket: SocketRef, before: u32) {
 #[inline(always)]
 fn is_reset(ctx: &SockOpsContext) -> bool {
     let Some(sk) = sk(ctx) else { return false };
-    // SAFETY: `sk` is a full socket. The verifier allows arithmetic on what the helper returns, as it
-    // does not on the context's own pointer.
+    // SAFETY: `sk` is a full socket. The verifier allows arithmetic on what the helper returns, as
+    // it does not on the context's own pointer.
     let sk = unsafe { bpf_skc_to_tcp_sock(sk.as_ptr()) };
     !sk.is_null() && read::<i32>(sk.cast(), offset!(sock_err)) != Some(0)
 }

@@ -100,7 +100,8 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
     }
 }
 
-/// Gives a record to a socket of the audit that no hook saw as it was accepted: MPTCP makes them so.
+/// Gives a record to a socket of the audit that no hook saw as it was accepted: MPTCP makes them
+/// so.
 #[inline(always)]
 fn accepted(sk: Sock) -> Option<SocketRef> {
     let protocol = sk.read::<u16>(offset!(sock_protocol))?;

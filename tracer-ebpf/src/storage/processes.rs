@@ -87,8 +87,8 @@ pub(crate) fn annotator_gone(tgid: u32) {
     }
 }
 
-/// Returns [`ANNOTATES`] when the opener of the socket, or `tgid` if that is not known, is a process
-/// that annotates.
+/// Returns [`ANNOTATES`] when the opener of the socket, or `tgid` if that is not known, is a
+/// process that annotates.
 #[inline(always)]
 pub(crate) fn annotates_bit(socket: SocketRef, tgid: impl FnOnce() -> u32) -> u32 {
     if !anybody_annotates() {

@@ -1,11 +1,11 @@
-//! Slots for what is known of sockets, allocated at start. A socket that finds its slot taken has an
-//! `sk_storage` instead. That is two allocations, and two objects to free a grace period later: two
-//! fifths of what the hooks would cost.
+//! Slots for what is known of sockets, allocated at start. A socket that finds its slot taken has
+//! an `sk_storage` instead. That is two allocations, and two objects to free a grace period later:
+//! two fifths of what the hooks would cost.
 //!
-//! The kernel reports no end of a socket but the release of its last descriptor. A socket that never
-//! had one, such as a connection in a backlog when the listener goes, leaves its slot behind. So a
-//! slot is a socket's own only if the cookie is right as well as the address. The next socket at the
-//! same address takes the slot over.
+//! The kernel reports no end of a socket but the release of its last descriptor. A socket that
+//! never had one, such as a connection in a backlog when the listener goes, leaves its slot behind.
+//! So a slot is a socket's own only if the cookie is right as well as the address. The next socket
+//! at the same address takes the slot over.
 
 use core::arch::asm;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
@@ -33,11 +33,11 @@ static TABLE: Array<Slot, { SLOTS as usize }> = Array::new();
 #[unsafe(no_mangle)]
 static SLOTS_MASK: u32 = SLOTS - 1;
 
-/// Spreads the addresses, whose low bits are alike: 2^64 divided by the golden ratio (Knuth, The Art
-/// of Computer Programming, volume 3, section 6.4).
+/// Spreads the addresses, whose low bits are alike: 2^64 divided by the golden ratio (Knuth, The
+/// Art of Computer Programming, volume 3, section 6.4).
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Returns what tells a socket's address apart, never 0. The verifier rejects arithmetic on such a
+/// Returns a number that stands for a socket's address, never 0. The verifier rejects arithmetic on such a
 /// pointer but for the difference of two (`adjust_reg_min_max_vals`). The other one points to data
 /// of our own, which every program sees at the same address.
 #[inline(always)]
@@ -105,7 +105,7 @@ pub(super) fn find(sk: Sock, cookie: impl FnOnce() -> u64) -> Option<SocketRef> 
     (slot.owner() == address && slot.socket().cookie() == cookie()).then(|| slot.socket())
 }
 
-/// Gives a socket that nobody knows yet its slot, with facts of nothing but its cookie, unless
+/// Gives a socket that is not known yet its slot, with facts of nothing but its cookie, unless
 /// another has it.
 #[inline(always)]
 pub(super) fn claim(sk: Sock, cookie: u64) -> Option<SocketRef> {
@@ -122,8 +122,8 @@ pub(super) fn claim(sk: Sock, cookie: u64) -> Option<SocketRef> {
     Some(socket)
 }
 
-/// Frees the slot of a socket that is released, if it has one. No other program may be at the socket
-/// any more: the caller holds the socket's lock, or TCP has no more callbacks for it.
+/// Frees the slot of a socket that is released, if it has one. No other program may be at the
+/// socket any more: the caller holds the socket's lock, or TCP has no more callbacks for it.
 #[inline(always)]
 pub(crate) fn release(sk: Sock) {
     let address = address(sk);

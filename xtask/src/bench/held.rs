@@ -11,7 +11,8 @@ use tracer_abi::annotation::{Owner, Role, bind, end};
 pub(crate) const COMMAND: &str = "__held";
 pub(crate) const HOLDER: &str = "__holder";
 
-/// Connections a process has both ends of: their descriptors fit into common limits, their ports into one listener's range.
+/// Connections a process has both ends of: their descriptors fit into common limits, their ports
+/// into one listener's range.
 const CONNECTIONS: u32 = 8_000;
 const READY: &str = "ready";
 
@@ -33,7 +34,8 @@ pub(crate) struct HolderArgs {
     leaky: bool,
 }
 
-/// Starts the holders, prints the moment at which all have all their sockets, and leaves them behind.
+/// Starts the holders, prints the moment at which all have all their sockets, and leaves them
+/// behind.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut holders = Vec::new();
     let mut rest = args.connections;
@@ -61,8 +63,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Opens connections, each end for a request of its own, and holds them until standard input ends. When it is leaky, the
-/// requests end at once.
+/// Opens connections, each end for a request of its own, and holds them until standard input ends.
+/// When it is leaky, the requests end at once.
 pub(crate) fn hold(args: &HolderArgs) -> Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(

@@ -16,8 +16,8 @@ pub(crate) struct Args {
     annotate: bool,
 }
 
-/// Makes short connections on loopback, a byte each way. Prints the CPU time in nanoseconds that they took: that of the start, in
-/// which a traced process enters its cgroup, is not theirs.
+/// Makes short connections on loopback, a byte each way. Prints the CPU time in nanoseconds that
+/// they took: that of the start, in which a traced process enters its cgroup, is not theirs.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let before_ns = cpu_ns();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;

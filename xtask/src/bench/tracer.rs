@@ -26,7 +26,7 @@ pub(super) struct Args {
     peer: Option<String>,
 }
 
-/// Who watches the load, and what the load does.
+/// What watches the load, and what the load does.
 #[derive(Clone, Copy, Debug)]
 enum Contestant {
     Tracer,
@@ -61,7 +61,8 @@ impl Row {
         }
     }
 
-    /// Runs the load traced, between two runs that are not: the machine's speed drifts within seconds.
+    /// Runs the load traced, between two runs that are not: the machine's speed drifts within
+    /// seconds.
     fn run(&mut self, args: &Args) -> Result<()> {
         let before = untraced(self.contestant, args)?;
         let traced = traced(self.contestant, args)?;
@@ -114,7 +115,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the CPU time a connection, in microseconds, of the contestant's load when nobody watches it.
+/// Returns the CPU time a connection, in microseconds, of the contestant's load when nobody watches
+/// it.
 fn untraced(contestant: Contestant, args: &Args) -> Result<f64> {
     measure(Command::new(std::env::current_exe()?), contestant, args)
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{held, median};
 use crate::shell::target;
 
-/// How often the tracer's peak memory is read: the kernel tells it of a living process only.
+/// How often the tracer's peak memory is read: the kernel has it for a living process only.
 const LOOK: Duration = Duration::from_millis(2);
 /// The exit status for a leak.
 const LEAK: i32 = 3;
@@ -38,7 +38,8 @@ enum Case {
 /// What one run took.
 #[derive(Clone, Copy, Debug)]
 struct Figures {
-    /// Seconds from the end, when the command is over and the grace too, to the tracer's exit status.
+    /// Seconds from the end, when the command is over and the grace too, to the tracer's exit
+    /// status.
     exit: f64,
     /// Megabytes of the tracer's memory at its peak.
     peak: f64,
@@ -143,7 +144,8 @@ fn watched(tracer: &mut Child) -> Result<(Option<i32>, f64)> {
     }
 }
 
-/// Returns the grace in nanoseconds and the report's megabytes, when the report has every finding with its holders.
+/// Returns the grace in nanoseconds and the report's megabytes, when the report has every finding
+/// with its holders.
 fn examine(path: &Path, findings: usize) -> Result<(u64, f64)> {
     let bytes = std::fs::read(path)?;
     let report: Value = serde_json::from_slice(&bytes)?;

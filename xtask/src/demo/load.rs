@@ -1,4 +1,5 @@
-//! The visitors: well-behaved ones, kept alive and not, and those that abort, half-close or never read.
+//! The visitors: well-behaved ones, kept alive and not, and those that abort, half-close or never
+//! read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,8 +41,8 @@ const NEVER_READING: usize = 8;
 
 const SMALL: usize = 2_000;
 const LARGE: usize = 50_000_000;
-/// How long a visitor that never reads stays. Less than the tracer's grace: it does not notice when its connection dies,
-/// as when the agent is killed, and would be convicted for holding it.
+/// How long a visitor that never reads stays. Less than the tracer's grace: it does not notice when
+/// its connection dies, as when the agent is killed, and would be convicted for holding it.
 const STUBBORN: Duration = Duration::from_millis(400);
 /// How long anything may take, the return of the agent included.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -220,7 +221,8 @@ async fn connect(address: &SocketAddr) -> Result<Connection> {
     })
 }
 
-/// Sends one request; `false` when the tunnel could not serve it just then. A wrong answer is an error.
+/// Sends one request; `false` when the tunnel could not serve it just then. A wrong answer is an
+/// error.
 async fn exchange(
     connection: &mut Connection,
     path: &str,

@@ -1,5 +1,6 @@
-//! The command under audit: starts upstream, server, agent and load, each as a process of its own, kills the agent halfway and
-//! starts it again, and when everything is at rest says what the program's own counters are.
+//! The command under audit: starts upstream, server, agent and load, each as a process of its own,
+//! kills the agent halfway and starts it again, and when everything is at rest says what the
+//! program's own counters are.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -42,7 +43,8 @@ struct Process {
 
 impl Process {
     fn start(name: &'static str, command: &mut Command) -> Result<Self> {
-        // A group of its own: each is ended by the scenario, in order, and not by the signal that ends the scenario.
+        // A group of its own: each is ended by the scenario, in order, and not by the signal that
+        // ends the scenario.
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,4 +1,5 @@
-//! The table at the end of `cargo xtask run`: what the program believed, beside what the kernel knows.
+//! The table at the end of `cargo xtask run`: what the program believed, beside what the kernel
+//! knows.
 
 use std::fmt::Write as _;
 
