@@ -112,9 +112,9 @@ impl Agent {
     }
 
     /// Waits until the agent serves no stream.
-    pub async fn quiet(&self) {
+    pub async fn idle(&self) {
         for session in self.shared.sessions() {
-            session.quiet().await;
+            session.idle().await;
         }
     }
 
@@ -126,7 +126,7 @@ impl Agent {
             session.drain();
         }
         let quiet = async {
-            self.quiet().await;
+            self.idle().await;
             if !sessions.iter().all(Session::acknowledges) {
                 tokio::time::sleep(splice::FLUSH_GRACE).await;
             }

@@ -266,7 +266,7 @@ impl Server {
         }
         let quiet = async {
             for session in &sessions {
-                session.quiet().await;
+                session.idle().await;
             }
             if !sessions.iter().all(Session::acknowledges) {
                 tokio::time::sleep(splice::FLUSH_GRACE).await;

@@ -1,6 +1,6 @@
 //! One session: the core behind a lock, and the handles that tasks use to reach it.
 //!
-//! Every call takes the lock for the time of one core command, passes the core's news on (wakers, END annotations,
+//! Every call takes the lock for the time of one core command, passes the events of the core on (wakers, END annotations,
 //! counters) and wakes the link when there is something to send. So an END is told in the very call in which the stream
 //! ended by protocol, before its user can have let any socket go, and wherever the teardown code is.
 
@@ -56,7 +56,7 @@ struct State {
     incoming: VecDeque<(StreamId, Bytes)>,
     link: Option<Waker>,
     acceptor: Option<Waker>,
-    quiet: Option<Waker>,
+    idle: Option<Waker>,
 }
 
 /// Who waits for what of one stream, one task each, and what is told of it.
@@ -125,7 +125,7 @@ impl Session {
             incoming: VecDeque::new(),
             link: None,
             acceptor: None,
-            quiet: None,
+            idle: None,
         };
         Self {
             shared: Arc::new(Shared {
@@ -143,7 +143,7 @@ impl Session {
     }
 
     /// Slows its streams down from now on. Only the first call counts.
-    pub(crate) fn slow_down(&self, throttle: Arc<Throttle>) {
+    pub(crate) fn throttle(&self, throttle: Arc<Throttle>) {
         let _ = self.shared.throttle.set(throttle);
     }
 
@@ -232,13 +232,13 @@ impl Session {
     }
 
     /// Waits until no stream is left, or the session is over. One task may wait.
-    pub async fn quiet(&self) {
+    pub async fn idle(&self) {
         std::future::poll_fn(|cx| {
             let mut state = self.shared.lock();
             if state.mux.streams() == 0 || state.mux.over().is_some() {
                 return Poll::Ready(());
             }
-            register(&mut state.quiet, cx);
+            register(&mut state.idle, cx);
             Poll::Pending
         })
         .await;
@@ -278,7 +278,7 @@ impl Session {
     }
 
     /// Returns how much speaks against giving this session the next stream: first whether it may be dead, then its streams.
-    pub(crate) fn burden(&self) -> (bool, usize) {
+    pub(crate) fn load(&self) -> (bool, usize) {
         let now = self.shared.clock.now();
         let state = self.shared.lock();
         (!state.mux.takes_opens(now), state.mux.streams())
@@ -363,7 +363,7 @@ impl Shared {
         result
     }
 
-    /// Passes news on and wakes the link if it has something to send.
+    /// Passes events on and wakes the link if it has something to send.
     fn settle(&self, state: &mut State) {
         self.pass_on(state);
         if state.mux.has_transmit() {
@@ -408,7 +408,7 @@ impl Shared {
             }
         }
         if state.mux.streams() == 0 {
-            wake(&mut state.quiet);
+            wake(&mut state.idle);
         }
     }
 
@@ -441,7 +441,7 @@ impl Shared {
         self.metrics.over(error.reason());
         self.over.cancel();
         wake(&mut state.acceptor);
-        wake(&mut state.quiet);
+        wake(&mut state.idle);
         wake(&mut state.link);
     }
 
@@ -453,10 +453,10 @@ impl Shared {
     }
 
     /// The last handle of a stream that is used as a connection is gone.
-    fn leave(&self, stream: StreamId) {
+    fn detach(&self, stream: StreamId) {
         let now = self.clock.now();
         let mut state = self.lock();
-        state.mux.leave(now, stream);
+        state.mux.detach(now, stream);
         if let Some(slot) = state.slots.get_mut(&stream) {
             slot.left = true;
         }
@@ -474,6 +474,6 @@ impl Shared {
         state.mux.release(stream);
         self.settle(&mut state);
         state.slots.remove(&stream);
-        tunnel_proto::shrink::give_back(&mut state.slots);
+        tunnel_proto::shrink::shrink_if_sparse(&mut state.slots);
     }
 }

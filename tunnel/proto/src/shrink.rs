@@ -5,24 +5,24 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 /// A table of less room than this stays as it is, in entries.
-const WORTH: usize = 32;
+const MIN_CAPACITY: usize = 32;
 
 /// Gives back the room of a table that is less than an eighth full. It is to be called after a removal, and moves no entry more often than
 /// others were removed before.
-pub fn give_back<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+pub fn shrink_if_sparse<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     let room = table.capacity();
-    if room > WORTH && table.len() < room / 8 {
+    if room > MIN_CAPACITY && table.len() < room / 8 {
         table.shrink_to(room / 4);
     }
 }
 
 /// A queue of less room than this stays as it is, in entries.
-const QUEUE_WORTH: usize = 128;
+const MIN_QUEUE_CAPACITY: usize = 128;
 
 /// Takes the first entry of a queue, and gives the queue's room back with the last one.
 pub fn pop<T>(queue: &mut VecDeque<T>) -> Option<T> {
     let first = queue.pop_front();
-    if queue.is_empty() && queue.capacity() > QUEUE_WORTH {
+    if queue.is_empty() && queue.capacity() > MIN_QUEUE_CAPACITY {
         *queue = VecDeque::new();
     }
     first
@@ -40,12 +40,12 @@ mod tests {
             table.remove(&key);
             // A removal alone takes at most its own place from the room.
             let room = table.capacity();
-            give_back(&mut table);
+            shrink_if_sparse(&mut table);
             if table.capacity() < room {
                 moves += table.len();
             }
         }
-        assert!(table.is_empty() && table.capacity() <= WORTH);
+        assert!(table.is_empty() && table.capacity() <= MIN_CAPACITY);
         assert!((1..10_000).contains(&moves), "{moves}");
     }
 
@@ -56,6 +56,6 @@ mod tests {
         assert_eq!(queue.capacity(), 0);
         queue.push_back(1);
         assert_eq!(pop(&mut queue), Some(1));
-        assert!((1..=QUEUE_WORTH).contains(&queue.capacity()));
+        assert!((1..=MIN_QUEUE_CAPACITY).contains(&queue.capacity()));
     }
 }

@@ -1,4 +1,4 @@
-//! What a SOCKS5 visitor says until its request is known (RFC 1928, RFC 1929): bytes in, news out. No socket and no time.
+//! What a SOCKS5 visitor says until its request is known (RFC 1928, RFC 1929): bytes in, events out. No socket and no time.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
-use tunnel_proto::mux::{Event, OpenError, Reason};
+use tunnel_proto::mux::{Event, Mux, Reason};
 use tunnel_proto::wire::frame::{Side, StreamId};
 use tunnel_proto::wire::{native, remotedialer};
 use tunnel_proto::{Time, mux};
@@ -68,7 +68,7 @@ fn remotedialer_config() -> mux::remotedialer::Config {
 }
 
 /// A session's core and its dialect, as a link has them.
-trait Core {
+trait Core: Mux {
     /// The most received bytes that its streams may hold together, one message of `message` bytes included.
     fn held_max(message: usize) -> usize;
     fn start(side: Side) -> Self;
@@ -76,68 +76,6 @@ trait Core {
     fn take(&mut self, now: Time, message: Bytes) -> bool;
     /// Sends the next message; `None` when there is none.
     fn send(&mut self) -> Option<usize>;
-    fn open(&mut self, now: Time, target: Bytes) -> Result<StreamId, OpenError>;
-    fn accept(&mut self, now: Time, id: StreamId) -> bool;
-    fn write(&mut self, id: StreamId, data: Bytes) -> usize;
-    fn finish(&mut self, id: StreamId);
-    fn reset(&mut self, id: StreamId);
-    fn read(&mut self, id: StreamId) -> Option<Bytes>;
-    fn consume(&mut self, id: StreamId, length: usize);
-    fn deliver(&mut self, id: StreamId);
-    fn release(&mut self, id: StreamId);
-    fn event(&mut self) -> Option<Event>;
-    fn streams(&self) -> usize;
-    fn is_over(&self) -> bool;
-    fn due(&self) -> Option<Time>;
-    fn tick(&mut self, now: Time);
-    fn lose_link(&mut self);
-}
-
-macro_rules! common {
-    () => {
-        fn open(&mut self, now: Time, target: Bytes) -> Result<StreamId, OpenError> {
-            self.open(now, target)
-        }
-        fn write(&mut self, id: StreamId, data: Bytes) -> usize {
-            self.write(id, data).unwrap_or(0)
-        }
-        fn finish(&mut self, id: StreamId) {
-            let _ = self.finish(id);
-        }
-        fn reset(&mut self, id: StreamId) {
-            self.reset(id, Reason::Refused);
-        }
-        fn read(&mut self, id: StreamId) -> Option<Bytes> {
-            self.read(id, 1500).ok().flatten()
-        }
-        fn consume(&mut self, id: StreamId, length: usize) {
-            self.consume(id, length);
-        }
-        fn deliver(&mut self, id: StreamId) {
-            self.deliver(id);
-        }
-        fn release(&mut self, id: StreamId) {
-            self.release(id);
-        }
-        fn event(&mut self) -> Option<Event> {
-            self.poll_event()
-        }
-        fn streams(&self) -> usize {
-            self.streams()
-        }
-        fn is_over(&self) -> bool {
-            self.over().is_some()
-        }
-        fn due(&self) -> Option<Time> {
-            self.poll_timeout()
-        }
-        fn tick(&mut self, now: Time) {
-            self.handle_timeout(now);
-        }
-        fn lose_link(&mut self) {
-            self.handle_link_lost();
-        }
-    };
 }
 
 impl Core for mux::native::Mux {
@@ -160,10 +98,6 @@ impl Core for mux::native::Mux {
         assert_eq!(again, [Ok(frame)]);
         Some(out.len())
     }
-    fn accept(&mut self, _: Time, id: StreamId) -> bool {
-        self.accept(id).is_ok()
-    }
-    common!();
 }
 
 impl Core for mux::remotedialer::Mux {
@@ -190,10 +124,6 @@ impl Core for mux::remotedialer::Mux {
         assert_eq!(remotedialer::decode(out.clone().freeze()), Ok(message));
         Some(out.len())
     }
-    fn accept(&mut self, now: Time, id: StreamId) -> bool {
-        self.accept(now, id).is_ok()
-    }
-    common!();
 }
 
 /// How the end under attack is used.
@@ -243,7 +173,7 @@ impl<C: Core> Attack<C> {
 
     /// Takes the news. Each stream ends once.
     fn settle(&mut self) {
-        while let Some(event) = self.core.event() {
+        while let Some(event) = self.core.poll_event() {
             match event {
                 Event::Opened { stream, .. } => {
                     // remotedialer's peers may use a number again, once it is free.
@@ -251,10 +181,10 @@ impl<C: Core> Attack<C> {
                     assert_ne!(before, Some(false), "{stream:?}");
                     self.turn += 1;
                     match (self.user, self.turn % 4) {
-                        (User::Lively, 0) => self.core.reset(stream),
+                        (User::Lively, 0) => self.core.reset(stream, Reason::Refused),
                         (User::Lively, 1) => self.core.release(stream),
                         (User::Lively, _) | (User::Idle, _) => {
-                            self.core.accept(self.now, stream);
+                            let _ = self.core.accept(self.now, stream);
                         }
                     }
                 }
@@ -265,7 +195,9 @@ impl<C: Core> Attack<C> {
                 | Event::Readable { stream }
                 | Event::Writable { stream } => assert!(self.streams.contains_key(&stream)),
                 Event::SessionOver(_) => {
-                    assert!(self.core.is_over() && self.streams.values().all(|ended| *ended));
+                    assert!(
+                        self.core.over().is_some() && self.streams.values().all(|ended| *ended)
+                    );
                 }
                 Event::PeerDraining | Event::TooManyClients => {}
             }
@@ -281,15 +213,17 @@ impl<C: Core> Attack<C> {
         let ids: Vec<StreamId> = self.streams.keys().copied().collect();
         for id in ids {
             self.turn += 1;
-            if let Some(data) = self.core.read(id) {
+            if let Ok(Some(data)) = self.core.read(id, 1500) {
                 self.core.consume(id, data.len());
             } else {
                 self.core.deliver(id);
             }
-            self.core.write(id, Bytes::from_static(&[7; 700]));
+            let _ = self.core.write(id, Bytes::from_static(&[7; 700]));
             match self.turn % 32 {
-                0 => self.core.finish(id),
-                1 => self.core.reset(id),
+                0 => {
+                    let _ = self.core.finish(id);
+                }
+                1 => self.core.reset(id, Reason::Refused),
                 _ => {}
             }
             if self.streams[&id] {
@@ -297,8 +231,8 @@ impl<C: Core> Attack<C> {
                 self.streams.remove(&id);
             }
         }
-        if self.core.due().is_some_and(|due| due <= self.now) {
-            self.core.tick(self.now);
+        if self.core.poll_timeout().is_some_and(|due| due <= self.now) {
+            self.core.handle_timeout(self.now);
         }
         self.send();
         self.settle();
@@ -318,20 +252,20 @@ impl<C: Core> Attack<C> {
 
     /// The link is lost, if the session has not ended before: nothing is left then.
     fn end(mut self, longest: usize) {
-        if !self.core.is_over() {
+        if self.core.over().is_none() {
             self.send();
             let mut held = 0;
             for id in self.streams.keys() {
-                while let Some(data) = self.core.read(*id) {
+                while let Ok(Some(data)) = self.core.read(*id, 1500) {
                     held += data.len();
                 }
             }
             assert!(held <= C::held_max(longest), "{held} bytes are held");
         }
-        self.core.lose_link();
+        self.core.handle_link_lost();
         self.settle();
-        assert!(self.core.is_over() && self.streams.values().all(|ended| *ended));
-        assert_eq!((self.core.due(), self.core.send()), (None, None));
+        assert!(self.core.over().is_some() && self.streams.values().all(|ended| *ended));
+        assert_eq!((self.core.poll_timeout(), self.core.send()), (None, None));
         for id in self.streams.keys() {
             self.core.release(*id);
         }

@@ -11,8 +11,8 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tunnel_proto::mux::Reason;
 use tunnel_proto::mux::remotedialer::{Config, Mux};
+use tunnel_proto::mux::{Mux as _, Reason, Streams as _};
 use tunnel_proto::wire::frame::{Side, StreamId};
 use tunnel_proto::wire::remotedialer::{Body, Message, TEXT_MAX, decode, encode};
 

@@ -100,7 +100,7 @@ pub(crate) async fn serve_caller(
         Party::Peer | Party::Server => None,
     };
     if let Some(throttle) = quota.as_ref().and_then(|quota| quota.throttle()) {
-        session.slow_down(Arc::clone(throttle));
+        session.throttle(Arc::clone(throttle));
     }
     if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
         shared.metrics.limit_rejected("sessions");

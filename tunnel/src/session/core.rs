@@ -1,12 +1,11 @@
-//! The core of a session in either dialect, and its messages as bytes.
+//! The core of a session in either dialect, and its messages as bytes. What does not depend on the
+//! dialect is [`Mux`], to which a core dereferences.
 
-use std::time::Duration;
+use std::ops::{Deref, DerefMut};
 
 use bytes::{Bytes, BytesMut};
-use tunnel_proto::mux::{
-    Ending, Event, Glance, OpenError, ReadError, Reason, SessionError, WriteError,
-};
-use tunnel_proto::wire::frame::{Frame, Side, StreamId};
+use tunnel_proto::mux::{Mux, SessionError};
+use tunnel_proto::wire::frame::{Frame, Side};
 use tunnel_proto::wire::remotedialer::Body;
 use tunnel_proto::wire::{DecodeError, Dialect, native, remotedialer};
 use tunnel_proto::{Time, mux};
@@ -38,15 +37,6 @@ impl From<SessionError> for MessageError {
     fn from(error: SessionError) -> Self {
         Self::Session(error)
     }
-}
-
-macro_rules! either {
-    ($core:expr, $mux:ident => $call:expr) => {
-        match $core {
-            Core::Native($mux) => $call,
-            Core::Remotedialer { mux: $mux, .. } => $call,
-        }
-    };
 }
 
 impl Core {
@@ -149,17 +139,6 @@ impl Core {
         }
     }
 
-    pub(super) fn open(&mut self, now: Time, target: Bytes) -> Result<StreamId, OpenError> {
-        either!(self, mux => mux.open(now, target))
-    }
-
-    pub(super) fn accept(&mut self, now: Time, id: StreamId) -> Result<(), Ending> {
-        match self {
-            Self::Native(mux) => mux.accept(id),
-            Self::Remotedialer { mux, .. } => mux.accept(now, id),
-        }
-    }
-
     /// Tells a peer of a client. Only remotedialer's dialect has peers.
     pub(super) fn announce(&mut self, client: &str, key: i64, present: bool) {
         match self {
@@ -175,76 +154,11 @@ impl Core {
         }
     }
 
-    pub(super) fn is_open(&self, id: StreamId) -> bool {
-        either!(self, mux => mux.is_open(id))
-    }
-
-    pub(super) fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
-        either!(self, mux => mux.capacity(id))
-    }
-
-    pub(super) fn write(&mut self, id: StreamId, data: Bytes) -> Result<usize, WriteError> {
-        either!(self, mux => mux.write(id, data))
-    }
-
-    pub(super) fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
-        either!(self, mux => mux.finish(id))
-    }
-
-    pub(super) fn reset(&mut self, id: StreamId, reason: Reason) {
-        either!(self, mux => mux.reset(id, reason));
-    }
-
-    pub(super) fn abort(&mut self, id: StreamId, reason: Reason) {
-        either!(self, mux => mux.abort(id, reason));
-    }
-
-    pub(super) fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
-        either!(self, mux => mux.read(id, max))
-    }
-
-    pub(super) fn consume(&mut self, id: StreamId, length: usize) {
-        either!(self, mux => mux.consume(id, length));
-    }
-
-    pub(super) fn deliver(&mut self, id: StreamId) {
-        either!(self, mux => mux.deliver(id));
-    }
-
-    pub(super) fn release(&mut self, id: StreamId) {
-        either!(self, mux => mux.release(id));
-    }
-
-    pub(super) fn leave(&mut self, now: Time, id: StreamId) {
-        either!(self, mux => mux.leave(now, id));
-    }
-
-    pub(super) fn ending(&self, id: StreamId) -> Option<Ending> {
-        either!(self, mux => mux.ending(id))
-    }
-
-    pub(super) fn streams(&self) -> usize {
-        either!(self, mux => mux.streams())
-    }
-
     /// Returns how the session talks.
     pub(super) const fn dialect(&self) -> Dialect {
         match self {
             Self::Native(_) => Dialect::Native,
             Self::Remotedialer { .. } => Dialect::Remotedialer,
-        }
-    }
-
-    pub(super) fn glance(&self, max: usize) -> Glance {
-        either!(self, mux => mux.glance(max))
-    }
-
-    /// Takes how long the last ping took, once.
-    pub(super) fn poll_rtt(&mut self) -> Option<Duration> {
-        match self {
-            Self::Native(mux) => mux.poll_rtt(),
-            // The WebSocket's pings carry nothing by which to know them again.
-            Self::Remotedialer { .. } => None,
         }
     }
 
@@ -255,46 +169,25 @@ impl Core {
             Self::Remotedialer { .. } => false,
         }
     }
+}
 
-    /// Whether a stream that is opened now can be expected to be answered.
-    pub(super) fn takes_opens(&self, now: Time) -> bool {
+impl Deref for Core {
+    type Target = dyn Mux;
+
+    fn deref(&self) -> &Self::Target {
         match self {
-            Self::Native(mux) => mux.takes_opens(now),
-            // Its clients have one session each.
-            Self::Remotedialer { mux, .. } => mux.over().is_none(),
+            Self::Native(mux) => mux.as_ref(),
+            Self::Remotedialer { mux, .. } => mux.as_ref(),
         }
     }
+}
 
-    pub(super) fn over(&self) -> Option<SessionError> {
-        either!(self, mux => mux.over())
-    }
-
-    pub(super) fn drain(&mut self) {
-        either!(self, mux => mux.drain());
-    }
-
-    pub(super) fn end_session(&mut self, reason: Reason) {
-        either!(self, mux => mux.end_session(reason));
-    }
-
-    pub(super) fn handle_link_lost(&mut self) {
-        either!(self, mux => mux.handle_link_lost());
-    }
-
-    pub(super) fn handle_timeout(&mut self, now: Time) {
-        either!(self, mux => mux.handle_timeout(now));
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Time> {
-        either!(self, mux => mux.poll_timeout())
-    }
-
-    pub(super) fn poll_event(&mut self) -> Option<Event> {
-        either!(self, mux => mux.poll_event())
-    }
-
-    pub(super) fn has_transmit(&self) -> bool {
-        either!(self, mux => mux.has_transmit())
+impl DerefMut for Core {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::Native(mux) => mux.as_mut(),
+            Self::Remotedialer { mux, .. } => mux.as_mut(),
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub struct Config {
     /// How TCP finds out that the other end is gone, besides the session's own pings.
     pub tcp: Options,
     /// How long the last frame may take to leave when the session ends.
-    pub farewell: Duration,
+    pub close_timeout: Duration,
 }
 
 impl Default for Config {
@@ -54,7 +54,7 @@ impl Default for Config {
             unsent: 128 * 1024,
             write_stall: Duration::from_secs(30),
             tcp: Options::LINKS,
-            farewell: Duration::from_millis(250),
+            close_timeout: Duration::from_millis(250),
         }
     }
 }
@@ -157,7 +157,7 @@ impl Link {
         let error = poll_fn(|cx| self.poll(cx)).await;
         self.ending.0.link_lost();
         // The last frame says why; a peer that does not take it learns it from the end of the connection.
-        let _ = tokio::time::timeout(self.config.farewell, self.say_farewell()).await;
+        let _ = tokio::time::timeout(self.config.close_timeout, self.send_close()).await;
         error
     }
 
@@ -301,7 +301,7 @@ impl Link {
         }
     }
 
-    async fn say_farewell(&mut self) -> Result<(), WsError> {
+    async fn send_close(&mut self) -> Result<(), WsError> {
         poll_fn(|cx| {
             if self.poll_send(cx).is_err() || self.flushing.is_none() {
                 return Poll::Ready(());

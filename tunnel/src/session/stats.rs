@@ -21,7 +21,7 @@ pub struct Snapshot {
     pub to_peer: u64,
     /// Payload bytes that came from the peer and were taken.
     pub from_peer: u64,
-    /// How long the last ping took to be answered. Pings go over quiet links only.
+    /// How long the last ping took to be answered. Pings go over idle links only.
     pub rtt: Option<Duration>,
     /// Some of its streams, by their numbers.
     pub some: Vec<StreamSnapshot>,
@@ -45,33 +45,33 @@ pub struct StreamSnapshot {
 }
 
 impl Session {
-    /// Looks at the session and at most `streams_max` of its streams; which, if there are more, is chance.
+    /// Looks at the session and at most `streams_max` of its streams; if there are more, any of them.
     #[must_use]
     pub fn snapshot(&self, streams_max: usize) -> Snapshot {
         let now = self.shared.clock.now();
         let state = self.shared.lock();
-        let glance = state.mux.glance(streams_max);
-        let stream = |glance: tunnel_proto::mux::StreamGlance| {
-            let slot = state.slots.get(&glance.stream)?;
+        let stats = state.mux.stats(streams_max);
+        let stream = |stats: tunnel_proto::mux::StreamStats| {
+            let slot = state.slots.get(&stats.stream)?;
             Some(StreamSnapshot {
-                stream: glance.stream.number(),
+                stream: stats.stream.number(),
                 target: String::from_utf8_lossy(&slot.target).into_owned(),
                 age: now.saturating_sub(slot.began),
-                to_peer: glance.written,
-                from_peer: glance.read,
-                state: glance.state,
+                to_peer: stats.written,
+                from_peer: stats.read,
+                state: stats.state,
             })
         };
-        let mut some: Vec<_> = glance.some.into_iter().filter_map(stream).collect();
+        let mut some: Vec<_> = stats.sample.into_iter().filter_map(stream).collect();
         some.sort_unstable_by_key(|stream| stream.stream);
         Snapshot {
             session: self.id(),
             dialect: state.mux.dialect(),
             age: now.saturating_sub(self.shared.began),
-            streams: glance.streams,
-            to_peer: glance.written,
-            from_peer: glance.read,
-            rtt: glance.rtt,
+            streams: stats.streams,
+            to_peer: stats.written,
+            from_peer: stats.read,
+            rtt: stats.rtt,
             some,
         }
     }

@@ -22,24 +22,24 @@ use crate::session::stream::pace::Pause;
 use crate::session::{Shared, register};
 
 /// The one thing that all handles of a stream share. When it goes, the stream is released.
-struct Held {
+struct StreamRef {
     shared: Arc<Shared>,
     id: StreamId,
     /// The reader is where the bytes belong, and who finishes and lets go has said everything.
     is_connection: AtomicBool,
 }
 
-impl Drop for Held {
+impl Drop for StreamRef {
     fn drop(&mut self) {
         if *self.is_connection.get_mut() {
-            self.shared.leave(self.id);
+            self.shared.detach(self.id);
         } else {
             self.shared.release(self.id);
         }
     }
 }
 
-impl Held {
+impl StreamRef {
     fn owner(&self) -> Owner {
         self.shared.stream_owner(self.id)
     }
@@ -156,10 +156,10 @@ impl Opening {
     ///
     /// [`OpenError::Refused`] with the peer's reason.
     pub async fn accepted(self) -> Result<Stream, OpenError> {
-        let held = &self.stream.held;
-        let opened = poll_fn(|cx| held.poll_opened(cx)).await;
-        if opened.is_err() && held.ending() == Some(Ending::Reset(Reason::TimedOut, By::Us)) {
-            held.shared.metrics.timed_out(Timeout::Open);
+        let stream_ref = &self.stream.stream_ref;
+        let opened = poll_fn(|cx| stream_ref.poll_opened(cx)).await;
+        if opened.is_err() && stream_ref.ending() == Some(Ending::Reset(Reason::TimedOut, By::Us)) {
+            stream_ref.shared.metrics.timed_out(Timeout::Open);
         }
         opened?;
         Ok(self.stream)
@@ -191,10 +191,10 @@ impl Incoming {
 
     /// Counts the stream from here to its end as one to `target`.
     pub fn count(&self, target: &Target) {
-        let shared = &self.stream.held.shared;
+        let shared = &self.stream.stream_ref.shared;
         let mut state = shared.lock();
-        if state.mux.ending(self.stream.held.id).is_none()
-            && let Some(slot) = state.slots.get_mut(&self.stream.held.id)
+        if state.mux.ending(self.stream.stream_ref.id).is_none()
+            && let Some(slot) = state.slots.get_mut(&self.stream.stream_ref.id)
         {
             slot.metrics = Some(shared.metrics.stream_began(target));
         }
@@ -202,7 +202,7 @@ impl Incoming {
 
     /// Waits until the opener gives up.
     pub async fn ended(&self) -> Ending {
-        poll_fn(|cx| self.stream.held.poll_ended(cx)).await
+        poll_fn(|cx| self.stream.stream_ref.poll_ended(cx)).await
     }
 
     /// Accepts the stream: the target is dialed.
@@ -211,11 +211,11 @@ impl Incoming {
     ///
     /// The ending, when the opener gave up in the meantime.
     pub fn accept(self) -> Result<Stream, Ending> {
-        let held = &self.stream.held;
-        let now = held.shared.clock.now();
-        held.shared.with(|mux, slots| {
-            mux.accept(now, held.id)?;
-            if let Some(slot) = slots.get(&held.id) {
+        let stream_ref = &self.stream.stream_ref;
+        let now = stream_ref.shared.clock.now();
+        stream_ref.shared.with(|mux, slots| {
+            mux.accept(now, stream_ref.id)?;
+            if let Some(slot) = slots.get(&stream_ref.id) {
                 slot.accepted(now);
             }
             Ok(())
@@ -225,7 +225,7 @@ impl Incoming {
 
     /// Refuses the stream.
     pub fn refuse(self, reason: Reason) {
-        self.stream.held.reset(reason);
+        self.stream.stream_ref.reset(reason);
     }
 }
 
@@ -239,7 +239,7 @@ impl Incoming {
 /// Of any other stream, reading its end does not report delivery, since the reader may still have to pass the bytes on; and what is dropped is
 /// reset, finished or not.
 pub struct Stream {
-    held: Arc<Held>,
+    stream_ref: Arc<StreamRef>,
     chunk: Bytes,
     reads: Pause,
     writes: Pause,
@@ -258,7 +258,7 @@ impl fmt::Debug for Stream {
 impl Stream {
     pub(super) fn new(shared: Arc<Shared>, id: StreamId) -> Self {
         Self {
-            held: Arc::new(Held {
+            stream_ref: Arc::new(StreamRef {
                 shared,
                 id,
                 is_connection: AtomicBool::new(false),
@@ -272,12 +272,12 @@ impl Stream {
     /// Returns the owner that both ends bind the stream's sockets to.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        self.held.owner()
+        self.stream_ref.owner()
     }
 
     /// Makes it a connection: see [`Stream`].
     pub(crate) fn into_connection(self) -> Self {
-        self.held.is_connection.store(true, Ordering::Relaxed);
+        self.stream_ref.is_connection.store(true, Ordering::Relaxed);
         self
     }
 
@@ -285,71 +285,77 @@ impl Stream {
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch {
-            held: Arc::clone(&self.held),
+            stream_ref: Arc::clone(&self.stream_ref),
         }
     }
 
     /// Splits the stream into its two halves.
     #[must_use]
     pub fn split(self) -> (SendStream, ReceiveStream) {
-        let held = Arc::clone(&self.held);
+        let stream_ref = Arc::clone(&self.stream_ref);
         let receive = ReceiveStream {
-            held: self.held,
+            stream_ref: self.stream_ref,
             pause: None,
         };
-        (SendStream { held, pause: None }, receive)
+        (
+            SendStream {
+                stream_ref,
+                pause: None,
+            },
+            receive,
+        )
     }
 }
 
 /// Watches a stream.
 pub struct Watch {
-    held: Arc<Held>,
+    stream_ref: Arc<StreamRef>,
 }
 
 impl Watch {
     /// Returns the owner that both ends bind the stream's sockets to.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        self.held.owner()
+        self.stream_ref.owner()
     }
 
     /// Waits until the stream is over by protocol. One task may wait.
     pub async fn ended(&self) -> Ending {
-        poll_fn(|cx| self.held.poll_ended(cx)).await
+        poll_fn(|cx| self.stream_ref.poll_ended(cx)).await
     }
 
     /// Whether the session has no other stream.
     pub(crate) fn is_alone(&self) -> bool {
-        self.held.shared.lock().mux.streams() <= 1
+        self.stream_ref.shared.lock().mux.streams() <= 1
     }
 
     /// Returns how the stream ended, if it has.
     #[must_use]
     pub fn ending(&self) -> Option<Ending> {
-        self.held.ending()
+        self.stream_ref.ending()
     }
 
     /// Counts the stream as one that a timeout resets.
     pub(crate) fn timed_out(&self, timeout: Timeout) {
-        self.held.shared.metrics.timed_out(timeout);
+        self.stream_ref.shared.metrics.timed_out(timeout);
     }
 
     /// Abandons both halves. A stream that has ended stays as it is.
     pub fn reset(&self, reason: Reason) {
-        self.held.reset(reason);
+        self.stream_ref.reset(reason);
     }
 
     /// Abandons both halves behind what was written.
     pub fn abort(&self, reason: Reason) {
-        self.held
+        self.stream_ref
             .shared
-            .with(|mux, _| mux.abort(self.held.id, reason));
+            .with(|mux, _| mux.abort(self.stream_ref.id, reason));
     }
 }
 
 /// The half that carries bytes to the peer.
 pub struct SendStream {
-    held: Arc<Held>,
+    stream_ref: Arc<StreamRef>,
     pause: Pause,
 }
 
@@ -360,8 +366,8 @@ impl SendStream {
     ///
     /// [`WriteError`], never [`WriteError::Blocked`].
     pub async fn capacity(&mut self) -> Result<usize, WriteError> {
-        poll_fn(|cx| self.held.poll_pace(&mut self.pause, cx)).await;
-        poll_fn(|cx| self.held.poll_capacity(cx)).await
+        poll_fn(|cx| self.stream_ref.poll_pace(&mut self.pause, cx)).await;
+        poll_fn(|cx| self.stream_ref.poll_capacity(cx)).await
     }
 
     /// Sends `data`, waiting for capacity as often as it takes.
@@ -371,8 +377,8 @@ impl SendStream {
     /// [`WriteError`], never [`WriteError::Blocked`].
     pub async fn write(&mut self, mut data: Bytes) -> Result<(), WriteError> {
         while !data.is_empty() {
-            poll_fn(|cx| self.held.poll_pace(&mut self.pause, cx)).await;
-            match self.held.write(data.clone()) {
+            poll_fn(|cx| self.stream_ref.poll_pace(&mut self.pause, cx)).await;
+            match self.stream_ref.write(data.clone()) {
                 Ok(taken) => data.advance(taken),
                 Err(WriteError::Blocked) => {
                     self.capacity().await?;
@@ -389,13 +395,15 @@ impl SendStream {
     ///
     /// The ending, when the stream is over.
     pub fn finish(&mut self) -> Result<(), Ending> {
-        self.held.shared.with(|mux, _| mux.finish(self.held.id))
+        self.stream_ref
+            .shared
+            .with(|mux, _| mux.finish(self.stream_ref.id))
     }
 }
 
 /// The half that carries the peer's bytes.
 pub struct ReceiveStream {
-    held: Arc<Held>,
+    stream_ref: Arc<StreamRef>,
     pause: Pause,
 }
 
@@ -406,18 +414,18 @@ impl ReceiveStream {
     ///
     /// [`ReadError`], never [`ReadError::Blocked`].
     pub async fn read(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
-        poll_fn(|cx| self.held.poll_pace(&mut self.pause, cx)).await;
-        poll_fn(|cx| self.held.poll_read(cx, max)).await
+        poll_fn(|cx| self.stream_ref.poll_pace(&mut self.pause, cx)).await;
+        poll_fn(|cx| self.stream_ref.poll_read(cx, max)).await
     }
 
     /// Reports that `length` bytes went where they belong, so that the peer may send as many more.
     pub fn consume(&mut self, length: usize) {
-        self.held.consume(length);
+        self.stream_ref.consume(length);
     }
 
     /// Reports that everything up to the peer's finish went where it belongs.
     pub fn deliver(&mut self) {
-        self.held.deliver();
+        self.stream_ref.deliver();
     }
 }
 
@@ -431,13 +439,15 @@ impl AsyncRead for Stream {
             return Poll::Ready(Ok(()));
         }
         if self.chunk.is_empty() {
-            let Self { held, reads, .. } = &mut *self;
-            ready!(held.poll_pace(reads, cx));
-            match ready!(self.held.poll_read(cx, buf.remaining())) {
+            let Self {
+                stream_ref, reads, ..
+            } = &mut *self;
+            ready!(stream_ref.poll_pace(reads, cx));
+            match ready!(self.stream_ref.poll_read(cx, buf.remaining())) {
                 Ok(Some(chunk)) => self.chunk = chunk,
                 Ok(None) => {
-                    if self.held.is_connection.load(Ordering::Relaxed) {
-                        self.held.deliver();
+                    if self.stream_ref.is_connection.load(Ordering::Relaxed) {
+                        self.stream_ref.deliver();
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -449,7 +459,7 @@ impl AsyncRead for Stream {
         let length = self.chunk.len().min(buf.remaining());
         let piece = self.chunk.split_to(length);
         buf.put_slice(&piece);
-        self.held.consume(length);
+        self.stream_ref.consume(length);
         Poll::Ready(Ok(()))
     }
 }
@@ -463,12 +473,14 @@ impl AsyncWrite for Stream {
         if data.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let Self { held, writes, .. } = &mut *self;
-        ready!(held.poll_pace(writes, cx));
+        let Self {
+            stream_ref, writes, ..
+        } = &mut *self;
+        ready!(stream_ref.poll_pace(writes, cx));
         let broken = |error| io::Error::new(io::ErrorKind::BrokenPipe, error);
-        let capacity = ready!(self.held.poll_capacity(cx)).map_err(broken)?;
+        let capacity = ready!(self.stream_ref.poll_capacity(cx)).map_err(broken)?;
         let piece = data.get(..capacity).unwrap_or(data);
-        match self.held.write(Bytes::copy_from_slice(piece)) {
+        match self.stream_ref.write(Bytes::copy_from_slice(piece)) {
             Err(WriteError::Blocked) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -483,7 +495,10 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A stream that is over has nothing left to finish.
-        let _ = self.held.shared.with(|mux, _| mux.finish(self.held.id));
+        let _ = self
+            .stream_ref
+            .shared
+            .with(|mux, _| mux.finish(self.stream_ref.id));
         Poll::Ready(Ok(()))
     }
 }

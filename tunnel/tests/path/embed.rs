@@ -90,8 +90,8 @@ async fn what_was_finished_is_delivered_after_the_drop_and_what_was_not_is_reset
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_let_go_of_does_not_outlast_its_parting() {
-    let parting = Duration::from_millis(50);
-    let rig = Rig::start_with(|server| server.mux.parting = parting, |_| {}).await;
+    let linger_timeout = Duration::from_millis(50);
+    let rig = Rig::start_with(|server| server.mux.linger_timeout = linger_timeout, |_| {}).await;
     let (mut stream, target) = dial(&rig, &rig.server.dialer("web")).await;
     stream.shutdown().await.unwrap();
     drop(stream);

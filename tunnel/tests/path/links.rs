@@ -170,7 +170,7 @@ async fn streams_are_spread_and_a_link_that_dies_costs_its_own() {
     assert_eq!(count_alive(&mut first).await, 4);
     drop((first, second));
     until("coming to rest", || rig.server.tasks() <= 6).await;
-    within(PROMPT, "the agent's streams", rig.agent.quiet()).await;
+    within(PROMPT, "the agent's streams", rig.agent.idle()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

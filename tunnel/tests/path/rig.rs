@@ -124,7 +124,7 @@ impl Rig {
     /// As [`Self::at_rest`], but so many visitors of the front are still connected.
     pub(crate) async fn at_rest_but(&self, visitors: usize) {
         until("coming to rest", || self.server.tasks() <= 2 + visitors).await;
-        within(PROMPT, "the agent's streams", self.agent.quiet()).await;
+        within(PROMPT, "the agent's streams", self.agent.idle()).await;
         let agent = self.agent.counters();
         for counters in agent.into_iter().chain([self.server.counters()]) {
             let text = counters.text().unwrap();

@@ -3,7 +3,7 @@
 //! It has the grammar of [`Mux`](crate::mux::native::Mux) and tells the same events, and differs where the wire does: an open is not answered
 //! and its opener may send at once; there is no half-close, so an `EOF` in either direction ends both, behind what was
 //! sent before; there is no credit, so the receiver asks the sender to pause and ends a connection that goes on regardless.
-//! Only the agent sends pings and the list of its connections. With the list it asks after each connection that was quiet, by
+//! Only the agent sends pings and the list of its connections. With the list it asks after each connection that was idle, by
 //! data of no bytes: a server that ended it without a word answers that there is none.
 //!
 //! Servers are each other's agents: one dials the other and announces whose streams can be opened through it.
@@ -28,16 +28,17 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
-use crate::mux::error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
+use crate::Time;
+use crate::mux::error::{By, Ending, OpenError, Reason, SessionError};
 use crate::mux::remotedialer::clients::{Announcements, Clients};
 pub use crate::mux::remotedialer::config::Config;
 use crate::mux::remotedialer::stream::{Connection, Stream};
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
+use crate::mux::streams::Core;
 use crate::mux::table::Table;
-use crate::mux::{Event, GONE};
+use crate::mux::{GONE, Streams as _};
 use crate::wire::frame::{Side, StreamId};
 use crate::wire::remotedialer::ADDRESS_MAX;
-use crate::{Time, shrink};
 
 /// One end of a session in remotedialer's dialect.
 #[derive(Debug)]
@@ -53,8 +54,7 @@ pub struct Mux {
     clients: Clients,
     announcements: Announcements,
     draining: bool,
-    over: Option<SessionError>,
-    last_heard: Time,
+    last_received: Time,
     next_ping: Time,
     ping: bool,
     next_sync: Time,
@@ -97,8 +97,7 @@ impl Mux {
             clients: Clients::default(),
             announcements: Announcements::default(),
             draining: false,
-            over: None,
-            last_heard: now,
+            last_received: now,
             next_ping: now.saturating_add(config.ping_interval),
             ping: false,
             next_sync: now.saturating_add(config.sync_interval),
@@ -109,43 +108,24 @@ impl Mux {
         }
     }
 
-    /// Returns the number of streams that are alive or not yet released.
-    #[must_use]
-    pub fn streams(&self) -> usize {
-        self.table.streams.len()
-    }
-
     /// Returns the bytes that arrived and were not consumed, of all streams.
     #[must_use]
     pub const fn held(&self) -> usize {
         self.held
     }
+}
 
-    /// Returns why the session is over, if it is.
-    #[must_use]
-    pub const fn over(&self) -> Option<SessionError> {
-        self.over
+/// The first connection that a side opens; the original counts up from 1 before it uses the number.
+const FIRST_CONNECTION: u64 = 2;
+
+impl crate::mux::Mux for Mux {
+    // The clients have one session each: there is none that would be better.
+    fn takes_opens(&self, _now: Time) -> bool {
+        self.table.over.is_none()
     }
 
-    /// Returns how a stream ended, if it has; one that is gone has.
-    #[must_use]
-    pub fn ending(&self, id: StreamId) -> Option<Ending> {
-        self.table.ending(id)
-    }
-
-    /// Whether a stream is accepted, or opened by us, and has not ended.
-    #[must_use]
-    pub fn is_open(&self, id: StreamId) -> bool {
-        self.table.is_open(id)
-    }
-
-    /// Opens a stream to `target`, which takes bytes at once. That it could not be dialed comes as [`Event::Ended`].
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] when there cannot be a stream now; nothing has been sent then.
-    pub fn open(&mut self, _now: Time, target: Bytes) -> Result<StreamId, OpenError> {
-        if self.over.is_some() {
+    fn open(&mut self, _now: Time, target: Bytes) -> Result<StreamId, OpenError> {
+        if self.table.over.is_some() {
             return Err(OpenError::SessionOver);
         }
         if self.draining {
@@ -164,12 +144,7 @@ impl Mux {
         Ok(id)
     }
 
-    /// Accepts a stream that the peer opened: its target is dialed.
-    ///
-    /// # Errors
-    ///
-    /// The ending, when the stream ended in the meantime.
-    pub fn accept(&mut self, now: Time, id: StreamId) -> Result<(), Ending> {
+    fn accept(&mut self, now: Time, id: StreamId) -> Result<(), Ending> {
         let stream = self.table.streams.get_mut(&id).ok_or(GONE)?;
         match stream.phase {
             Phase::Ended(ending) => Err(ending),
@@ -188,36 +163,7 @@ impl Mux {
         }
     }
 
-    /// Returns how many bytes [`Self::write`] would take now, at least one.
-    ///
-    /// # Errors
-    ///
-    /// [`WriteError::Blocked`] promises an [`Event::Writable`]; the others are final.
-    pub fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError> {
-        self.table.capacity(id)
-    }
-
-    /// Queues bytes of `data` to be sent and returns how many were taken, from the front and at least one unless `data` is empty.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::capacity`].
-    pub fn write(&mut self, id: StreamId, data: Bytes) -> Result<usize, WriteError> {
-        self.table.write(id, data)
-    }
-
-    /// Finishes the stream behind what was written: the dialect has no half-close, so the peer's half ends with ours. What arrived
-    /// before can still be read.
-    ///
-    /// # Errors
-    ///
-    /// The ending, when the stream is over.
-    pub fn finish(&mut self, id: StreamId) -> Result<(), Ending> {
-        self.table.finish(id)
-    }
-
-    /// Abandons the stream. One that has ended stays as it is.
-    pub fn reset(&mut self, id: StreamId, reason: Reason) {
+    fn reset(&mut self, id: StreamId, reason: Reason) {
         let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
@@ -225,70 +171,77 @@ impl Mux {
             return;
         }
         // The peer never hears of a stream whose connect still waits, and knows of an end that was told.
-        let unknown = stream.own.connect.take().is_some();
+        let unknown = stream.ext.connect.take().is_some();
         if !unknown && stream.send.phase != SendPhase::Finished {
-            stream.own.error = Some(reason);
+            stream.ext.error = Some(reason);
         }
         self.end_stream(id, Ending::Reset(reason, By::Us));
         self.table.queue_control(id);
     }
 
-    /// Abandons the stream behind what was written.
-    pub fn abort(&mut self, id: StreamId, reason: Reason) {
-        if !self.table.abort(id, reason) {
-            self.reset(id, reason);
-        }
-    }
-
-    /// Takes up to `max` bytes that arrived; `None` after the end of the connection. They count as held until
-    /// [`Self::consume`].
-    ///
-    /// # Errors
-    ///
-    /// [`ReadError::Blocked`] promises an [`Event::Readable`]; the other is final.
-    pub fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError> {
-        self.table.read(id, max)
-    }
-
-    /// Takes note that `length` bytes reached the socket behind this end.
-    pub fn consume(&mut self, id: StreamId, length: usize) {
+    fn consume(&mut self, id: StreamId, length: usize) {
         let Some(stream) = self.table.streams.get_mut(&id) else {
             return;
         };
         if stream.ending().is_some() {
             return;
         }
-        let length = length.min(stream.own.held);
-        stream.own.held -= length;
-        stream.own.progress = true;
+        let length = length.min(stream.ext.held);
+        stream.ext.held -= length;
+        stream.ext.progress = true;
         self.held -= length;
         self.regulate(id);
     }
 
-    /// Takes note that everything up to the end of the connection reached the socket behind this end.
-    pub fn deliver(&mut self, id: StreamId) {
+    fn deliver(&mut self, id: StreamId) {
         if self.table.deliver(id).is_some() {
             self.end_if_complete(id);
         }
     }
 
-    /// Gives the stream up: its user holds no handle and wants no events. A stream that has not ended is cancelled.
-    pub fn release(&mut self, id: StreamId) {
-        self.reset(id, Reason::Cancelled);
-        self.table.release(id);
+    fn detach(&mut self, now: Time, id: StreamId) {
+        let stream = self.table.streams.get_mut(&id);
+        let Some(stream) = stream.filter(|stream| stream.can_detach()) else {
+            self.release(id);
+            return;
+        };
+        stream.released = true;
+        let grace = self.config.delivery_grace;
+        self.table.arm(id, now.saturating_add(grace));
+        self.deliver(id);
     }
 
-    /// Takes no new streams from now on. The dialect cannot say so; the peer's connects are refused.
-    pub const fn drain(&mut self) {
+    fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Takes note of time. Call it when [`Self::poll_timeout`] says so; calling it at other times is harmless.
-    pub fn handle_timeout(&mut self, now: Time) {
-        if self.over.is_some() {
+    fn end_session(&mut self, reason: Reason) {
+        if self.table.over.is_some() {
             return;
         }
-        if now >= self.last_heard.saturating_add(self.config.silence) {
+        let known = |stream: &Stream| stream.ending().is_none() && stream.ext.connect.is_none();
+        let told: Vec<i64> = self
+            .table
+            .streams
+            .iter()
+            .filter(|(_, stream)| known(stream))
+            .map(|(id, _)| id.number().cast_signed())
+            .collect();
+        self.fail(SessionError::Ended(reason), By::Us);
+        let answer = Answer::Because(Reason::SessionOver);
+        self.answers
+            .extend(told.into_iter().map(|connection| (connection, answer)));
+    }
+
+    fn handle_link_lost(&mut self) {
+        self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
+    }
+
+    fn handle_timeout(&mut self, now: Time) {
+        if self.table.over.is_some() {
+            return;
+        }
+        if now >= self.last_received.saturating_add(self.config.silence) {
             self.fail(SessionError::Silent, By::Us);
             return;
         }
@@ -299,15 +252,15 @@ impl Mux {
         if self.side == Side::Agent && now >= self.next_sync {
             self.next_sync = now.saturating_add(self.config.sync_interval);
             self.sync = true;
-            self.ask_after_quiet();
+            self.probe_idle();
         }
         while let Some(id) = self.table.expired(now) {
             let Some(stream) = self.table.streams.get_mut(&id) else {
                 continue;
             };
-            if stream.is_left() {
+            if stream.is_orphaned() {
                 self.reset(id, Reason::TimedOut);
-            } else if stream.phase == Phase::Open && std::mem::take(&mut stream.own.progress) {
+            } else if stream.phase == Phase::Open && std::mem::take(&mut stream.ext.progress) {
                 self.table
                     .arm(id, now.saturating_add(self.config.delivery_grace));
             } else {
@@ -316,13 +269,11 @@ impl Mux {
         }
     }
 
-    /// Returns when [`Self::handle_timeout`] must be called next.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Time> {
-        if self.over.is_some() {
+    fn poll_timeout(&self) -> Option<Time> {
+        if self.table.over.is_some() {
             return None;
         }
-        let mut next = self.last_heard.saturating_add(self.config.silence);
+        let mut next = self.last_received.saturating_add(self.config.silence);
         if self.side == Side::Agent {
             next = next.min(self.next_ping).min(self.next_sync);
         }
@@ -330,12 +281,24 @@ impl Mux {
         Some(stream.map_or(next, |stream| stream.min(next)))
     }
 
-    /// Takes the next piece of news.
-    #[must_use]
-    pub fn poll_event(&mut self) -> Option<Event> {
-        shrink::pop(&mut self.table.events)
+    fn has_transmit(&self) -> bool {
+        self.ping
+            || self.probe == Probe::Due
+            || self.sync
+            || !self.answers.is_empty()
+            || !self.announcements.is_empty()
+            || !self.table.schedule.is_idle()
     }
 }
 
-/// The first connection that a side opens; the original counts up from 1 before it uses the number.
-const FIRST_CONNECTION: u64 = 2;
+impl Core for Mux {
+    type Ext = Connection;
+
+    fn table(&self) -> &Table<Connection> {
+        &self.table
+    }
+
+    fn table_mut(&mut self) -> &mut Table<Connection> {
+        &mut self.table
+    }
+}

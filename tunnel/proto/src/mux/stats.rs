@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase, Stream};
-use crate::mux::table::{Rules, Table};
+use crate::mux::table::{Dialect, Table};
 use crate::wire::frame::StreamId;
 
 /// A session at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glance {
+pub struct Stats {
     /// Streams that are alive or not yet released.
     pub streams: usize,
     /// Bytes that all streams together were given to send.
@@ -18,12 +18,12 @@ pub struct Glance {
     /// How long the last ping took, if one was timed.
     pub rtt: Option<Duration>,
     /// Some of the streams.
-    pub some: Vec<StreamGlance>,
+    pub sample: Vec<StreamStats>,
 }
 
 /// A stream at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StreamGlance {
+pub struct StreamStats {
     /// Which one.
     pub stream: StreamId,
     /// Where it is, in a few words.
@@ -34,22 +34,22 @@ pub struct StreamGlance {
     pub read: u64,
 }
 
-impl<R: Rules> Table<R> {
-    pub(crate) fn glance(&self, max: usize, rtt: Option<Duration>) -> Glance {
-        let some = self.streams.iter().take(max);
-        Glance {
+impl<R: Dialect> Table<R> {
+    pub(super) fn stats(&self, max: usize) -> Stats {
+        let sample = self.streams.iter().take(max);
+        Stats {
             streams: self.streams.len(),
             written: self.written,
             read: self.read,
-            rtt,
-            some: some.map(|(id, stream)| stream.glance(*id)).collect(),
+            rtt: self.rtt,
+            sample: sample.map(|(id, stream)| stream.stats(*id)).collect(),
         }
     }
 }
 
 impl<R> Stream<R> {
-    fn glance(&self, stream: StreamId) -> StreamGlance {
-        StreamGlance {
+    fn stats(&self, stream: StreamId) -> StreamStats {
+        StreamStats {
             stream,
             state: self.state(),
             written: self.send.total,

@@ -78,7 +78,7 @@ pub struct Stream<R> {
     pub(super) send: SendHalf,
     pub(super) receive: ReceiveHalf,
     /// What the dialect adds.
-    pub(super) own: R,
+    pub(super) ext: R,
     /// In the schedule's control queue.
     pub(super) queued: bool,
     /// When something must have happened.
@@ -89,12 +89,12 @@ pub struct Stream<R> {
 
 impl<R> Stream<R> {
     /// Creates a stream that is being opened.
-    pub(crate) fn new(own: R) -> Self {
+    pub(crate) fn new(ext: R) -> Self {
         Self {
             phase: Phase::Opening,
             send: SendHalf::default(),
             receive: ReceiveHalf::default(),
-            own,
+            ext,
             queued: false,
             deadline: None,
             released: false,
@@ -108,5 +108,21 @@ impl<R> Stream<R> {
             Phase::Opening | Phase::Open => None,
             Phase::Ended(ending) => Some(ending),
         }
+    }
+}
+
+impl<R> Stream<R> {
+    /// Whether the stream can come to its end without its user: that finished it and has read what arrived.
+    pub(crate) fn can_detach(&self) -> bool {
+        let finished = match self.send.phase {
+            SendPhase::Finishing | SendPhase::Finished | SendPhase::Delivered => true,
+            SendPhase::Open | SendPhase::Aborting(_) => false,
+        };
+        self.phase == Phase::Open && finished && self.receive.queue.is_empty()
+    }
+
+    /// Whether the stream goes on without its user.
+    pub(crate) const fn is_orphaned(&self) -> bool {
+        self.released && self.ending().is_none()
     }
 }

@@ -1,10 +1,11 @@
 //! The streams of a session and what every dialect does with them: who sends next, who waits for room, who is told what.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::mux::error::{By, Ending, ReadError, Reason, WriteError};
+use crate::mux::error::{By, Ending, ReadError, Reason, SessionError, WriteError};
 use crate::mux::schedule::Schedule;
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase, Stream};
 use crate::mux::{Event, GONE};
@@ -12,7 +13,7 @@ use crate::wire::frame::StreamId;
 use crate::{Time, shrink};
 
 /// What a dialect adds to a stream, and what it says of one.
-pub(crate) trait Rules: Sized {
+pub(crate) trait Dialect: Sized {
     /// Whether the control queue should know the stream.
     fn has_control(stream: &Stream<Self>) -> bool;
 
@@ -20,13 +21,13 @@ pub(crate) trait Rules: Sized {
     fn has_data(stream: &Stream<Self>) -> bool;
 
     /// Whether nothing must be told any more of a stream that has ended.
-    fn is_told(&self) -> bool;
+    fn nothing_to_send(&self) -> bool;
 
     /// How many bytes the peer allows the writer to queue now.
-    fn allowance(&self) -> usize;
+    fn send_credit(&self) -> usize;
 
     /// Takes note that so many of them were queued.
-    fn spend(&mut self, length: usize);
+    fn consume(&mut self, length: usize);
 }
 
 /// Nothing here is linear in the number of streams.
@@ -41,12 +42,16 @@ pub(crate) struct Table<R> {
     buffered_max: usize,
     /// Bytes of one stream that may wait for the link.
     stream_max: usize,
+    /// Why the session is over, if it is.
+    pub(super) over: Option<SessionError>,
+    /// How long the last ping took, if one was timed.
+    pub(super) rtt: Option<Duration>,
     /// Bytes of all streams that their users have written and read.
     pub(super) written: u64,
     pub(super) read: u64,
 }
 
-impl<R: Rules> Table<R> {
+impl<R: Dialect> Table<R> {
     pub(crate) fn new(stream_max: usize, buffered_max: usize) -> Self {
         Self {
             streams: HashMap::new(),
@@ -56,6 +61,8 @@ impl<R: Rules> Table<R> {
             buffered: 0,
             buffered_max,
             stream_max,
+            over: None,
+            rtt: None,
             written: 0,
             read: 0,
         }
@@ -80,14 +87,14 @@ impl<R: Rules> Table<R> {
         if stream.send.phase != SendPhase::Open {
             return Err(WriteError::Finished);
         }
-        let own = self.stream_max.saturating_sub(stream.send.queue.len());
-        let own = own.min(stream.own.allowance());
-        let room = self.buffered_max.saturating_sub(self.buffered);
-        if own > 0 && room > 0 && !opening {
-            return Ok(own.min(room));
+        let room = self.stream_max.saturating_sub(stream.send.queue.len());
+        let room = room.min(stream.ext.send_credit());
+        let shared_room = self.buffered_max.saturating_sub(self.buffered);
+        if room > 0 && shared_room > 0 && !opening {
+            return Ok(room.min(shared_room));
         }
         stream.send.waiting = true;
-        if own > 0 && room == 0 && !stream.send.starved {
+        if room > 0 && shared_room == 0 && !stream.send.starved {
             stream.send.starved = true;
             self.schedule.push_starved(id);
         }
@@ -101,7 +108,7 @@ impl<R: Rules> Table<R> {
         };
         data.truncate(capacity);
         let taken = data.len();
-        stream.own.spend(taken);
+        stream.ext.consume(taken);
         stream.send.queue.push_own(data);
         stream.send.total = stream.send.total.saturating_add(taken as u64);
         self.written = self.written.saturating_add(taken as u64);
@@ -284,7 +291,7 @@ impl<R: Rules> Table<R> {
         if !stream.send.waiting
             || stream.phase != Phase::Open
             || stream.send.queue.len() > self.stream_max / 2
-            || stream.own.allowance() == 0
+            || stream.ext.send_credit() == 0
         {
             return;
         }
@@ -314,10 +321,10 @@ impl<R: Rules> Table<R> {
     pub(crate) fn forget_if_gone(&mut self, id: StreamId) {
         let stream = self.streams.get(&id);
         if stream.is_some_and(|stream| {
-            stream.released && stream.ending().is_some() && stream.own.is_told()
+            stream.released && stream.ending().is_some() && stream.ext.nothing_to_send()
         }) {
             self.streams.remove(&id);
-            shrink::give_back(&mut self.streams);
+            shrink::shrink_if_sparse(&mut self.streams);
         }
     }
 }

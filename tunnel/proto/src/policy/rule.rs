@@ -1,4 +1,4 @@
-//! Rules as text.
+//! Dialect as text.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

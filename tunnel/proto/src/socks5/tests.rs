@@ -8,7 +8,7 @@ fn credentials() -> Credentials {
     Credentials::new("anna", "secret").unwrap()
 }
 
-/// Hands `bytes` over in pieces that end at `cuts`, and returns all news and what is left.
+/// Hands `bytes` over in pieces that end at `cuts`, and returns all events and what is left.
 fn run(credentials: Option<&Credentials>, bytes: &[u8], cuts: &[usize]) -> (Vec<Event>, Bytes) {
     let mut greeting = Greeting::new(credentials);
     let mut events = Vec::new();

@@ -54,7 +54,7 @@ impl Links {
         let from = self.turn.checked_rem(self.links.len())?;
         let (earlier, later) = self.links.split_at_checked(from)?;
         let links = later.iter().chain(earlier).map(|(_, entry)| entry);
-        links.min_by_key(|entry| entry.session.burden())
+        links.min_by_key(|entry| entry.session.load())
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {

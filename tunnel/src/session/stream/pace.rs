@@ -5,12 +5,12 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep};
 
-use crate::session::stream::Held;
+use crate::session::stream::StreamRef;
 
 /// The wait of one direction for the bytes a second of its agent.
 pub(super) type Pause = Option<Pin<Box<Sleep>>>;
 
-impl Held {
+impl StreamRef {
     /// Returns when the direction that waits in `pause` may carry more.
     pub(super) fn poll_pace(&self, pause: &mut Pause, cx: &mut Context<'_>) -> Poll<()> {
         let Some(throttle) = self.shared.throttle.get() else {

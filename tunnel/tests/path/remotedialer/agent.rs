@@ -61,7 +61,7 @@ impl Script {
     }
 
     async fn at_rest(&self) {
-        within(PROMPT, "coming to rest", self.agent.quiet()).await;
+        within(PROMPT, "coming to rest", self.agent.idle()).await;
     }
 
     /// Sends to a target that does not read until the agent asks for a pause.

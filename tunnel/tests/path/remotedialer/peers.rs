@@ -125,7 +125,7 @@ impl Two {
                 && west.tasks() <= 4
         })
         .await;
-        within(PROMPT, "the agent's streams", self.agent.quiet()).await;
+        within(PROMPT, "the agent's streams", self.agent.idle()).await;
         for server in [east, west] {
             let text = server.counters().text().unwrap();
             assert!(text.contains("watertight_streams 0"), "{text}");

@@ -30,7 +30,7 @@ pub struct Config {
     /// How long an open may go unanswered.
     pub open_timeout: Duration,
     /// How long a stream that its user finished and let go of may take to end.
-    pub parting: Duration,
+    pub linger_timeout: Duration,
     /// After this long without a frame from the peer a ping is sent.
     pub ping_interval: Duration,
     /// How long the answer to a ping may take until streams are rather opened in another session of the same agent.
@@ -52,7 +52,7 @@ impl Default for Config {
             session_window: 64 * 1024 * 1024,
             refusals_max: 1024,
             open_timeout: Duration::from_secs(15),
-            parting: Duration::from_secs(30),
+            linger_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(10),
             pong_due: Duration::from_secs(1),
             silence: Duration::from_secs(30),

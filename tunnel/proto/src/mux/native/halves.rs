@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::mux::error::Reason;
 use crate::mux::native::window::{ReceiveWindow, SendWindow};
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
-use crate::mux::table::Rules;
+use crate::mux::table::Dialect;
 use crate::wire::frame::{Frame, StreamId};
 
 /// What `watertight.v1` adds to a stream, whose two halves live and finish independently.
@@ -73,9 +73,9 @@ impl Halves {
     }
 }
 
-impl Rules for Halves {
+impl Dialect for Halves {
     fn has_control(stream: &Stream) -> bool {
-        !stream.own.due.is_empty()
+        !stream.ext.due.is_empty()
     }
 
     fn has_data(stream: &Stream) -> bool {
@@ -86,16 +86,16 @@ impl Rules for Halves {
         stream.phase == Phase::Open && (last || !stream.send.queue.is_empty())
     }
 
-    fn is_told(&self) -> bool {
+    fn nothing_to_send(&self) -> bool {
         self.due.is_empty()
     }
 
-    fn allowance(&self) -> usize {
+    fn send_credit(&self) -> usize {
         self.send.left()
     }
 
-    fn spend(&mut self, length: usize) {
-        self.send.spend(length);
+    fn consume(&mut self, length: usize) {
+        self.send.consume(length);
     }
 }
 
@@ -113,26 +113,26 @@ impl Stream {
 
     /// Takes the next control frame, in the order in which the peer must see them.
     pub(crate) fn next_control(&mut self, stream: StreamId) -> Option<Frame> {
-        if let Some(target) = self.own.due.open.take() {
-            let window = self.own.receive.size();
+        if let Some(target) = self.ext.due.open.take() {
+            let window = self.ext.receive.size();
             return Some(Frame::Open {
                 stream,
                 window,
                 target,
             });
         }
-        if std::mem::take(&mut self.own.due.accept) {
-            let window = self.own.receive.size();
+        if std::mem::take(&mut self.ext.due.accept) {
+            let window = self.ext.receive.size();
             return Some(Frame::Accept { stream, window });
         }
-        if std::mem::take(&mut self.own.due.window) {
-            let credit = self.own.receive.give_back();
+        if std::mem::take(&mut self.ext.due.window) {
+            let credit = self.ext.receive.take_credit();
             return Some(Frame::Window { stream, credit });
         }
-        if std::mem::take(&mut self.own.due.delivered) {
+        if std::mem::take(&mut self.ext.due.delivered) {
             return Some(Frame::Delivered { stream });
         }
-        self.own
+        self.ext
             .due
             .reset
             .take()

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 
 use crate::Time;
-use crate::mux::Event;
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::native::Mux;
 use crate::mux::native::halves::{Halves, Stream};
 use crate::mux::native::window::{Overrun, ReceiveWindow};
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
+use crate::mux::{Event, Mux as _, Streams as _};
 use crate::wire::frame::{Frame, StreamId, TARGET_MAX};
 
 impl Mux {
@@ -18,10 +18,10 @@ impl Mux {
     ///
     /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the link go.
     pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
-        if let Some(error) = self.over {
+        if let Some(error) = self.table.over {
             return Err(error);
         }
-        self.last_heard = self.last_heard.max(now);
+        self.last_received = self.last_received.max(now);
         match frame {
             Frame::Open {
                 stream,
@@ -40,17 +40,12 @@ impl Mux {
             Frame::Pong { nonce } => self.recv_pong(now, nonce),
             Frame::GoAway { reason } => self.recv_go_away(reason),
         }
-        self.over.map_or(Ok(()), Err)
-    }
-
-    /// Takes note that the link is lost: the session and every stream of it are over.
-    pub fn handle_link_lost(&mut self) {
-        self.fail(SessionError::Ended(Reason::SessionOver), By::Peer);
+        self.table.over.map_or(Ok(()), Err)
     }
 
     fn recv_pong(&mut self, now: Time, nonce: u64) {
         if nonce == self.pings && nonce > 0 {
-            self.rtt = Some(now.saturating_sub(self.last_ping));
+            self.table.rtt = Some(now.saturating_sub(self.last_ping));
             self.rtt_is_new = true;
         }
     }
@@ -82,7 +77,7 @@ impl Mux {
             &self.config,
             &mut self.budget,
         )));
-        stream.own.send.give(window);
+        stream.ext.send.give(window);
         self.table.streams.insert(id, stream);
         self.table
             .events
@@ -100,7 +95,7 @@ impl Mux {
             return;
         }
         stream.phase = Phase::Open;
-        stream.own.send.give(window);
+        stream.ext.send.give(window);
         self.table.disarm(id);
         self.table.events.push_back(Event::Accepted { stream: id });
         self.table.wake_writer(id);
@@ -120,7 +115,7 @@ impl Mux {
             }
             (Phase::Open, ReceivePhase::Open) => {}
         }
-        if let Err(Overrun) = stream.own.receive.recv(data.len()) {
+        if let Err(Overrun) = stream.ext.receive.recv(data.len()) {
             self.reset(id, Reason::Overrun);
             return;
         }
@@ -136,7 +131,7 @@ impl Mux {
         if let Some(stream) = self.table.streams.get_mut(&id)
             && stream.phase == Phase::Open
         {
-            stream.own.send.give(credit);
+            stream.ext.send.give(credit);
             self.table.wake_writer(id);
         }
     }
@@ -209,5 +204,10 @@ impl Mux {
             | Reason::Protocol
             | Reason::Overrun => self.fail(SessionError::Ended(reason), By::Peer),
         }
+    }
+
+    /// Bytes arrived for a stream whose user is gone.
+    pub(crate) fn recv_unwanted(&mut self, id: StreamId) {
+        self.abort(id, Reason::Cancelled);
     }
 }

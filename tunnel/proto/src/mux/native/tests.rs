@@ -8,6 +8,7 @@ mod states;
 use std::time::Duration;
 
 use crate::mux::native::*;
+use crate::mux::{Event, Mux as _, ReadError, SessionError, Streams as _, WriteError};
 use crate::wire::frame::{Frame, TARGET_MAX};
 
 fn id(number: u64) -> StreamId {
@@ -33,8 +34,8 @@ fn sent(mux: &mut Mux) -> Vec<Frame> {
     std::iter::from_fn(|| mux.poll_transmit(mux.config.frame_max)).collect()
 }
 
-/// Takes all news.
-fn news(mux: &mut Mux) -> Vec<Event> {
+/// Takes all events.
+fn events(mux: &mut Mux) -> Vec<Event> {
     std::iter::from_fn(|| mux.poll_event()).collect()
 }
 
@@ -50,8 +51,8 @@ fn open_agent(config: Config, credit: u32) -> Mux {
         },
     )
     .unwrap();
-    mux.accept(id(1)).unwrap();
+    mux.accept(T0, id(1)).unwrap();
     sent(&mut mux);
-    news(&mut mux);
+    events(&mut mux);
     mux
 }

@@ -3,21 +3,11 @@
 use crate::mux::error::{By, Ending};
 use crate::mux::native::Mux;
 use crate::mux::native::halves::Halves;
-use crate::mux::table::Rules as _;
+use crate::mux::table::Dialect as _;
 use crate::shrink;
 use crate::wire::frame::Frame;
 
 impl Mux {
-    /// Whether [`Self::poll_transmit`] has a frame.
-    #[must_use]
-    pub fn has_transmit(&self) -> bool {
-        self.pong.is_some()
-            || self.ping.is_some()
-            || self.go_away.is_some()
-            || !self.refusals.is_empty()
-            || !self.table.schedule.is_idle()
-    }
-
     /// Takes the next frame to send: the session's control frames, then the streams', then data, one frame from each stream in turn.
     /// A data frame has at most `room` bytes of data, and at most [`Config::frame_max`](crate::mux::native::Config::frame_max) while another
     /// stream waits for its turn.

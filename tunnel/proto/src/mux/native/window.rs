@@ -24,7 +24,7 @@ impl SendWindow {
     }
 
     /// Uses up at most `length` bytes of credit and returns how many.
-    pub fn spend(&mut self, length: usize) -> usize {
+    pub fn consume(&mut self, length: usize) -> usize {
         let spent = length.min(self.left());
         self.credit = self.credit.saturating_sub(spent as u64);
         spent
@@ -154,7 +154,7 @@ impl ReceiveWindow {
     }
 
     /// Gives the due credit back to the peer and returns it in bytes.
-    pub fn give_back(&mut self) -> u32 {
+    pub fn take_credit(&mut self) -> u32 {
         let credit = std::mem::take(&mut self.due);
         self.outstanding = self.outstanding.saturating_add(credit);
         credit
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(window.size(), 80);
         window.consume(1, &config, &mut budget);
         assert_eq!(window.size(), 160);
-        assert_eq!(window.give_back(), 160);
+        assert_eq!(window.take_credit(), 160);
         window.recv(160).unwrap();
         window.consume(160, &config, &mut budget);
         assert_eq!(window.size(), 200, "capped");
@@ -223,8 +223,8 @@ mod tests {
         window.give(u32::MAX);
         window.give(u32::MAX);
         assert_eq!(window.left() as u64, SendWindow::MAX);
-        assert_eq!(window.spend(7), 7);
-        assert_eq!(window.spend(usize::MAX) as u64, SendWindow::MAX - 7);
-        assert_eq!(window.spend(1), 0);
+        assert_eq!(window.consume(7), 7);
+        assert_eq!(window.consume(usize::MAX) as u64, SendWindow::MAX - 7);
+        assert_eq!(window.consume(1), 0);
     }
 }

@@ -64,7 +64,7 @@ impl Mux {
     /// than [`TEXT_MAX`] bytes is not told, because the peer would read another name.
     pub fn announce(&mut self, client: &str, key: i64, present: bool) {
         let text = format!("{client}/{key}");
-        if self.over.is_none() && text.len() <= TEXT_MAX {
+        if self.table.over.is_none() && text.len() <= TEXT_MAX {
             self.announcements.push(&text, present);
         }
     }

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use crate::Time;
-use crate::mux::Event;
 use crate::mux::error::{By, Ending, Reason, SessionError};
 use crate::mux::remotedialer::stream::{Stream, stream_of};
 use crate::mux::remotedialer::{Answer, Mux, text};
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
+use crate::mux::{Event, Mux as _};
 use crate::wire::frame::{Side, StreamId};
 use crate::wire::remotedialer::{ADDRESS_MAX, Body, EOF, Message};
 
@@ -18,10 +18,10 @@ impl Mux {
     ///
     /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the link go.
     pub fn handle_message(&mut self, now: Time, message: Message) -> Result<(), SessionError> {
-        if let Some(error) = self.over {
+        if let Some(error) = self.table.over {
             return Err(error);
         }
-        self.last_heard = self.last_heard.max(now);
+        self.last_received = self.last_received.max(now);
         let Message { connection, body } = message;
         match body {
             Body::Data(data) => self.recv_data(connection, data),
@@ -39,7 +39,7 @@ impl Mux {
             // What later versions say.
             Body::Unknown(_) => {}
         }
-        self.over.map_or(Ok(()), Err)
+        self.table.over.map_or(Ok(()), Err)
     }
 
     fn recv_connect(&mut self, connection: i64, address: Bytes) {
@@ -79,7 +79,7 @@ impl Mux {
             self.answer(connection, Answer::NotFound);
             return;
         };
-        stream.heard();
+        stream.mark_known();
         // What was on its way when the connection ended is late.
         if stream.ending().is_some() || stream.receive.phase != ReceivePhase::Open {
             return;
@@ -88,9 +88,9 @@ impl Mux {
         if stream.released {
             return;
         }
-        stream.own.held += data.len();
+        stream.ext.held += data.len();
         self.held += data.len();
-        let held = stream.own.held;
+        let held = stream.ext.held;
         let overrun = held > self.config.stream_cap
             || (self.held > self.config.session_cap && held > self.config.pause_floor);
         if overrun {
@@ -122,7 +122,7 @@ impl Mux {
             }
             (_, SendPhase::Open | SendPhase::Finishing) => {
                 let opening = stream.phase == Phase::Opening;
-                stream.own.progress = false;
+                stream.ext.progress = false;
                 self.both_over(id);
                 if self.side == Side::Agent {
                     // Nobody waits for an answer any more, so a target that takes nothing must not hold its socket.
@@ -154,7 +154,7 @@ impl Mux {
         if stream.phase == Phase::Open && std::mem::take(&mut stream.send.waiting) {
             self.table.events.push_back(Event::Writable { stream: id });
         }
-        let left = stream.is_left();
+        let left = stream.is_orphaned();
         self.table.wake_reader(id);
         self.table.wake_starved();
         if left {
@@ -168,8 +168,8 @@ impl Mux {
         let found =
             stream_of(connection).and_then(|id| Some((id, self.table.streams.get_mut(&id)?)));
         if let Some((id, stream)) = found {
-            stream.heard();
-            stream.own.paused = paused;
+            stream.mark_known();
+            stream.ext.paused = paused;
             self.table.queue_data(id);
             self.table.wake_writer(id);
         }
@@ -185,8 +185,8 @@ impl Mux {
         } else {
             (self.config.pause_above, self.config.resume_below)
         };
-        let held = stream.own.held;
-        stream.own.pause = if stream.own.pause {
+        let held = stream.ext.held;
+        stream.ext.pause = if stream.ext.pause {
             held > low
         } else {
             held > high

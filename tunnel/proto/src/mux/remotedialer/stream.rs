@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::mux::error::Reason;
 use crate::mux::remotedialer::text;
 use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
-use crate::mux::table::Rules;
+use crate::mux::table::Dialect;
 use crate::wire::frame::StreamId;
 use crate::wire::remotedialer::Body;
 
@@ -37,15 +37,15 @@ pub(crate) struct Connection {
     pub(super) progress: bool,
     /// What we want of the peer, and what it was told.
     pub(super) pause: bool,
-    pub(super) pause_told: bool,
+    pub(super) pause_sent: bool,
     /// The connect that is to be sent.
     pub(super) connect: Option<Bytes>,
     /// The error that is to be sent.
     pub(super) error: Option<Reason>,
     /// No message went either way since the last list.
-    pub(super) quiet: bool,
+    pub(super) idle: bool,
     /// Data of no bytes is to be sent: a peer that has no such connection says so.
-    pub(super) question: bool,
+    pub(super) probe: bool,
     /// The peer has shown that it knows the connection.
     pub(super) known: bool,
     /// Lists in a row, made by a peer that knows the connection, that miss it.
@@ -55,10 +55,10 @@ pub(crate) struct Connection {
 /// A stream of this dialect.
 pub(crate) type Stream = crate::mux::stream::Stream<Connection>;
 
-impl Rules for Connection {
+impl Dialect for Connection {
     fn has_control(stream: &Stream) -> bool {
-        let own = &stream.own;
-        own.connect.is_some() || own.error.is_some() || own.question || stream.pause_due()
+        let own = &stream.ext;
+        own.connect.is_some() || own.error.is_some() || own.probe || stream.pause_due()
     }
 
     fn has_data(stream: &Stream) -> bool {
@@ -67,18 +67,18 @@ impl Rules for Connection {
             SendPhase::Finishing | SendPhase::Aborting(_)
         );
         let empty = stream.send.queue.is_empty();
-        stream.phase == Phase::Open && ((last && empty) || (!empty && !stream.own.paused))
+        stream.phase == Phase::Open && ((last && empty) || (!empty && !stream.ext.paused))
     }
 
-    fn is_told(&self) -> bool {
+    fn nothing_to_send(&self) -> bool {
         self.error.is_none()
     }
 
-    fn allowance(&self) -> usize {
+    fn send_credit(&self) -> usize {
         if self.paused { 0 } else { usize::MAX }
     }
 
-    fn spend(&mut self, _: usize) {}
+    fn consume(&mut self, _: usize) {}
 }
 
 impl Stream {
@@ -101,10 +101,10 @@ impl Stream {
     }
 
     /// The peer has said something about the connection.
-    pub(crate) const fn heard(&mut self) {
-        self.own.known = true;
-        self.own.missed = 0;
-        self.own.quiet = false;
+    pub(crate) const fn mark_known(&mut self) {
+        self.ext.known = true;
+        self.ext.missed = 0;
+        self.ext.idle = false;
     }
 
     /// Whether both sides know that the connection is over and everything was delivered.
@@ -122,25 +122,25 @@ impl Stream {
     fn pause_due(&self) -> bool {
         self.ending().is_none()
             && self.send.phase != SendPhase::Finished
-            && self.own.pause != self.own.pause_told
+            && self.ext.pause != self.ext.pause_sent
     }
 
     /// Takes the next control message, in the order in which the peer must see them.
     pub(crate) fn next_control(&mut self) -> Option<Body> {
-        if let Some(target) = self.own.connect.take() {
+        if let Some(target) = self.ext.connect.take() {
             return Some(Body::Connect(target));
         }
-        if let Some(reason) = self.own.error.take() {
+        if let Some(reason) = self.ext.error.take() {
             return Some(Body::Error(text::of(reason)));
         }
-        if std::mem::take(&mut self.own.question) && self.sends() {
+        if std::mem::take(&mut self.ext.probe) && self.sends() {
             return Some(Body::Data(Bytes::new()));
         }
         if !self.pause_due() {
             return None;
         }
-        self.own.pause_told = self.own.pause;
-        Some(if self.own.pause {
+        self.ext.pause_sent = self.ext.pause;
+        Some(if self.ext.pause {
             Body::Pause
         } else {
             Body::Resume
@@ -162,7 +162,7 @@ impl Stream {
             return None;
         }
         if let Some(data) = self.send.queue.pop(max) {
-            self.own.quiet = false;
+            self.ext.idle = false;
             return Some(Next::Data(data));
         }
         match self.send.phase {

@@ -15,7 +15,7 @@ const MISSED_MAX: u8 = 2;
 impl Mux {
     /// Takes note of a ping or a pong.
     pub fn handle_heartbeat(&mut self, now: Time, pong: bool) {
-        self.last_heard = self.last_heard.max(now);
+        self.last_received = self.last_received.max(now);
         if let (true, Probe::Sent(connected)) = (pong, self.probe) {
             self.probe = Probe::Idle;
             self.proved = self.proved.max(connected);
@@ -45,17 +45,17 @@ impl Mux {
         connections
     }
 
-    /// Asks the peer after every connection that was quiet since the last time. The original ends a connection that it misses
+    /// Asks the peer after every connection that was idle since the last time. The original ends a connection that it misses
     /// in a list without a word, and a list is all that it is sent.
-    pub(crate) fn ask_after_quiet(&mut self) {
-        let mut quiet = Vec::new();
+    pub(crate) fn probe_idle(&mut self) {
+        let mut idle = Vec::new();
         for (id, stream) in &mut self.table.streams {
-            if stream.sends() && std::mem::replace(&mut stream.own.quiet, true) {
-                stream.own.question = true;
-                quiet.push(*id);
+            if stream.sends() && std::mem::replace(&mut stream.ext.idle, true) {
+                stream.ext.probe = true;
+                idle.push(*id);
             }
         }
-        for id in quiet {
+        for id in idle {
             self.table.queue_control(id);
         }
     }
@@ -65,7 +65,7 @@ impl Mux {
         if self.side == Side::Agent {
             return;
         }
-        // What the peer has and we do not: an end that it never heard of.
+        // What the peer has and we do not: an end that it was never told of.
         for connection in &connections {
             let alive =
                 stream_of(*connection).is_some_and(|id| self.table.streams.contains_key(&id));
@@ -76,14 +76,14 @@ impl Mux {
         let listed: HashSet<StreamId> = connections.into_iter().filter_map(stream_of).collect();
         let mut orphans = Vec::new();
         for (id, stream) in &mut self.table.streams {
-            if stream.ending().is_some() || stream.own.connect.is_some() {
+            if stream.ending().is_some() || stream.ext.connect.is_some() {
                 continue;
             }
             if listed.contains(id) {
-                stream.heard();
-            } else if stream.own.known || id.number() <= self.proved {
-                stream.own.missed += 1;
-                if stream.own.missed >= MISSED_MAX {
+                stream.mark_known();
+            } else if stream.ext.known || id.number() <= self.proved {
+                stream.ext.missed += 1;
+                if stream.ext.missed >= MISSED_MAX {
                     orphans.push(*id);
                 }
             } else if self.probe == Probe::Idle {
@@ -92,7 +92,7 @@ impl Mux {
         }
         for id in orphans {
             if let Some(stream) = self.table.streams.get_mut(&id) {
-                stream.own.error = Some(Reason::Cancelled);
+                stream.ext.error = Some(Reason::Cancelled);
             }
             self.end_stream(id, Ending::Reset(Reason::Aborted, By::Peer));
             self.table.queue_control(id);

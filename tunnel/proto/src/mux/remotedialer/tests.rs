@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::mux::remotedialer::*;
+use crate::mux::{Event, Mux as _, SessionError, Streams as _, WriteError};
 use crate::wire::remotedialer::{Body, Message};
 
 mod clients;
@@ -40,7 +41,7 @@ fn sent(mux: &mut Mux) -> Vec<(i64, Body)> {
         .collect()
 }
 
-fn news(mux: &mut Mux) -> Vec<Event> {
+fn events(mux: &mut Mux) -> Vec<Event> {
     std::iter::from_fn(|| mux.poll_event()).collect()
 }
 
@@ -63,7 +64,7 @@ fn dialing(config: Config) -> Mux {
     let target = Bytes::from_static(b"tcp/a:1");
     recv(&mut mux, 2, Body::Connect(target.clone()));
     let stream = id(2);
-    assert_eq!(news(&mut mux), [Event::Opened { stream, target }]);
+    assert_eq!(events(&mut mux), [Event::Opened { stream, target }]);
     mux
 }
 
@@ -191,7 +192,7 @@ fn a_paused_stream_sends_nothing_and_goes_on_when_resumed() {
     assert_eq!(sent(&mut mux), []);
     assert_eq!(mux.capacity(id(2)), Err(WriteError::Blocked));
     recv(&mut mux, 2, Body::Resume);
-    assert_eq!(news(&mut mux), [Event::Writable { stream: id(2) }]);
+    assert_eq!(events(&mut mux), [Event::Writable { stream: id(2) }]);
     assert_eq!(sent(&mut mux).len(), 1);
 }
 
@@ -417,7 +418,7 @@ fn a_user_may_leave_what_it_finished() {
     let mut mux = server(config);
     mux.write(id(2), Bytes::from_static(b"last")).unwrap();
     mux.finish(id(2)).unwrap();
-    mux.leave(T0, id(2));
+    mux.detach(T0, id(2));
     // An answer is late.
     recv(&mut mux, 2, data(5));
     assert_eq!(
@@ -431,14 +432,14 @@ fn a_user_may_leave_what_it_finished() {
     mux.write(id(2), Bytes::from_static(b"last")).unwrap();
     mux.finish(id(2)).unwrap();
     recv(&mut mux, 2, Body::Pause);
-    mux.leave(T0, id(2));
+    mux.detach(T0, id(2));
     assert_eq!(sent(&mut mux), []);
     mux.handle_timeout(config.delivery_grace);
     assert!(matches!(sent(&mut mux).as_slice(), [(2, Body::Error(_))]));
     assert_eq!(mux.streams(), 0);
 
     let mut mux = server(config);
-    mux.leave(T0, id(2));
+    mux.detach(T0, id(2));
     assert!(matches!(sent(&mut mux).as_slice(), [(2, Body::Error(_))]));
     assert_eq!(mux.streams(), 0);
 }

@@ -4,22 +4,11 @@ use bytes::Bytes;
 
 use crate::mux::error::{By, Ending};
 use crate::mux::remotedialer::stream::{Next, connection};
-use crate::mux::remotedialer::{Answer, Mux, Probe, text};
+use crate::mux::remotedialer::{Answer, Mux, text};
 use crate::shrink;
 use crate::wire::remotedialer::{Body, EOF, Message, TEXT_MAX};
 
 impl Mux {
-    /// Whether [`Self::poll_transmit`] has a message or [`Self::poll_ping`] a ping.
-    #[must_use]
-    pub fn has_transmit(&self) -> bool {
-        self.ping
-            || self.probe == Probe::Due
-            || self.sync
-            || !self.answers.is_empty()
-            || !self.announcements.is_empty()
-            || !self.table.schedule.is_idle()
-    }
-
     /// Takes the next message to send: the session's, then the streams' control messages, then data, one message from each stream
     /// in turn.
     #[must_use]

@@ -110,17 +110,17 @@ fn send_buffer_bounds_a_stream_and_session_send_buffer_all_of_them() {
     let mut mux = agent(config);
     for number in [1, 3] {
         mux.handle_frame(T0, open_frame(number)).unwrap();
-        mux.accept(id(number)).unwrap();
+        mux.accept(T0, id(number)).unwrap();
     }
     sent(&mut mux);
-    news(&mut mux);
+    events(&mut mux);
     assert_eq!(mux.write(id(1), bytes(500)), Ok(100));
     assert_eq!(mux.write(id(3), bytes(500)), Ok(50));
     assert_eq!(mux.send_buffered(), 150);
     assert_eq!(mux.capacity(id(3)), Err(WriteError::Blocked));
     let mut woken = false;
     while mux.poll_transmit(mux.config.frame_max).is_some() {
-        woken |= news(&mut mux).contains(&Event::Writable { stream: id(3) });
+        woken |= events(&mut mux).contains(&Event::Writable { stream: id(3) });
     }
     assert!(woken);
     assert_eq!(mux.send_buffered(), 0);
@@ -136,13 +136,13 @@ fn a_starved_writer_is_woken_when_the_stream_in_its_way_is_reset() {
     let mut mux = agent(config);
     for number in [1, 3] {
         mux.handle_frame(T0, open_frame(number)).unwrap();
-        mux.accept(id(number)).unwrap();
+        mux.accept(T0, id(number)).unwrap();
     }
-    news(&mut mux);
+    events(&mut mux);
     assert_eq!(mux.write(id(1), bytes(100)), Ok(100));
     assert_eq!(mux.capacity(id(3)), Err(WriteError::Blocked));
     mux.reset(id(1), Reason::Aborted);
-    assert!(news(&mut mux).contains(&Event::Writable { stream: id(3) }));
+    assert!(events(&mut mux).contains(&Event::Writable { stream: id(3) }));
     assert_eq!(mux.capacity(id(3)), Ok(100));
 }
 
@@ -155,7 +155,7 @@ fn streams_take_turns_and_control_goes_first() {
     let mut mux = agent(config);
     for number in [1, 3, 5] {
         mux.handle_frame(T0, open_frame(number)).unwrap();
-        mux.accept(id(number)).unwrap();
+        mux.accept(T0, id(number)).unwrap();
     }
     sent(&mut mux);
     for number in [1, 3, 5] {
@@ -185,7 +185,7 @@ fn busy_agent(numbers: impl Iterator<Item = u64>) -> Mux {
     let mut mux = agent(config);
     for number in numbers {
         mux.handle_frame(T0, open_frame(number)).unwrap();
-        mux.accept(id(number)).unwrap();
+        mux.accept(T0, id(number)).unwrap();
     }
     sent(&mut mux);
     mux
@@ -291,7 +291,7 @@ fn streams_that_come_and_go_leave_nothing() {
             pair.server.reset(stream, Reason::Cancelled);
         }
         pair.settle();
-        if pair.agent.accept(stream).is_ok() {
+        if pair.agent.accept(T0, stream).is_ok() {
             pair.agent.write(stream, bytes(10)).unwrap();
             pair.settle();
             if round % 4 == 1 {

@@ -79,7 +79,7 @@ impl Model {
 
     fn note_events(&mut self, pair: &mut Pair) {
         for server in [true, false] {
-            for event in news(side(pair, server)) {
+            for event in events(side(pair, server)) {
                 if let Event::Ended { stream, ending } = event {
                     let before = self.endings.insert((server, stream), ending);
                     assert_eq!(before, None, "a stream ends once");
@@ -138,7 +138,7 @@ impl Model {
             }
             Step::Accept(index) => {
                 if let Some(stream) = self.pick(index) {
-                    let _ = pair.agent.accept(stream);
+                    let _ = pair.agent.accept(T0, stream);
                 }
             }
             Step::Refuse(index) => {
@@ -203,7 +203,7 @@ impl Model {
     /// Everybody behaves from here on: reads, finishes, lets go.
     fn wind_down(&mut self, pair: &mut Pair) {
         for stream in self.streams.clone() {
-            let _ = pair.agent.accept(stream);
+            let _ = pair.agent.accept(T0, stream);
             for server in [true, false] {
                 if side(pair, server).finish(stream).is_ok() {
                     self.directions
@@ -224,7 +224,7 @@ impl Model {
                 break;
             }
             for stream in self.streams.clone() {
-                let _ = pair.agent.accept(stream);
+                let _ = pair.agent.accept(T0, stream);
                 for server in [true, false] {
                     if server || pair.agent.is_open(stream) {
                         let _ = side(pair, server).finish(stream).is_ok_and(|()| {

@@ -122,7 +122,7 @@ fn a_stalled_stream_does_not_hold_up_the_others() {
         .collect();
     pair.settle();
     for stream in &streams {
-        pair.agent.accept(*stream).unwrap();
+        pair.agent.accept(T0, *stream).unwrap();
     }
     pair.settle();
     // The agent fills every window; nobody reads but the last stream.
@@ -149,7 +149,7 @@ fn a_stalled_stream_does_not_hold_up_the_others() {
         .table
         .streams
         .values()
-        .map(|stream| u64::from(stream.own.receive.held()))
+        .map(|stream| u64::from(stream.ext.receive.held()))
         .sum();
     assert!(
         held <= config.session_window + 100 * u64::from(config.window_floor),

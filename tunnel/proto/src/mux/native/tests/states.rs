@@ -33,7 +33,7 @@ fn mux_in(before: Before) -> Mux {
             },
         )
         .unwrap();
-        news(&mut mux);
+        events(&mut mux);
         return mux;
     }
     let mut mux = open_agent(config, 100);
@@ -48,7 +48,7 @@ fn mux_in(before: Before) -> Mux {
         mux.reset(id(1), Reason::Aborted);
     }
     sent(&mut mux);
-    news(&mut mux);
+    events(&mut mux);
     if before == Before::Gone {
         mux.release(id(1));
         assert_eq!(mux.streams(), 0);
@@ -72,7 +72,7 @@ enum After {
 fn after(before: Before, frame: &Frame) -> After {
     let mut mux = mux_in(before);
     mux.handle_frame(T0, frame.clone()).unwrap();
-    let ended = news(&mut mux).into_iter().find_map(|event| match event {
+    let ended = events(&mut mux).into_iter().find_map(|event| match event {
         Event::Ended { ending, .. } => Some(ending),
         _ => None,
     });
@@ -251,7 +251,7 @@ fn a_blocked_writer_is_woken_once_by_credit() {
         )
         .unwrap();
     }
-    assert_eq!(news(&mut mux), [Event::Writable { stream: id(1) }]);
+    assert_eq!(events(&mut mux), [Event::Writable { stream: id(1) }]);
     assert_eq!(mux.capacity(id(1)), Ok(10));
 }
 
@@ -276,7 +276,7 @@ fn drain_refuses_new_streams_and_lets_the_others_be() {
     assert_eq!(mux.write(id(1), bytes(1)), Ok(1));
     let mut peer = server(Config::default());
     peer.handle_frame(T0, Frame::GoAway { reason }).unwrap();
-    assert_eq!(news(&mut peer), [Event::PeerDraining]);
+    assert_eq!(events(&mut peer), [Event::PeerDraining]);
     assert_eq!(peer.open(T0, bytes(1)), Err(OpenError::Draining));
 }
 
@@ -287,7 +287,7 @@ fn ending_the_session_ends_every_stream_and_says_why_last() {
     mux.end_session(Reason::Replaced);
     let ending = Ending::Reset(Reason::Replaced, By::Us);
     assert_eq!(
-        news(&mut mux),
+        events(&mut mux),
         [
             Event::Ended {
                 stream: id(1),
@@ -344,12 +344,12 @@ fn what_an_acceptor_did_before_it_accepted_happens_afterwards() {
     assert_eq!(mux.capacity(stream), Err(WriteError::Blocked));
     mux.finish(stream).unwrap();
     assert_eq!(sent(&mut mux), []);
-    mux.accept(stream).unwrap();
+    mux.accept(T0, stream).unwrap();
     assert!(matches!(
         sent(&mut mux)[..],
         [Frame::Accept { .. }, Frame::Finish { .. }]
     ));
-    assert!(news(&mut mux).contains(&Event::Writable { stream }));
+    assert!(events(&mut mux).contains(&Event::Writable { stream }));
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn a_user_may_leave_what_it_finished() {
     let mut mux = mux_in(Before::Open);
     mux.write(id(1), Bytes::from_static(b"last")).unwrap();
     mux.finish(id(1)).unwrap();
-    mux.leave(T0, id(1));
+    mux.detach(T0, id(1));
     let frames = sent(&mut mux);
     assert!(
         matches!(
@@ -441,12 +441,12 @@ fn a_user_may_leave_what_it_finished() {
         ending,
     };
     assert_eq!(sent(&mut mux), [Frame::Delivered { stream: id(1) }]);
-    assert!(news(&mut mux).contains(&ended(Ending::Finished)));
+    assert!(events(&mut mux).contains(&ended(Ending::Finished)));
     assert_eq!(mux.streams(), 0);
 
     // The peer finished before.
     let mut mux = mux_in(Before::BothFinished);
-    mux.leave(T0, id(1));
+    mux.detach(T0, id(1));
     assert_eq!(sent(&mut mux), [Frame::Delivered { stream: id(1) }]);
     mux.handle_frame(T0, Frame::Delivered { stream: id(1) })
         .unwrap();
@@ -455,7 +455,7 @@ fn a_user_may_leave_what_it_finished() {
     // Bytes that nobody reads, a reset, a deadline and the end of the session each end it.
     let left = || {
         let mut mux = mux_in(Before::WeFinished);
-        mux.leave(T0, id(1));
+        mux.detach(T0, id(1));
         mux
     };
     let mut mux = left();
@@ -471,12 +471,12 @@ fn a_user_may_leave_what_it_finished() {
     assert_eq!(mux.streams(), 0);
     let mut mux = left();
     let config = Config {
-        silence: config.parting * 2,
+        silence: config.linger_timeout * 2,
         ..config
     };
     mux.config = config;
-    assert!(mux.poll_timeout().unwrap() <= config.parting);
-    mux.handle_timeout(config.parting);
+    assert!(mux.poll_timeout().unwrap() <= config.linger_timeout);
+    mux.handle_timeout(config.linger_timeout);
     let reason = Reason::TimedOut;
     assert!(sent(&mut mux).contains(&Frame::Reset { stream, reason }));
     assert_eq!(mux.streams(), 0);
@@ -492,7 +492,7 @@ fn a_user_may_leave_what_it_finished() {
         .unwrap();
     let reason = Reason::Cancelled;
     for mut mux in [mux_in(Before::Open), mux_in(Before::PeerFinished), unread] {
-        mux.leave(T0, id(1));
+        mux.detach(T0, id(1));
         assert_eq!(sent(&mut mux), [Frame::Reset { stream, reason }]);
         assert_eq!(mux.streams(), 0);
     }

@@ -53,7 +53,7 @@ fn what_is_no_client_is_ignored() {
         assert!(!mux.has_client("web"), "{text}");
     }
     recv(&mut mux, 0, Body::AddClient(Bytes::from_static(b"\xff/1")));
-    assert_eq!((sent(&mut mux).len(), news(&mut mux).len()), (0, 0));
+    assert_eq!((sent(&mut mux).len(), events(&mut mux).len()), (0, 0));
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn clients_are_bounded_and_that_is_told_once() {
     for text in ["a/1", "b/1", "c/1", "a/2", "d/1"] {
         add(&mut mux, text);
     }
-    assert_eq!(news(&mut mux), [Event::TooManyClients]);
+    assert_eq!(events(&mut mux), [Event::TooManyClients]);
     assert!(mux.has_client("a") && mux.has_client("b"));
     assert!(!mux.has_client("c") && !mux.has_client("d"));
     remove(&mut mux, "a/1");
@@ -75,7 +75,7 @@ fn only_a_server_that_dialed_us_has_clients() {
     let mut ordinary = core(Side::Server, Config::default());
     add(&mut ordinary, "web/1");
     assert!(!ordinary.has_client("web"));
-    assert_eq!(news(&mut ordinary), []);
+    assert_eq!(events(&mut ordinary), []);
     let config = Config {
         clients_max: 10,
         ..Config::default()
