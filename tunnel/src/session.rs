@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 mod core;
 pub mod link;
-mod stats;
+pub(crate) mod stats;
 mod stream;
 pub(crate) mod throttle;
 
@@ -28,7 +28,7 @@ use crate::io::socket::{Mark, Owner};
 use crate::metrics::{SessionMetrics, StreamMetrics};
 pub use crate::session::core::Core;
 pub(crate) use crate::session::core::MessageError;
-pub use crate::session::stats::{Snapshot, StreamSnapshot};
+pub use crate::session::stats::{SessionStats, StreamStats};
 pub use crate::session::stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
 use crate::session::throttle::Throttle;
 

@@ -20,6 +20,17 @@ pub enum Dialect {
     Remotedialer,
 }
 
+impl Dialect {
+    /// Returns its name: the subprotocol that asks for it, if there is one.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => native::SUBPROTOCOL,
+            Self::Remotedialer => "remotedialer",
+        }
+    }
+}
+
 /// Why a message is not of its link's dialect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {

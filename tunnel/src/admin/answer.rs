@@ -102,7 +102,9 @@ fn answer<B>(shared: &Shared, request: &Request<B>) -> (StatusCode, &'static str
                 format!("not ready: {why}\n"),
             ),
         },
-        "/admin/sessions" => json(serde_json::to_string(&Sessions::of(admin.sessions(0)))),
+        "/admin/sessions" => json(serde_json::to_string(&Sessions {
+            sessions: admin.sessions(0),
+        })),
         "/admin/streams" => {
             let shown = admin.sessions(config.streams_max);
             json(serde_json::to_string(&Streams::of(shown)))
@@ -131,7 +133,7 @@ impl Admin {
         let mut all = Vec::new();
         for Inspector(part) in &self.parts {
             let sessions = part.sessions(left);
-            let streams: usize = sessions.iter().map(|it| it.snapshot.some.len()).sum();
+            let streams: usize = sessions.iter().map(|it| it.stats.sample.len()).sum();
             left = left.saturating_sub(streams);
             all.extend(sessions);
         }

@@ -1,9 +1,11 @@
 //! The page for people: plain HTML that a template escapes, without scripts; it loads itself again every few seconds.
 
+use std::time::Duration;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::admin::Admin;
-use crate::admin::view::{Session, SessionView, Sessions, Stream, Streams};
+use crate::admin::view::{SessionView, StreamView, Streams, name_of};
 
 /// Rows of the table of sessions.
 const SESSIONS_MAX: usize = 200;
@@ -21,8 +23,7 @@ pub(super) fn write(admin: &Admin) -> String {
     let shown = admin.sessions(STREAMS_MAX);
     let count = shown.len();
     let streams = Streams::of(shown.clone());
-    let few: Vec<SessionView> = shown.into_iter().take(SESSIONS_MAX).collect();
-    let sessions = Sessions::of(few);
+    let sessions: Vec<SessionView> = shown.into_iter().take(SESSIONS_MAX).collect();
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -39,8 +40,8 @@ pub(super) fn write(admin: &Admin) -> String {
                     Some(why) => p.bad { "not ready: " (why) },
                 }
                 h2 { "Sessions" }
-                (note(sessions.sessions.len(), count))
-                (table_of_sessions(&sessions.sessions))
+                (note(sessions.len(), count))
+                (table_of_sessions(&sessions))
                 h2 { "Streams" }
                 (note(streams.streams.len(), streams.total))
                 (table_of_streams(&streams.streams))
@@ -59,7 +60,7 @@ fn note(shown: usize, total: usize) -> Markup {
     }
 }
 
-fn table_of_sessions(sessions: &[Session]) -> Markup {
+fn table_of_sessions(sessions: &[SessionView]) -> Markup {
     html! {
         table {
             tr {
@@ -69,22 +70,22 @@ fn table_of_sessions(sessions: &[Session]) -> Markup {
             @for session in sessions {
                 tr {
                     td { (session.name) }
-                    td { (session.party) }
+                    td { (name_of(session.party)) }
                     td { (session.address) }
-                    td { (session.dialect) }
-                    td { (session.session) }
-                    td.n { (age(session.age_seconds)) }
-                    td.n { (session.streams) }
-                    td.n { (bytes(session.to_peer_bytes)) }
-                    td.n { (bytes(session.from_peer_bytes)) }
-                    td.n { @if let Some(rtt) = session.rtt_seconds { (format!("{:.1} ms", rtt * 1000.0)) } }
+                    td { (session.stats.dialect.name()) }
+                    td { (session.stats.session) }
+                    td.n { (age(session.stats.age)) }
+                    td.n { (session.stats.streams) }
+                    td.n { (bytes(session.stats.to_peer)) }
+                    td.n { (bytes(session.stats.from_peer)) }
+                    td.n { @if let Some(rtt) = session.stats.rtt { (format!("{:.1} ms", rtt.as_secs_f64() * 1000.0)) } }
                 }
             }
         }
     }
 }
 
-fn table_of_streams(streams: &[Stream]) -> Markup {
+fn table_of_streams(streams: &[StreamView]) -> Markup {
     html! {
         table {
             tr {
@@ -94,20 +95,21 @@ fn table_of_streams(streams: &[Stream]) -> Markup {
             @for stream in streams {
                 tr {
                     td { (stream.name) }
-                    td { (stream.target) }
-                    td { (stream.state) }
+                    td { (stream.stats.target) }
+                    td { (stream.stats.state) }
                     td { (stream.session) }
-                    td.n { (stream.stream) }
-                    td.n { (age(stream.age_seconds)) }
-                    td.n { (bytes(stream.to_peer_bytes)) }
-                    td.n { (bytes(stream.from_peer_bytes)) }
+                    td.n { (stream.stats.stream) }
+                    td.n { (age(stream.stats.age)) }
+                    td.n { (bytes(stream.stats.to_peer)) }
+                    td.n { (bytes(stream.stats.from_peer)) }
                 }
             }
         }
     }
 }
 
-fn age(seconds: f64) -> String {
+fn age(age: Duration) -> String {
+    let seconds = age.as_secs_f64();
     if seconds < 60.0 {
         format!("{seconds:.1} s")
     } else if seconds < 3600.0 {
@@ -132,18 +134,21 @@ fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::stats::StreamStats;
 
     #[test]
     fn what_comes_from_the_network_is_escaped() {
-        let stream = Stream {
-            session: "1".to_owned(),
-            stream: "2".to_owned(),
+        let stream = StreamView {
+            session: 1,
             name: "\"><img src=x>".to_owned(),
-            target: "<script>alert(1)</script>&amp;".to_owned(),
-            state: "open",
-            age_seconds: 61.0,
-            to_peer_bytes: 1536,
-            from_peer_bytes: u64::MAX,
+            stats: StreamStats {
+                stream: 2,
+                target: "<script>alert(1)</script>&amp;".to_owned(),
+                state: "open",
+                age: Duration::from_secs(61),
+                to_peer: 1536,
+                from_peer: u64::MAX,
+            },
         };
         let text = table_of_streams(&[stream]).into_string();
         assert!(

@@ -1,113 +1,58 @@
-//! Sessions and streams as JSON. Identifiers are strings: JSON's numbers lose bits of theirs.
+//! Sessions and streams with whose they are, as the page and the JSON answers show them.
 
-use std::time::Duration;
-
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tunnel_proto::wire::handshake::Party;
-use tunnel_proto::wire::{Dialect, native};
 
-use crate::session::Snapshot;
+use crate::session::stats::{SessionStats, StreamStats, as_text};
 
 /// A session, and who is at its other end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct SessionView {
+    #[serde(serialize_with = "party_name")]
     pub(crate) party: Party,
     /// The name of the agent or the peer.
     pub(crate) name: String,
     pub(crate) link: Option<String>,
     /// Where the other end is.
     pub(crate) address: String,
-    pub(crate) snapshot: Snapshot,
+    #[serde(flatten)]
+    pub(crate) stats: SessionStats,
 }
 
+/// The answer to `/admin/sessions`.
 #[derive(Debug, Serialize)]
 pub(super) struct Sessions {
-    pub(super) sessions: Vec<Session>,
+    pub(super) sessions: Vec<SessionView>,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Session {
-    pub(super) session: String,
-    pub(super) party: &'static str,
-    pub(super) name: String,
-    pub(super) link: Option<String>,
-    pub(super) dialect: &'static str,
-    pub(super) address: String,
-    pub(super) age_seconds: f64,
-    pub(super) streams: usize,
-    pub(super) to_peer_bytes: u64,
-    pub(super) from_peer_bytes: u64,
-    pub(super) rtt_seconds: Option<f64>,
-}
-
+/// The answer to `/admin/streams`.
 #[derive(Debug, Serialize)]
 pub(super) struct Streams {
     /// How many there are, listed or not.
     pub(super) total: usize,
-    pub(super) streams: Vec<Stream>,
+    pub(super) streams: Vec<StreamView>,
 }
 
+/// A stream, and whose it is.
 #[derive(Debug, Serialize)]
-pub(super) struct Stream {
-    pub(super) session: String,
-    pub(super) stream: String,
+pub(super) struct StreamView {
+    #[serde(serialize_with = "as_text")]
+    pub(super) session: u64,
     pub(super) name: String,
-    pub(super) target: String,
-    pub(super) state: &'static str,
-    pub(super) age_seconds: f64,
-    pub(super) to_peer_bytes: u64,
-    pub(super) from_peer_bytes: u64,
-}
-
-impl Sessions {
-    pub(super) fn of(shown: Vec<SessionView>) -> Self {
-        Self {
-            sessions: shown.into_iter().map(Session::of).collect(),
-        }
-    }
-}
-
-impl Session {
-    fn of(shown: SessionView) -> Self {
-        let snapshot = shown.snapshot;
-        Self {
-            session: snapshot.session.to_string(),
-            party: match shown.party {
-                Party::Agent => "agent",
-                Party::Peer => "peer",
-                Party::Server => "server",
-            },
-            name: shown.name,
-            link: shown.link,
-            dialect: match snapshot.dialect {
-                Dialect::Native => native::SUBPROTOCOL,
-                Dialect::Remotedialer => "remotedialer",
-            },
-            address: shown.address,
-            age_seconds: seconds(snapshot.age),
-            streams: snapshot.streams,
-            to_peer_bytes: snapshot.to_peer,
-            from_peer_bytes: snapshot.from_peer,
-            rtt_seconds: snapshot.rtt.map(|rtt| rtt.as_secs_f64()),
-        }
-    }
+    #[serde(flatten)]
+    pub(super) stats: StreamStats,
 }
 
 impl Streams {
-    pub(super) fn of(shown: Vec<SessionView>) -> Self {
-        let total = shown.iter().map(|shown| shown.snapshot.streams).sum();
-        let streams = shown.into_iter().flat_map(|shown| {
-            let (session, name) = (shown.snapshot.session.to_string(), shown.name);
-            let streams = shown.snapshot.some.into_iter();
-            streams.map(move |stream| Stream {
-                session: session.clone(),
-                stream: stream.stream.to_string(),
+    pub(super) fn of(sessions: Vec<SessionView>) -> Self {
+        let total = sessions.iter().map(|session| session.stats.streams).sum();
+        let streams = sessions.into_iter().flat_map(|session| {
+            let (id, name) = (session.stats.session, session.name);
+            let sample = session.stats.sample.into_iter();
+            sample.map(move |stats| StreamView {
+                session: id,
                 name: name.clone(),
-                target: stream.target,
-                state: stream.state,
-                age_seconds: seconds(stream.age),
-                to_peer_bytes: stream.to_peer,
-                from_peer_bytes: stream.from_peer,
+                stats,
             })
         });
         Self {
@@ -117,7 +62,15 @@ impl Streams {
     }
 }
 
-/// Rounded to milliseconds.
-fn seconds(age: Duration) -> f64 {
-    Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)).as_secs_f64()
+/// Returns what the party at the other end of a session is called.
+pub(super) const fn name_of(party: Party) -> &'static str {
+    match party {
+        Party::Agent => "agent",
+        Party::Peer => "peer",
+        Party::Server => "server",
+    }
+}
+
+fn party_name<S: Serializer>(party: &Party, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(name_of(*party))
 }

@@ -30,14 +30,14 @@ impl Inspect for Shared {
         let mut left = streams_max;
         let sessions = self.sessions.borrow().clone();
         let shown = |(slot, session): (u8, Session)| {
-            let snapshot = session.snapshot(left);
-            left = left.saturating_sub(snapshot.some.len());
+            let stats = session.stats(left);
+            left = left.saturating_sub(stats.sample.len());
             SessionView {
                 party: Party::Server,
                 name: self.config.name.clone(),
                 link: Some(slot.to_string()),
                 address: self.config.server.to_string(),
-                snapshot,
+                stats,
             }
         };
         sessions.into_iter().map(shown).collect()

@@ -13,14 +13,14 @@ impl Inspect for Shared {
     fn sessions(&self, streams_max: usize) -> Vec<SessionView> {
         let mut left = streams_max;
         let shown = |present: Present| {
-            let snapshot = present.entry.session.snapshot(left);
-            left = left.saturating_sub(snapshot.some.len());
+            let stats = present.entry.session.stats(left);
+            left = left.saturating_sub(stats.sample.len());
             SessionView {
                 party: present.party,
                 name: present.name,
                 link: present.link.map(|link| link.to_string()),
                 address: present.entry.from.to_string(),
-                snapshot,
+                stats,
             }
         };
         self.registry.present().into_iter().map(shown).collect()
