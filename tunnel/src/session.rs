@@ -42,7 +42,7 @@ struct Shared {
     id: u64,
     clock: Clock,
     began: Time,
-    carrier: Mark,
+    link_socket: Mark,
     metrics: SessionMetrics,
     throttle: OnceLock<Arc<Throttle>>,
     over: CancellationToken,
@@ -116,9 +116,15 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Creates a session. `carrier` is the link's socket: END annotations are told through it.
+    /// Creates a session. `link_socket` is the link's socket: END annotations are told through it.
     #[must_use]
-    pub fn new(id: u64, core: Core, clock: Clock, carrier: Mark, metrics: SessionMetrics) -> Self {
+    pub fn new(
+        id: u64,
+        core: Core,
+        clock: Clock,
+        link_socket: Mark,
+        metrics: SessionMetrics,
+    ) -> Self {
         let state = State {
             mux: core,
             slots: HashMap::new(),
@@ -132,7 +138,7 @@ impl Session {
                 id,
                 clock,
                 began: clock.now(),
-                carrier,
+                link_socket,
                 metrics,
                 throttle: OnceLock::new(),
                 over: CancellationToken::new(),
@@ -414,7 +420,7 @@ impl Shared {
 
     fn stream_ended(&self, state: &mut State, stream: StreamId, ending: Ending) {
         tracing::debug!(session = self.id, stream = stream.number(), %ending, "stream ended");
-        self.carrier.end(self.stream_owner(stream), ending);
+        self.link_socket.end(self.stream_owner(stream), ending);
         if let Some(slot) = state.slots.get_mut(&stream) {
             if let Some(metrics) = slot.metrics.take() {
                 metrics.ended(ending, self.clock.now().saturating_sub(slot.began));
@@ -436,7 +442,7 @@ impl Shared {
             session: self.id,
             stream: 0,
         };
-        self.carrier
+        self.link_socket
             .end(whole, Ending::Reset(error.reason(), By::Us));
         self.metrics.over(error.reason());
         self.over.cancel();

@@ -171,7 +171,7 @@ impl<C: Core> Attack<C> {
         attack.end(longest);
     }
 
-    /// Takes the news. Each stream ends once.
+    /// Takes the events. Each stream ends once.
     fn settle(&mut self) {
         while let Some(event) = self.core.poll_event() {
             match event {

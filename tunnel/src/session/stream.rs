@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 mod pace;
+mod reference;
 
 use tunnel_proto::mux::{By, Ending, OpenError, ReadError, Reason, WriteError};
 use tunnel_proto::target::Target;
@@ -18,115 +19,9 @@ use tunnel_proto::wire::frame::StreamId;
 
 use crate::io::socket::Owner;
 use crate::metrics::Timeout;
+use crate::session::Shared;
 use crate::session::stream::pace::Pause;
-use crate::session::{Shared, register};
-
-/// The one thing that all handles of a stream share. When it goes, the stream is released.
-struct StreamRef {
-    shared: Arc<Shared>,
-    id: StreamId,
-    /// The reader is where the bytes belong, and who finishes and lets go has said everything.
-    is_connection: AtomicBool,
-}
-
-impl Drop for StreamRef {
-    fn drop(&mut self) {
-        if *self.is_connection.get_mut() {
-            self.shared.detach(self.id);
-        } else {
-            self.shared.release(self.id);
-        }
-    }
-}
-
-impl StreamRef {
-    fn owner(&self) -> Owner {
-        self.shared.stream_owner(self.id)
-    }
-
-    fn ending(&self) -> Option<Ending> {
-        self.shared.lock().mux.ending(self.id)
-    }
-
-    fn reset(&self, reason: Reason) {
-        self.shared.with(|mux, _| mux.reset(self.id, reason));
-    }
-
-    fn poll_capacity(&self, cx: &Context<'_>) -> Poll<Result<usize, WriteError>> {
-        self.shared.with(|mux, slots| match mux.capacity(self.id) {
-            Err(WriteError::Blocked) => {
-                if let Some(slot) = slots.get_mut(&self.id) {
-                    register(&mut slot.writer, cx);
-                }
-                Poll::Pending
-            }
-            done => Poll::Ready(done),
-        })
-    }
-
-    fn poll_read(&self, cx: &Context<'_>, max: usize) -> Poll<Result<Option<Bytes>, ReadError>> {
-        self.shared.with(|mux, slots| match mux.read(self.id, max) {
-            Err(ReadError::Blocked) => {
-                if let Some(slot) = slots.get_mut(&self.id) {
-                    register(&mut slot.reader, cx);
-                }
-                Poll::Pending
-            }
-            done => {
-                if let Ok(Some(data)) = &done {
-                    self.carried(data.len());
-                }
-                Poll::Ready(done)
-            }
-        })
-    }
-
-    fn poll_ended(&self, cx: &Context<'_>) -> Poll<Ending> {
-        let mut state = self.shared.lock();
-        match state.mux.ending(self.id) {
-            Some(ending) => Poll::Ready(ending),
-            None => {
-                if let Some(slot) = state.slots.get_mut(&self.id) {
-                    register(&mut slot.ended, cx);
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    fn poll_opened(&self, cx: &Context<'_>) -> Poll<Result<(), OpenError>> {
-        let mut state = self.shared.lock();
-        if let Some(ending) = state.mux.ending(self.id) {
-            return Poll::Ready(Err(OpenError::Refused(match ending {
-                Ending::Finished => Reason::Done,
-                Ending::Reset(reason, _) => reason,
-            })));
-        }
-        if state.mux.is_open(self.id) {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(slot) = state.slots.get_mut(&self.id) {
-            register(&mut slot.opened, cx);
-        }
-        Poll::Pending
-    }
-
-    fn write(&self, data: Bytes) -> Result<usize, WriteError> {
-        let taken = self.shared.with(|mux, _| mux.write(self.id, data))?;
-        self.shared.metrics.sent(taken);
-        self.carried(taken);
-        Ok(taken)
-    }
-
-    fn deliver(&self) {
-        self.shared.with(|mux, _| mux.deliver(self.id));
-    }
-
-    fn consume(&self, length: usize) {
-        self.shared.metrics.received(length);
-        self.shared.with(|mux, _| mux.consume(self.id, length));
-    }
-}
+use crate::session::stream::reference::StreamRef;
 
 /// A stream that this side opened and the peer has not answered. Dropping it cancels the open.
 pub struct Opening {
@@ -233,7 +128,7 @@ impl Incoming {
 ///
 /// One that [`Dialer::dial`](crate::Dialer::dial) gives behaves as a TCP connection does: `shutdown` finishes our half behind what was
 /// written and the other half goes on; dropped after that, it comes to its end by itself, at most for
-/// [`Config::parting`](tunnel_proto::mux::native::Config::parting), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
+/// [`Config::linger_timeout`](tunnel_proto::mux::native::Config::linger_timeout), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
 /// remotedialer's dialect there is no half-close: a finish ends both halves.
 ///
 /// Of any other stream, reading its end does not report delivery, since the reader may still have to pass the bytes on; and what is dropped is

@@ -13,11 +13,11 @@ use tunnel::metrics::Metrics;
 /// How often the streams are counted.
 const STEP: Duration = Duration::from_secs(1);
 /// How many streams must have been there for their pages to be worth the search.
-const WORTH: i64 = 16;
+const MIN_STREAMS: i64 = 16;
 
 /// Watches how many streams there are, and gives memory back each time that half of them are gone and stay so for a step: under a
 /// steady load of short ones their number goes up and down.
-pub(crate) async fn give_back(metrics: &Metrics) -> Infallible {
+pub(crate) async fn trim_after_bursts(metrics: &Metrics) -> Infallible {
     let mut timer = interval(STEP);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut peak = 0;
@@ -26,7 +26,7 @@ pub(crate) async fn give_back(metrics: &Metrics) -> Infallible {
         timer.tick().await;
         let streams = metrics.streams();
         peak = peak.max(streams);
-        let gone = peak >= WORTH && streams <= peak / 2;
+        let gone = peak >= MIN_STREAMS && streams <= peak / 2;
         if gone && were_gone {
             peak = streams;
             let taken = cache::take_out().await;

@@ -46,7 +46,7 @@ impl Signals {
             _ = self.interrupt.recv() => Asked::End,
             _ = self.hang_up.recv() => Asked::Reload,
             () = files.changed() => Asked::Reload,
-            never = memory::give_back(metrics) => match never {},
+            never = memory::trim_after_bursts(metrics) => match never {},
         }
     }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep};
 
-use crate::session::stream::StreamRef;
+use crate::session::stream::reference::StreamRef;
 
 /// The wait of one direction for the bytes a second of its agent.
 pub(super) type Pause = Option<Pin<Box<Sleep>>>;
