@@ -22,25 +22,16 @@ use self::circles::Circle;
 use self::modules::Modules;
 use crate::shell::{cargo, read, root};
 
-/// Crates whose circles are told of and do not fail the check yet.
-const UNTIL_MOVED: [&str; 2] = ["tunnel", "tracer-ebpf"];
-
 /// Checks every library and binary of the workspace.
 pub(super) fn run() -> Result<()> {
     let crates = crates()?;
-    let (mut found, mut tolerated) = (String::new(), String::new());
+    let mut found = String::new();
     for (name, file) in &crates {
         let modules = Modules::read(file, &|path| std::fs::read_to_string(path).ok())?;
         for circle in circles::find(&modules) {
-            let to = if UNTIL_MOVED.contains(&name.as_str()) {
-                &mut tolerated
-            } else {
-                &mut found
-            };
-            describe(to, name, &circle)?;
+            describe(&mut found, name, &circle)?;
         }
     }
-    print!("{tolerated}");
     ensure!(
         found.is_empty(),
         "modules import each other in a circle\n{found}"
