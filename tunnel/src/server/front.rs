@@ -152,26 +152,26 @@ async fn respond(
         return upgrade(&shared, identity, &links, request).await;
     }
     let Some(rest) = path.strip_prefix("/client/") else {
-        return say(
+        return plain_text(
             StatusCode::NOT_FOUND,
             "there is /client/{agent}/http/{host:port}/{path}",
         );
     };
     let address = match Address::parse(rest) {
         Ok(address) => address,
-        Err((status, why)) => return say(status, why),
+        Err((status, why)) => return plain_text(status, why),
     };
     let peer = serving.visitor().peer_addr();
     match exchange(&shared, serving, &address, request).await {
         Ok(response) => response,
         Err((status, why)) => {
             tracing::debug!(visitor = %peer, agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
-            say(status, &why)
+            plain_text(status, &why)
         }
     }
 }
 
-fn say(status: StatusCode, why: &str) -> Response<FrontBody> {
+fn plain_text(status: StatusCode, why: &str) -> Response<FrontBody> {
     let mut response = Response::new(Either::Right(Full::from(format!("{why}\n"))));
     *response.status_mut() = status;
     let text = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
@@ -42,6 +42,10 @@ pub(crate) async fn serve_caller(
     caller: Caller,
     links: scope::Handle,
 ) {
+    let Some((transport, early)) = take_transport(&shared, upgrade, &caller).await else {
+        return;
+    };
+    let core = core(&shared, &caller);
     let Caller {
         party,
         name,
@@ -50,33 +54,9 @@ pub(crate) async fn serve_caller(
         credential,
         id,
     } = caller;
-    let upgraded = match tokio::time::timeout(shared.config.header_timeout, upgrade).await {
-        Ok(Ok(upgraded)) => upgraded,
-        Ok(Err(error)) => {
-            tracing::info!(?party, name, %error, "left during the handshake");
-            return;
-        }
-        Err(_) => return,
-    };
-    let Some((transport, early)) = take_transport(upgraded) else {
-        tracing::error!(name, "the connection is not one of ours");
-        return;
-    };
     let socket = transport.socket();
     let from = socket.peer_addr();
     let metrics = shared.metrics.session_began(&name, party);
-    let now = shared.clock.now();
-    let core = match dialect {
-        Dialect::Native => Core::native(Side::Server, shared.config.mux, now),
-        Dialect::Remotedialer => {
-            let key = format!("{name}/{id}");
-            let mut config = shared.config.remotedialer_mux;
-            if let (Party::Peer, Some(peers)) = (party, &shared.config.peers) {
-                config.clients_max = peers.clients_max;
-            }
-            Core::remotedialer(Side::Server, &key, config, now)
-        }
-    };
     let session = Session::new(id, core, shared.clock, socket.mark(), metrics);
     socket.bind(
         Role::Link,
@@ -132,10 +112,37 @@ async fn refuse_opens(session: Session) {
     }
 }
 
-fn take_transport(upgraded: Upgraded) -> Option<(Transport, Vec<u8>)> {
-    let parts = upgraded.downcast::<TokioIo<VisitorIo>>().ok()?;
-    Some((
-        parts.io.into_inner().into_transport(),
-        parts.read_buf.to_vec(),
-    ))
+/// Waits for the upgrade, and returns the connection with what was read from it already.
+async fn take_transport(
+    shared: &Shared,
+    upgrade: OnUpgrade,
+    caller: &Caller,
+) -> Option<(Transport, Vec<u8>)> {
+    let (party, name) = (caller.party, &caller.name);
+    let upgraded = tokio::time::timeout(shared.config.header_timeout, upgrade).await;
+    let upgraded = upgraded.ok()?.inspect_err(
+        |error| tracing::info!(?party, name, %error, "the connection broke during the handshake"),
+    );
+    let Ok(parts) = upgraded.ok()?.downcast::<TokioIo<VisitorIo>>() else {
+        tracing::error!(name, "the upgraded connection is not one of the front");
+        return None;
+    };
+    let transport = parts.io.into_inner().into_transport();
+    Some((transport, parts.read_buf.to_vec()))
+}
+
+/// Makes the protocol state of a session in the caller's dialect.
+fn core(shared: &Shared, caller: &Caller) -> Core {
+    let now = shared.clock.now();
+    match caller.dialect {
+        Dialect::Native => Core::native(Side::Server, shared.config.mux, now),
+        Dialect::Remotedialer => {
+            let key = format!("{}/{}", caller.name, caller.id);
+            let mut config = shared.config.remotedialer_mux;
+            if let (Party::Peer, Some(peers)) = (caller.party, &shared.config.peers) {
+                config.clients_max = peers.clients_max;
+            }
+            Core::remotedialer(Side::Server, &key, config, now)
+        }
+    }
 }

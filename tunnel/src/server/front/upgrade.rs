@@ -16,25 +16,36 @@ use crate::io::{random, scope};
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::{Entrance, RedeemError};
 use crate::server::auth::handshake;
-use crate::server::auth::handshake::{Accepted, HandshakeContext};
-use crate::server::front::{FrontBody, say};
+use crate::server::auth::handshake::{Accepted, HandshakeContext, Refused};
+use crate::server::front::{FrontBody, plain_text};
 use crate::server::ingress::{Caller, serve_caller};
 use crate::server::open::Failure;
 use crate::server::shared::Shared;
 
+/// Answers a request for a link. The link is served by a task of `links`.
 pub(super) async fn upgrade(
     shared: &Arc<Shared>,
     identity: &Identity,
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let context = HandshakeContext {
-        admission: &shared.admission,
-        now: shared.clock.now(),
-        remotedialer: shared.config.remotedialer.as_ref(),
-        peers: shared.config.peers.as_deref(),
-        identity,
+    let accepted = match accept(shared, identity, &request).await {
+        Ok(accepted) => accepted,
+        Err((status, why)) => return plain_text(status, &why),
     };
+    let (caller, response) = accepted;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let shared = Arc::clone(shared);
+    links.spawn(serve_caller(shared, upgrade, caller, links.clone()));
+    response
+}
+
+/// Decides whether the caller gets a link, and returns the response that tells it so.
+async fn accept(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    request: &Request<Incoming>,
+) -> Result<(Caller, Response<FrontBody>), Failure> {
     let Accepted {
         party,
         name,
@@ -42,64 +53,29 @@ pub(super) async fn upgrade(
         entrance,
         link,
         accept_key,
-    } = match handshake::check(&request, context) {
-        Ok(accepted) => accepted,
-        Err(refused) => {
-            shared.metrics.agent_refused(refused.status.as_str());
-            tracing::warn!(
-                status = refused.status.as_u16(),
-                why = refused.why,
-                "an agent was refused"
-            );
-            return say(refused.status, refused.why);
-        }
-    };
+    } = check(shared, identity, request)?;
     if shared.draining.is_cancelled() {
-        return say(StatusCode::SERVICE_UNAVAILABLE, "the server is draining");
+        let why = "the server is draining".to_owned();
+        return Err((StatusCode::SERVICE_UNAVAILABLE, why));
     }
     if party == Party::Agent && !shared.registry.has_room(&name, link) {
         shared.metrics.limit_rejected("sessions");
-        return say(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "as many links are connected as may be",
-        );
+        let why = "the server has as many links as its configuration allows".to_owned();
+        return Err((StatusCode::SERVICE_UNAVAILABLE, why));
     }
     let (credential, own_token) = match entrance {
         None => (None, None),
         Some(Entrance::Known(credential)) => (Some(credential), None),
-        Some(Entrance::Invited(token)) => match redeem(shared, &name, token).await {
-            Ok((credential, own)) => (Some(credential), Some(own)),
-            Err((status, why)) => {
-                tracing::warn!(name, why, "an invited agent was refused");
-                return say(status, &why);
-            }
-        },
+        Some(Entrance::Invited(token)) => {
+            let redeemed = redeem(shared, &name, token).await;
+            let (credential, own_token) = redeemed.inspect_err(|(_, why)| {
+                tracing::warn!(name, why, "refused an agent with an invitation")
+            })?;
+            (Some(credential), Some(own_token))
+        }
     };
     let id = random::session_id();
-    let mut response = say(StatusCode::SWITCHING_PROTOCOLS, "");
-    *response.body_mut() = Either::Right(Full::default());
-    let headers = response.headers_mut();
-    headers.clear();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if dialect == Dialect::Native {
-        headers.insert(
-            header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static(SUBPROTOCOL),
-        );
-    }
-    headers.insert(
-        HeaderName::from_static(SESSION_HEADER),
-        HeaderValue::from(id),
-    );
-    if let Some(own) = own_token {
-        headers.insert(HeaderName::from_static(OWN_TOKEN_HEADER), own);
-    }
-    match HeaderValue::from_str(&accept_key) {
-        Ok(key) => headers.insert(header::SEC_WEBSOCKET_ACCEPT, key),
-        Err(_) => return say(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is malformed"),
-    };
-    let upgrade = hyper::upgrade::on(&mut request);
+    let response = switching_protocols(dialect, id, own_token, &accept_key)?;
     let caller = Caller {
         party,
         name,
@@ -108,13 +84,56 @@ pub(super) async fn upgrade(
         credential,
         id,
     };
-    links.spawn(serve_caller(
-        Arc::clone(shared),
-        upgrade,
-        caller,
-        links.clone(),
-    ));
-    response
+    Ok((caller, response))
+}
+
+/// Checks the handshake. A refusal is counted and logged.
+fn check(
+    shared: &Shared,
+    identity: &Identity,
+    request: &Request<Incoming>,
+) -> Result<Accepted, Failure> {
+    let context = HandshakeContext {
+        admission: &shared.admission,
+        now: shared.clock.now(),
+        remotedialer: shared.config.remotedialer.as_ref(),
+        peers: shared.config.peers.as_deref(),
+        identity,
+    };
+    handshake::check(request, context).map_err(|Refused { status, why }| {
+        shared.metrics.agent_refused(status.as_str());
+        tracing::warn!(status = status.as_u16(), why, "refused an agent");
+        (status, why.to_owned())
+    })
+}
+
+/// Returns the response that turns the connection into a WebSocket (RFC 6455, section 4.2.2).
+fn switching_protocols(
+    dialect: Dialect,
+    session: u64,
+    own_token: Option<HeaderValue>,
+    accept_key: &str,
+) -> Result<Response<FrontBody>, Failure> {
+    let mut response = Response::new(Either::Right(Full::default()));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if dialect == Dialect::Native {
+        let subprotocol = HeaderValue::from_static(SUBPROTOCOL);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    let session_header = HeaderName::from_static(SESSION_HEADER);
+    headers.insert(session_header, HeaderValue::from(session));
+    if let Some(own_token) = own_token {
+        headers.insert(HeaderName::from_static(OWN_TOKEN_HEADER), own_token);
+    }
+    let accept_key = HeaderValue::from_str(accept_key).map_err(|_| {
+        let why = "Sec-WebSocket-Key is malformed".to_owned();
+        (StatusCode::BAD_REQUEST, why)
+    })?;
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key);
+    Ok(response)
 }
 
 /// Takes an invited agent in, and returns its credential and the header with its own token.
