@@ -125,13 +125,13 @@ impl Agent {
         for session in &sessions {
             session.drain();
         }
-        let quiet = async {
+        let idle = async {
             self.idle().await;
             if !sessions.iter().all(Session::acknowledges) {
                 tokio::time::sleep(splice::FLUSH_GRACE).await;
             }
         };
-        let in_time = tokio::time::timeout(deadline, quiet).await.is_ok();
+        let in_time = tokio::time::timeout(deadline, idle).await.is_ok();
         let streams: usize = sessions.iter().map(Session::streams).sum();
         if !in_time && streams > 0 {
             tracing::warn!(

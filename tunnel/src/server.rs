@@ -55,10 +55,10 @@ pub enum StartError {
     /// An address cannot be listened on; the error names it.
     #[error(transparent)]
     Listen(#[from] io::Error),
-    /// A public port cannot be there.
+    /// The public ports cannot be served.
     #[error(transparent)]
     Ports(#[from] PortsError),
-    /// There cannot be an admin port.
+    /// The admin port cannot be served.
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The counters cannot be registered.
@@ -66,7 +66,8 @@ pub enum StartError {
     Counters(#[from] prometheus::Error),
 }
 
-/// A running server. Dropping it drops its tasks and their sockets; [`Server::drain`] ends it in order.
+/// A running server. Dropping it aborts its tasks and closes their sockets. [`Server::drain`] shuts
+/// it down gracefully.
 #[derive(Debug)]
 pub struct Server {
     listening: Scope,
@@ -81,11 +82,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on every address of the configuration and begins to serve.
+    /// Listens on every configured address and starts to serve.
     ///
     /// # Errors
     ///
-    /// [`StartError`]; nothing is left running then.
+    /// [`StartError`]. Nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::new(config.compat_metrics)?;
         let admission = Admission::new(config.access.clone(), config.roster.as_deref())?;
@@ -147,7 +148,8 @@ impl Server {
         self.front
     }
 
-    /// Returns the addresses of the forwards in the order of the configuration; one that listens at a path has none.
+    /// Returns the addresses of the forwards in the order of the configuration. A forward on a Unix
+    /// socket has no address and is left out.
     #[must_use]
     pub fn forwards(&self) -> Vec<SocketAddr> {
         let ports = self.ports.list().into_iter();
@@ -157,18 +159,20 @@ impl Server {
             .collect()
     }
 
-    /// Returns all public ports besides the front in the order of the configuration, each with its real address.
+    /// Returns all public ports besides the front in the order of the configuration, each with its
+    /// real address.
     #[must_use]
     pub fn ports(&self) -> Vec<(Arc<Port>, Listen)> {
         self.ports.list()
     }
 
-    /// Makes `ports` the public ports besides the front. One that stays goes on without a gap, also if only what its visitors get
-    /// has changed. One that is gone is not listened on any more; its streams go on, its UDP flows end.
+    /// Replaces the public ports besides the front. A port that stays keeps its socket, even if its
+    /// destination has changed. A port that is removed stops listening: its streams go on, its UDP
+    /// flows end.
     ///
     /// # Errors
     ///
-    /// [`PortsError`] says what is wrong with which: nothing was changed.
+    /// [`PortsError`] names the port and what is wrong with it. Nothing has changed then.
     pub async fn set_ports(&self, ports: Vec<Port>) -> Result<(), PortsError> {
         self.ports.set(ports).await
     }
@@ -179,12 +183,13 @@ impl Server {
         self.admin
     }
 
-    /// Replaces who is let in and what may be asked of whom, and reads the roster again. Sessions of agents whose token is not good any
-    /// longer end at once; streams that are open are not touched otherwise. It may wait for the disk.
+    /// Replaces the access table and reads the roster again. The sessions of agents whose token is
+    /// no longer valid end at once. Open streams of other agents are not touched. It may block on
+    /// the disk.
     ///
     /// # Errors
     ///
-    /// When the roster cannot be read; then nothing has changed.
+    /// The roster cannot be read. Nothing has changed then.
     pub fn set_access(&self, access: Access) -> io::Result<()> {
         let shared = &self.shared;
         shared
@@ -196,8 +201,9 @@ impl Server {
         Ok(())
     }
 
-    /// Makes a one-time token by which an agent can join within `lifetime`: the one called `name`, or the first that comes under a
-    /// name that is free. The agent gets a token of its own in return.
+    /// Makes a one-time token that is valid for `lifetime`. The agent called `name` can join with
+    /// it, or without a name the first agent whose name is free. The agent gets a token of its own
+    /// in exchange.
     ///
     /// # Errors
     ///
@@ -213,8 +219,9 @@ impl Server {
         self.shared.tls.is_some()
     }
 
-    /// Takes another certificate, and whom it trusts, for connections from now on; those that are there go on. Returns whether it
-    /// did: a server that was started without TLS goes on without.
+    /// Replaces the certificate and the trusted client authorities for new connections. Existing
+    /// connections go on. Returns `false` if the server was started without TLS, and then changes
+    /// nothing.
     pub fn replace_tls(&self, tls: tls::Server) -> bool {
         let Some(current) = &self.shared.tls else {
             return false;
@@ -229,32 +236,32 @@ impl Server {
         &self.shared.metrics
     }
 
-    /// Returns what dials through the agent of this name, connected or not.
+    /// Returns a dialer for the agent of this name, which need not be connected.
     #[must_use]
     pub fn dialer(&self, agent: &str) -> Dialer {
         Dialer::new(Arc::clone(&self.shared), agent)
     }
 
-    /// Returns the names of the agents that are connected here, in order.
+    /// Returns the names of the agents that are connected to this server, sorted.
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
         self.shared.registry.names()
     }
 
-    /// Whether an agent of this name is connected, here or at a peer that is.
+    /// Whether an agent of this name is connected to this server or to a connected peer.
     #[must_use]
     pub fn has_agent(&self, name: &str) -> bool {
         self.shared.registry.find(name).is_some()
     }
 
-    /// Returns the number of tasks that serve visitors and agents, for those who watch that it comes back to zero.
+    /// Returns the number of tasks that serve visitors and agents. It is zero when there are none.
     #[must_use]
     pub fn tasks(&self) -> usize {
         self.visitors.tasks() + self.links.tasks() + self.shared.registry.tasks()
     }
 
-    /// Takes no connections and no streams any more, waits until `deadline` for those that are there, resets the rest and ends
-    /// every link.
+    /// Stops taking connections and streams, waits up to `deadline` for the open ones, resets the
+    /// rest and ends every link.
     pub async fn drain(self, deadline: Duration) {
         self.listening.end(TEARDOWN).await;
         self.ports.end().await;
@@ -264,7 +271,7 @@ impl Server {
         for session in &sessions {
             session.drain();
         }
-        let quiet = async {
+        let idle = async {
             for session in &sessions {
                 session.idle().await;
             }
@@ -273,12 +280,12 @@ impl Server {
             }
             self.visitors.join().await;
         };
-        let in_time = tokio::time::timeout(deadline, quiet).await.is_ok();
+        let in_time = tokio::time::timeout(deadline, idle).await.is_ok();
         let streams: usize = sessions.iter().map(Session::streams).sum();
         if !in_time && streams > 0 {
             tracing::warn!(
                 streams,
-                "streams are left at the drain deadline; they are reset"
+                "streams are still open at the drain deadline; resetting them"
             );
         }
         for session in self.shared.registry.sessions() {

@@ -24,7 +24,7 @@ use crate::relay::splice::splice;
 use crate::session::link::{Link, LinkError};
 use crate::session::{Core, Incoming, Session, Stream};
 use crate::uplink::dial::{ConnectError, Uplink};
-use crate::uplink::reconnect::{Upkeep, keep_up};
+use crate::uplink::reconnect::{LinkHandler, keep_connected};
 
 /// How long tasks may take to let go after everything they wait for has ended.
 pub(super) const TEARDOWN: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub(super) async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope:
         tokio::select! {
             biased;
             () = shared.over.cancelled() => return,
-            () = shared.keyring.lasting() => {}
+            () = shared.keyring.reusable() => {}
         }
     }
     let uplink = Uplink {
@@ -59,22 +59,22 @@ pub(super) async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope:
         backoff: config.backoff,
         link: config.link,
     };
-    let link = ToServer {
+    let link = ServerLink {
         shared: Arc::clone(&shared),
         slot,
         handle,
     };
-    keep_up(&uplink, shared.clock, &shared.over, &link).await;
+    keep_connected(&uplink, shared.clock, &shared.over, &link).await;
 }
 
 /// One link to the server.
-struct ToServer {
+struct ServerLink {
     shared: Arc<Shared>,
     slot: u8,
     handle: scope::Handle,
 }
 
-impl Upkeep for ToServer {
+impl LinkHandler for ServerLink {
     fn failed(&self, error: &ConnectError) {
         if let Some(metrics) = &self.shared.metrics {
             metrics.connect_failed(error.reason());
@@ -206,18 +206,18 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
 /// Carries the datagrams of a flow. When it is over, so is the stream, and then the socket goes.
 async fn serve_flow(shared: &Shared, socket: DatagramSocket, stream: Stream) {
     let metrics = shared.metrics.as_deref();
-    let (inlet, outlet) = datagrams::queue(shared.config.datagrams.queue);
+    let (sender, receiver) = datagrams::queue(shared.config.datagrams.queue);
     let receive = async {
         let mut buffer = BytesMut::new();
         while let Ok(datagram) = socket.receive(&mut buffer).await {
-            if let Err(dropped) = inlet.offer(datagram) {
-                datagrams::count(metrics, dropped);
+            if let Err(dropped) = sender.try_send(datagram) {
+                datagrams::count_dropped(metrics, dropped);
             }
         }
     };
     // The server knows when a flow is idle.
     let send = |datagram: &[u8]| socket.send(datagram);
-    let carry = datagrams::carry(stream, outlet, send, None, metrics);
+    let carry = datagrams::carry(stream, receiver, send, None, metrics);
     tokio::select! {
         _ = carry => {}
         () = receive => {}

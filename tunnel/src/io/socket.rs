@@ -300,7 +300,7 @@ impl Mark {
             clippy::disallowed_methods,
             reason = "only the socket module makes sockets"
         )]
-        heard(tracer_abi::annotation::end(
+        log_refusal(tracer_abi::annotation::end(
             &io,
             owner,
             u16::from(ending.code()),
@@ -319,13 +319,13 @@ fn reset_on_release(socket: &impl AsFd) {
     reason = "only the socket module makes sockets"
 )]
 fn bind(socket: &impl AsFd, role: Role, owner: Owner, label: &str) {
-    heard(tracer_abi::annotation::bind(socket, role, owner, label));
+    log_refusal(tracer_abi::annotation::bind(socket, role, owner, label));
 }
 
-fn heard(result: io::Result<tracer_abi::annotation::Heard>) {
-    static SAID: AtomicBool = AtomicBool::new(false);
+fn log_refusal(result: io::Result<tracer_abi::annotation::Heard>) {
+    static LOGGED: AtomicBool = AtomicBool::new(false);
     if let Err(error) = result
-        && !SAID.swap(true, Ordering::Relaxed)
+        && !LOGGED.swap(true, Ordering::Relaxed)
     {
         tracing::debug!(%error, "the tracer refused an annotation; further refusals are not logged");
     }

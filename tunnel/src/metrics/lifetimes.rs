@@ -16,12 +16,12 @@ use crate::metrics::counters;
 const FINISHED: &str = "finished";
 
 /// From a refused port to a connection that is kept for a day, in seconds.
-const LIVES: [f64; 11] = [
+const DURATION_BUCKETS: [f64; 11] = [
     0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21_600.0, 86_400.0,
 ];
 
 /// From a target on the next machine to one that is dialed until the deadline, in seconds.
-const WAITS: [f64; 12] = [
+const LATENCY_BUCKETS: [f64; 12] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0,
 ];
 
@@ -69,17 +69,17 @@ impl Lifetimes {
             stream_duration: histogram(
                 "watertight_stream_duration_seconds",
                 "How long streams lived, from their open to their end.",
-                &LIVES,
+                &DURATION_BUCKETS,
             )?,
             open_duration: histogram(
                 "watertight_open_duration_seconds",
                 "How long opens took until they were accepted; at the agent, its dial.",
-                &WAITS,
+                &LATENCY_BUCKETS,
             )?,
             link_rtt: histogram(
                 "watertight_link_rtt_seconds",
                 "How long pings took to be answered. They are sent over links that are quiet.",
-                &WAITS,
+                &LATENCY_BUCKETS,
             )?,
         })
     }

@@ -44,14 +44,14 @@ pub const DATAGRAM_COST: usize = 64;
 
 /// The end of a queue where datagrams are put in.
 #[derive(Clone, Debug)]
-pub(crate) struct Inlet {
+pub(crate) struct QueueSender {
     datagrams: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
 }
 
 /// The end of a queue where datagrams are taken out.
 #[derive(Debug)]
-pub(crate) struct Outlet {
+pub(crate) struct QueueReceiver {
     datagrams: mpsc::UnboundedReceiver<Queued>,
 }
 
@@ -62,23 +62,28 @@ struct Queued {
 }
 
 /// Makes a queue of at most `bytes`.
-pub(crate) fn queue(bytes: usize) -> (Inlet, Outlet) {
+pub(crate) fn queue(bytes: usize) -> (QueueSender, QueueReceiver) {
     // The room bounds it: every datagram takes some.
-    let (inlet, outlet) = mpsc::unbounded_channel();
-    let inlet = Inlet {
-        datagrams: inlet,
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let sender = QueueSender {
+        datagrams: sender,
         room: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
     };
-    (inlet, Outlet { datagrams: outlet })
+    (
+        sender,
+        QueueReceiver {
+            datagrams: receiver,
+        },
+    )
 }
 
-impl Inlet {
+impl QueueSender {
     /// Puts a datagram in, or drops it.
     ///
     /// # Errors
     ///
     /// [`Dropped::Queue`] when there is no room, [`Dropped::Stream`] when nobody takes it out any more.
-    pub(crate) fn offer(&self, datagram: Bytes) -> Result<(), Dropped> {
+    pub(crate) fn try_send(&self, datagram: Bytes) -> Result<(), Dropped> {
         let cost = u32::try_from(datagram.len() + DATAGRAM_COST).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(cost);
         let queued = Queued {
@@ -93,7 +98,7 @@ impl Inlet {
 /// passes on one datagram of the peer.
 pub(crate) async fn carry(
     stream: Stream,
-    outlet: Outlet,
+    receiver: QueueReceiver,
     send: impl Fn(&[u8]) -> io::Result<()>,
     idle: Option<Duration>,
     metrics: Option<&Metrics>,
@@ -104,17 +109,21 @@ pub(crate) async fn carry(
     let reason = tokio::select! {
         biased;
         ending = watch.ended() => return ending,
-        reason = carry_in(outlet, to_peer, &passed) => reason,
+        reason = carry_in(receiver, to_peer, &passed) => reason,
         reason = carry_out(from_peer, &send, &passed, metrics) => reason,
-        () = silence(&passed, idle) => Reason::Done,
+        () = idle_timeout(&passed, idle) => Reason::Done,
     };
     watch.reset(reason);
     watch.ended().await
 }
 
-async fn carry_in(mut outlet: Outlet, mut stream: SendStream, passed: &AtomicU64) -> Reason {
+async fn carry_in(
+    mut receiver: QueueReceiver,
+    mut stream: SendStream,
+    passed: &AtomicU64,
+) -> Reason {
     let mut frames = BytesMut::new();
-    while let Some(Queued { datagram, _room }) = outlet.datagrams.recv().await {
+    while let Some(Queued { datagram, _room }) = receiver.datagrams.recv().await {
         datagram::encode(&datagram, &mut frames);
         if stream.write(frames.split().freeze()).await.is_err() {
             return Reason::Aborted;
@@ -138,7 +147,7 @@ async fn carry_out(
                 for datagram in decoder.by_ref() {
                     if let Err(error) = send(&datagram) {
                         tracing::debug!(%error, "datagram dropped");
-                        count(metrics, Dropped::Socket);
+                        count_dropped(metrics, Dropped::Socket);
                     }
                     passed.fetch_add(1, Ordering::Relaxed);
                 }
@@ -153,13 +162,13 @@ async fn carry_out(
 /// The most bytes of a stream that are taken at once.
 const PIECE: usize = 64 * 1024;
 
-pub(crate) fn count(metrics: Option<&Metrics>, dropped: Dropped) {
+pub(crate) fn count_dropped(metrics: Option<&Metrics>, dropped: Dropped) {
     if let Some(metrics) = metrics {
         metrics.datagram_dropped(dropped.name());
     }
 }
 
-async fn silence(passed: &AtomicU64, idle: Option<Duration>) {
+async fn idle_timeout(passed: &AtomicU64, idle: Option<Duration>) {
     let Some(idle) = idle else {
         return pending().await;
     };
@@ -180,16 +189,16 @@ mod tests {
 
     #[test]
     fn a_queue_holds_what_it_may_and_no_more() {
-        let (inlet, mut outlet) = queue(3 * (100 + DATAGRAM_COST));
+        let (sender, mut receiver) = queue(3 * (100 + DATAGRAM_COST));
         let datagram = Bytes::from_static(&[1; 100]);
         for _ in 0..3 {
-            inlet.offer(datagram.clone()).unwrap();
+            sender.try_send(datagram.clone()).unwrap();
         }
-        assert_eq!(inlet.offer(Bytes::new()), Err(Dropped::Queue));
-        assert_eq!(outlet.datagrams.try_recv().unwrap().datagram, datagram);
-        inlet.offer(Bytes::new()).unwrap();
-        assert_eq!(inlet.offer(datagram), Err(Dropped::Queue));
-        drop(outlet);
-        assert_eq!(inlet.offer(Bytes::new()), Err(Dropped::Stream));
+        assert_eq!(sender.try_send(Bytes::new()), Err(Dropped::Queue));
+        assert_eq!(receiver.datagrams.try_recv().unwrap().datagram, datagram);
+        sender.try_send(Bytes::new()).unwrap();
+        assert_eq!(sender.try_send(datagram), Err(Dropped::Queue));
+        drop(receiver);
+        assert_eq!(sender.try_send(Bytes::new()), Err(Dropped::Stream));
     }
 }

@@ -1,4 +1,4 @@
-//! The agents and peers that are here, and the links that they came by.
+//! The connected agents and peers, and their links.
 
 pub(crate) mod links;
 pub(crate) mod registry;

@@ -1,4 +1,4 @@
-//! Who is let in, and what each may do.
+//! Authentication of agents and peers, and what each agent may be asked for.
 
 pub mod access;
 pub(crate) mod admission;

@@ -1,4 +1,4 @@
-//! What a server needs to know.
+//! The configuration of a server.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ pub mod port;
 pub use forward::Forward;
 pub use port::{Port, PortsError};
 
-/// What a server needs to know.
+/// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where agents and HTTP visitors connect.
@@ -38,27 +38,30 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// The admin port: counters, health, sessions.
     pub admin: Option<admin::Config>,
-    /// Whose counters there are besides our own.
+    /// A second set of metrics under the names of another program.
     pub compat_metrics: Option<Compat>,
-    /// Which agents are let in, and what may be asked of them.
+    /// Which agents may connect, and what visitors may ask of each.
     pub access: Access,
-    /// The file with the agents that joined by invitation; without it they are forgotten when the server ends.
+    /// The file with the agents that joined by invitation. Without it they are forgotten when the
+    /// server ends.
     pub roster: Option<PathBuf>,
-    /// Connections at once, of visitors, and of agents until their handshake is done; more wait in the kernel's backlog.
+    /// The most connections at once: those of visitors, and those of agents during their handshake.
+    /// Further ones wait in the kernel's backlog.
     pub connections_max: usize,
-    /// Links of agents at once.
+    /// The most links of agents at once.
     pub sessions_max: usize,
-    /// How much may be asked of each agent.
+    /// The limits of each agent.
     pub limits: Limits,
-    /// How long the head of a request may take, and how long a kept-alive connection may be silent.
+    /// How long a request's head may take, and how long a kept-alive connection may be idle.
     pub header_timeout: Duration,
     /// How long a target may take to begin its response.
     pub response_timeout: Duration,
-    /// How long a visitor of the HTTP front that finished its side may wait for the rest of the response without a byte.
+    /// How long a visitor of the HTTP front that has finished its direction waits for more of the
+    /// response.
     pub visitor_linger: Duration,
-    /// Whether and how clients of remotedialer's dialect are taken.
+    /// Whether clients of remotedialer's dialect are accepted, and how they authenticate.
     pub remotedialer: Option<Remotedialer>,
-    /// The other servers, if there are any.
+    /// The other servers.
     pub peers: Option<Arc<Peers>>,
     /// Bounds of each session.
     pub mux: mux::native::Config,
@@ -73,7 +76,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the defaults around what has none.
+    /// Returns a configuration with defaults for everything else.
     #[must_use]
     pub fn new(listen: SocketAddr, access: impl Into<Access>) -> Self {
         Self {
@@ -102,7 +105,7 @@ impl Config {
         }
     }
 
-    /// Returns the forwards and the other ports, in this order.
+    /// Returns the forwards, then the other ports.
     #[must_use]
     pub fn all_ports(&self) -> Vec<Port> {
         let forwards = self.forwards.iter().cloned().map(Port::Forward);

@@ -1,4 +1,5 @@
-//! For programs that embed the server: connections to whatever an agent reaches, without a socket at this end.
+//! Connections through an agent for programs that embed the server. They need no socket at this
+//! end.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,14 +13,14 @@ use tunnel_proto::target::{Target, TargetError};
 pub use crate::server::dialer::connector::{
     ConnectError, Connecting, Connector, POOL_IDLE_MAX, POOL_IDLE_TIMEOUT,
 };
-use crate::server::open::{Entrypoint, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, OpenRefused, OpenRequest};
 use crate::server::shared::Shared;
 use crate::session::Stream;
 
 /// Dials through one agent of a server. Cloning it is cheap.
 ///
-/// It knows the agent by its name and looks for it at each dial, here and at the server's peers, so it outlives every link and may
-/// be made before the agent has ever been connected. It does not keep the server running.
+/// It looks the agent up by name at each dial, on this server and its peers. So it outlives every
+/// link, and it may be made before the agent has connected. It does not keep the server running.
 #[derive(Clone)]
 pub struct Dialer {
     shared: Arc<Shared>,
@@ -40,8 +41,8 @@ pub enum DialError {
     /// The text is not a target.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// The agent is connected neither here nor to a peer.
-    #[error("agent {0} is not connected; it may be on its way back")]
+    /// The agent is connected neither to this server nor to a peer.
+    #[error("agent {0} is not connected; it may be reconnecting")]
     NotConnected(String),
     /// The server's access table gives the agent no right to serve the target.
     #[error("agent {agent} has no right to serve {target}; the server's access table decides")]
@@ -51,10 +52,11 @@ pub enum DialError {
         /// What it was to dial.
         target: Target,
     },
-    /// [`Limits::opens_per_second`](crate::server::Limits::opens_per_second) are asked of the agent already.
-    #[error("more streams a second are asked of agent {0} than may be; try again in a moment")]
+    /// The agent's [`Limits::opens_per_second`](crate::server::Limits::opens_per_second) is
+    /// reached.
+    #[error("the limit of streams per second of agent {0} is reached; try again in a moment")]
     TooOften(String),
-    /// The agent is connected, and its session takes no stream.
+    /// The agent is connected, but its session takes no stream.
     #[error("agent {agent} takes no stream: {error}")]
     NotOpened {
         /// The agent.
@@ -62,14 +64,14 @@ pub enum DialError {
         /// Why; never [`OpenError::Refused`].
         error: OpenError,
     },
-    /// The agent answered that there is no connection to the target.
+    /// The agent could not connect to the target.
     #[error("agent {agent} has no connection to {target}: {reason}")]
     Refused {
         /// The agent.
         agent: String,
         /// What it was to dial.
         target: Target,
-        /// What stood against it.
+        /// The agent's reason.
         reason: Reason,
     },
 }
@@ -81,7 +83,8 @@ impl From<Infallible> for DialError {
 }
 
 impl DialError {
-    /// Returns the reason, if it is one of the mux: it is none when the target is no target or the agent is not connected.
+    /// Returns the reason in terms of the mux. There is none if the target is malformed or the
+    /// agent is not connected.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {
         match self {
@@ -106,34 +109,38 @@ impl Dialer {
         &self.agent
     }
 
-    /// Whether the agent is connected now, here or to a peer.
+    /// Whether the agent is connected now, to this server or to a peer.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.shared.registry.find(&self.agent).is_some()
     }
 
-    /// Has the agent connect to `target`, a [`Target`] or a text as `tcp/HOST:PORT`, and waits for its answer, at most for
-    /// [`Config::open_timeout`](tunnel_proto::mux::native::Config::open_timeout). The agent's policy decides what it dials. Dropping the future gives up.
+    /// Asks the agent to connect to `target`, a [`Target`] or a text like `tcp/HOST:PORT`, and
+    /// waits for its answer. It waits at most for
+    /// [`Config::open_timeout`](tunnel_proto::mux::native::Config::open_timeout). The agent dials
+    /// only what its policy allows. Dropping the future cancels the dial.
     ///
-    /// remotedialer's dialect has no answer: over it, and over peers, a dial succeeds at once, and a refusal is the first error of the stream.
+    /// remotedialer's dialect has no such answer. With it, and through a peer, a dial succeeds at
+    /// once, and a refusal is the first error of the stream.
     ///
-    /// A stream to a `udp` target carries datagrams as [`tunnel_proto::wire::datagram`] says.
+    /// A stream to a `udp` target carries datagrams in the format of
+    /// [`tunnel_proto::wire::datagram`].
     ///
     /// # Errors
     ///
-    /// [`DialError`]; the next dial may succeed.
+    /// [`DialError`]. A later dial may succeed.
     pub async fn dial<T>(&self, target: T) -> Result<Stream, DialError>
     where
         T: TryInto<Target, Error: Into<DialError>>,
     {
         let target = target.try_into().map_err(Into::into)?;
         let failed = |refused| self.failed(refused, &target);
-        let visit = Visit {
+        let open_request = OpenRequest {
             entrypoint: Entrypoint::Program,
             agent: &self.agent,
             target: &target,
         };
-        let (_, opening) = self.shared.open(visit).map_err(failed)?;
+        let (_, opening) = self.shared.open(open_request).map_err(failed)?;
         let stream = self.shared.accepted(opening).await.map_err(failed)?;
         Ok(stream.into_connection())
     }
@@ -143,7 +150,7 @@ impl Dialer {
         match refused {
             OpenRefused::NoAgent => DialError::NotConnected(agent),
             OpenRefused::NoRight => DialError::NoRight { agent, target },
-            OpenRefused::Often => DialError::TooOften(agent),
+            OpenRefused::RateLimited => DialError::TooOften(agent),
             OpenRefused::Open(OpenError::Refused(reason)) => DialError::Refused {
                 agent,
                 target,

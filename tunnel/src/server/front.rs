@@ -1,4 +1,5 @@
-//! The HTTP front: `/connect` for agents, `/client/{agent}/{scheme}/{host[:port]}/{path}` for visitors.
+//! The HTTP front: `/connect` for agents, `/client/{agent}/{scheme}/{host[:port]}/{path}` for
+//! visitors.
 
 mod exchange;
 mod request;
@@ -23,7 +24,7 @@ use crate::server::front::exchange::{ExchangeBody, exchange};
 use crate::server::front::request::Address;
 use crate::server::front::upgrade::upgrade;
 use crate::server::shared::Shared;
-use crate::server::visitor::{Serving, VisitorIo};
+use crate::server::visitor::{RequestGuard, VisitorIo};
 
 /// The longest head of a request in bytes.
 pub(crate) const HEAD_MAX: usize = 64 * 1024;
@@ -59,7 +60,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Shakes hands by TLS. A handshake that fails costs its own connection.
+/// Performs the TLS handshake. Returns `None` if it fails.
 async fn secure(
     shared: &Shared,
     tls: &tls::Server,
@@ -82,7 +83,7 @@ async fn secure(
         Err(error) => {
             shared.metrics.tls_handshake_failed(error.reason());
             match error {
-                // As those do who look whether anybody listens.
+                // Port scans and health checks connect and leave.
                 tls::Failure::Gone => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                 _ => tracing::info!(%peer, %error, "a TLS handshake failed"),
             }
@@ -101,13 +102,13 @@ async fn serve_connection(
     let (io, visitor) = VisitorIo::new(transport, shared.config.visitor_linger);
     let identity = Arc::new(identity);
     let peer = visitor.peer_addr();
-    let must_end = visitor.must_end().clone();
+    let aborted = visitor.aborted().clone();
     let asked_once = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked_once.store(true, Ordering::Relaxed);
         let (shared, links) = (Arc::clone(&shared), links.clone());
         let identity = Arc::clone(&identity);
-        let serving = visitor.begins();
+        let serving = visitor.begin_request();
         async move { Ok::<_, Infallible>(respond(shared, serving, &identity, links, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -125,13 +126,13 @@ async fn serve_connection(
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     shared.count_head(&error, asked_once.load(Ordering::Relaxed));
-                    tracing::debug!(visitor = %peer, %error, "visitor left early");
+                    tracing::debug!(visitor = %peer, %error, "the visitor's connection broke");
                 }
                 return;
             }
-            // hyper does not read while a body is held up, so it would not see a reset.
+            // hyper does not read while a body is blocked, so it would not see a reset.
             () = hung_up.as_mut() => return,
-            () = must_end.cancelled() => return,
+            () = aborted.cancelled() => return,
             () = shared.draining.cancelled(), if !asked => {
                 asked = true;
                 connection.as_mut().graceful_shutdown();
@@ -142,7 +143,7 @@ async fn serve_connection(
 
 async fn respond(
     shared: Arc<Shared>,
-    serving: Serving,
+    serving: RequestGuard,
     identity: &Identity,
     links: scope::Handle,
     request: Request<Incoming>,

@@ -1,4 +1,4 @@
-//! The connection of an agent or a peer after its handshake: from here on a link.
+//! Serves the connection of an agent or a peer after its handshake: from then on it is a link.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::server::visitor::VisitorIo;
 use crate::session::link::Link;
 use crate::session::{Core, Session};
 
-/// Who connected, and how it talks.
+/// An agent or a peer whose handshake was accepted.
 pub(crate) struct Caller {
     pub(crate) party: Party,
     pub(crate) name: String,
@@ -35,7 +35,7 @@ pub(crate) struct Caller {
     pub(crate) id: u64,
 }
 
-/// Serves one agent or peer to the end of its session. The session owns every task that serves one of its streams.
+/// Serves a link until its session ends. The session's scope owns the tasks of its streams.
 pub(crate) async fn serve_caller(
     shared: Arc<Shared>,
     upgrade: OnUpgrade,
@@ -86,7 +86,7 @@ pub(crate) async fn serve_caller(
         shared.metrics.limit_rejected("sessions");
         session.end(Reason::Busy);
     }
-    // Whoever revokes it from now on finds the session.
+    // A revocation that came before the insert did not see this session.
     if credential.is_some_and(|credential| !shared.admission.still_admits(&name, credential)) {
         session.end(Reason::Denied);
     }
@@ -105,7 +105,7 @@ pub(crate) async fn serve_caller(
     tracing::info!(?party, name, session = id, %error, ?ended, "gone");
 }
 
-/// Who dialed opens no streams: an agent in this version, a peer in none.
+/// Refuses streams that the other end opens: only the end that was dialed opens streams.
 async fn refuse_opens(session: Session) {
     while let Some(incoming) = session.accept().await {
         incoming.refuse(Reason::Denied);

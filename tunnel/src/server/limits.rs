@@ -1,4 +1,4 @@
-//! How much may be asked of an agent, whatever links it has.
+//! Limits on the use of an agent. All links of an agent share them.
 
 use std::collections::HashMap;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -10,15 +10,17 @@ use tunnel_proto::token_bucket::Bucket;
 use crate::io::clock::Clock;
 use crate::session::throttle::Throttle;
 
-/// How much may be asked of an agent. All its links count together.
+/// Limits on the use of an agent. All its links count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Streams that may be opened a second; more are refused. No bound without.
+    /// Streams that may be opened per second. Further ones are refused. `None` means no limit.
     pub opens_per_second: Option<NonZeroU32>,
-    /// Streams that may be opened at once after a pause. Only with `opens_per_second`.
+    /// Streams that may be opened at once after a pause. It has no effect without
+    /// `opens_per_second`.
     pub burst: u32,
-    /// Payload bytes that its streams may carry a second, both directions together; after a pause as many at once. More wait where
-    /// they come from; datagrams of UDP flows wait in their queues. No bound without.
+    /// Payload bytes that its streams may carry per second, both directions together. After a pause
+    /// that many may pass at once. Further bytes wait at their source, datagrams in their queue.
+    /// `None` means no limit.
     pub bytes_per_second: Option<NonZeroU64>,
 }
 
@@ -32,7 +34,7 @@ impl Default for Limits {
     }
 }
 
-/// What is left of an agent's limits.
+/// The state of an agent's limits.
 #[derive(Debug)]
 pub(crate) struct Quota {
     opens: Option<Mutex<Bucket>>,
@@ -50,7 +52,7 @@ impl Quota {
         }
     }
 
-    /// Returns what slows its streams down.
+    /// Returns the throttle of its streams.
     pub(crate) const fn throttle(&self) -> Option<&Arc<Throttle>> {
         self.throttle.as_ref()
     }
@@ -64,15 +66,15 @@ impl Quota {
     }
 }
 
-/// The quotas of the agents that are here, each held by its sessions.
+/// The quotas of the connected agents. Each is kept alive by its agent's sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Quotas {
     agents: Mutex<HashMap<String, Weak<Quota>>>,
 }
 
 impl Quotas {
-    /// Returns the quota that a session of an agent shares with its other sessions, and holds as long as
-    /// it lives. `limits` is asked when none of them is here.
+    /// Returns the quota that all sessions of an agent share. The caller keeps it alive. `limits`
+    /// is called if the agent has no other session.
     pub(crate) fn quota(
         &self,
         agent: &str,
@@ -89,8 +91,8 @@ impl Quotas {
         quota
     }
 
-    /// Whether one more stream of an agent may be opened now. An agent that is at a peer has its quota
-    /// there.
+    /// Whether the limit allows one more stream now. The quota of an agent at a peer is kept by
+    /// that peer.
     pub(crate) fn takes_open(&self, agent: &str, now: Time) -> bool {
         let quota = {
             let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The one way from a visitor to a stream, whatever entrypoint it came in by.
+//! Opens a stream for a visitor, from whatever entrypoint it came.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ use crate::server::agents::registry::Route;
 use crate::server::shared::Shared;
 use crate::session::{Opening, Stream};
 
-/// What a visitor gets instead of the target's response.
-pub(crate) type Failure = (StatusCode, String);
+/// The response to a visitor that gets none from the target.
+pub(crate) type HttpFailure = (StatusCode, String);
 
-/// Where a visitor came in.
+/// How a visitor came in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Entrypoint<'a> {
-    /// A public port of its own.
+    /// A public port besides the front.
     Port {
         /// `forward`, `socks5` or `connect`.
         kind: &'static str,
@@ -26,9 +26,9 @@ pub(crate) enum Entrypoint<'a> {
     },
     /// `/client/...` of the HTTP front.
     Front,
-    /// None: the program that the server is a part of dials.
+    /// The program that embeds the server.
     Program,
-    /// Another server, whose visitor it is.
+    /// Another server, on behalf of its visitor.
     Peer,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Entrypoint<'_> {
 
 /// What a visitor asks for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Visit<'a> {
+pub(crate) struct OpenRequest<'a> {
     pub(crate) entrypoint: Entrypoint<'a>,
     pub(crate) agent: &'a str,
     pub(crate) target: &'a Target,
@@ -58,27 +58,27 @@ pub(crate) enum OpenRefused {
     NoAgent,
     #[error("the server grants the agent no right to it")]
     NoRight,
-    #[error("more streams a second are asked of the agent than may be; try again in a moment")]
-    Often,
+    #[error("the agent's limit of streams per second is reached; try again in a moment")]
+    RateLimited,
     #[error(transparent)]
     Open(#[from] OpenError),
 }
 
 impl OpenRefused {
-    /// Returns the reason that a peer is told.
+    /// Returns the reason that goes to a peer.
     pub(crate) const fn reason(self) -> Reason {
         match self {
             Self::NoAgent | Self::Open(OpenError::SessionOver) => Reason::SessionOver,
             Self::NoRight => Reason::Denied,
             Self::Open(OpenError::Refused(reason)) => reason,
-            Self::Often | Self::Open(OpenError::Busy) => Reason::Busy,
+            Self::RateLimited | Self::Open(OpenError::Busy) => Reason::Busy,
             Self::Open(OpenError::Draining) => Reason::Draining,
             Self::Open(OpenError::TargetTooLong | OpenError::NoDatagrams) => Reason::Protocol,
         }
     }
 
-    /// Returns what a visitor who speaks HTTP is told.
-    pub(crate) fn failure(self, agent: &str, target: &Target) -> Failure {
+    /// Returns the response to a visitor that speaks HTTP.
+    pub(crate) fn failure(self, agent: &str, target: &Target) -> HttpFailure {
         match self {
             Self::NoAgent => {
                 let why = format!("agent {agent} is not connected");
@@ -90,7 +90,7 @@ impl OpenRefused {
                 );
                 return (StatusCode::FORBIDDEN, why);
             }
-            Self::Often | Self::Open(_) => {}
+            Self::RateLimited | Self::Open(_) => {}
         }
         match self.reason() {
             Reason::TimedOut => (
@@ -128,30 +128,31 @@ impl OpenRefused {
         }
     }
 
-    /// Returns the reason that is counted.
+    /// Returns the value of the label `reason`.
     const fn name(self) -> &'static str {
         match self {
             Self::NoAgent => "no agent",
             Self::NoRight => "no right",
-            Self::Often => "limit",
+            Self::RateLimited => "limit",
             Self::Open(_) => self.reason().name(),
         }
     }
 }
 
 impl Shared {
-    /// Finds the way to the agent and starts to open a stream. Every visitor's stream begins here, so whatever decides about
-    /// visitors decides here: what an agent may be asked for before the route is looked up, and how often behind it.
+    /// Finds the route to the agent and starts opening a stream. Every visitor's stream begins
+    /// here, so access rights and rate limits are enforced here. Rights are checked before the
+    /// route is looked up, and the rate afterwards.
     ///
     /// # Errors
     ///
     /// [`OpenRefused`], which is counted.
-    pub(crate) fn open(&self, visit: Visit<'_>) -> Result<(Route, Opening), OpenRefused> {
-        let Visit {
+    pub(crate) fn open(&self, request: OpenRequest<'_>) -> Result<(Route, Opening), OpenRefused> {
+        let OpenRequest {
             entrypoint,
             agent,
             target,
-        } = visit;
+        } = request;
         let open = || -> Result<_, OpenRefused> {
             let access = self.admission.access();
             let has_right = match entrypoint {
@@ -165,13 +166,13 @@ impl Shared {
                 Entrypoint::Port { .. } | Entrypoint::Front | Entrypoint::Program => {
                     self.registry.find(agent)
                 }
-                // What a peer asks for goes to an own agent or nowhere, so no stream goes in circles.
+                // A peer's stream goes to a local agent or nowhere, so no stream goes in circles.
                 Entrypoint::Peer => self.registry.own(agent),
             };
             let route = route.ok_or(OpenRefused::NoAgent)?;
             if !self.takes_open(agent) {
                 self.metrics.limit_rejected("opens_per_second");
-                return Err(OpenRefused::Often);
+                return Err(OpenRefused::RateLimited);
             }
             let opening = route.open(target).inspect_err(|error| {
                 if *error == OpenError::Busy {

@@ -1,6 +1,8 @@
-//! Other servers. Each dials the others and announces its own agents to them; who was dialed opens streams to these over that link.
+//! Other servers. Each server dials its peers and announces its own agents to them. The dialed
+//! server opens streams to those agents over that link.
 //!
-//! A stream from a peer goes to an own agent or nowhere, so it makes one hop at the most and loops are impossible.
+//! A stream from a peer goes to a local agent or nowhere. It makes at most one hop, so loops are
+//! impossible.
 
 use std::sync::Arc;
 
@@ -22,15 +24,15 @@ use crate::relay::streams::relay;
 use crate::server::agents::links::Entry;
 use crate::server::agents::registry::Full;
 use crate::server::auth::peers::{Peer, Peers};
-use crate::server::open::{Entrypoint, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, OpenRefused, OpenRequest};
 use crate::server::shared::{Shared, TEARDOWN};
 use crate::session::link::{Link, LinkError};
 use crate::session::{Core, Incoming, Session, Stream};
 use crate::uplink::dial::Uplink;
 use crate::uplink::keyring::Keyring;
-use crate::uplink::reconnect::{Upkeep, keep_up};
+use crate::uplink::reconnect::{LinkHandler, keep_connected};
 
-/// Keeps a link to one peer up until `links` end or the server drains.
+/// Keeps a link to one peer connected until `links` end or the server drains.
 pub(crate) async fn stay_connected(
     shared: Arc<Shared>,
     peers: Arc<Peers>,
@@ -52,29 +54,30 @@ pub(crate) async fn stay_connected(
         backoff: peers.backoff,
         link: shared.config.link,
     };
-    let link = ToPeer {
+    let link = PeerLink {
         shared: &shared,
         id: &peer.id,
         metrics,
         links,
     };
-    keep_up(&uplink, shared.clock, &shared.draining, &link).await;
+    keep_connected(&uplink, shared.clock, &shared.draining, &link).await;
 }
 
-/// The way to one peer.
-struct ToPeer<'a> {
+/// The link to one peer.
+struct PeerLink<'a> {
     shared: &'a Arc<Shared>,
     id: &'a str,
     metrics: PeerMetrics,
     links: scope::Handle,
 }
 
-impl Upkeep for ToPeer<'_> {
-    fn attempts(&self) {
+impl LinkHandler for PeerLink<'_> {
+    fn connecting(&self) {
         self.metrics.attempted();
     }
 
-    /// Announces the own agents as long as the link lives. The session owns every task that serves one of its streams.
+    /// Announces the local agents while the link is up. The session's scope owns the tasks of its
+    /// streams.
     async fn serve(&self, websocket: WebSocketStream<Transport>, id: u64) -> LinkError {
         let Self { shared, links, .. } = self;
         let whole = Owner {
@@ -126,7 +129,7 @@ async fn relay_streams(shared: Arc<Shared>, session: Session, handle: scope::Han
     }
 }
 
-/// Joins a stream that a peer opened to one that it stands for.
+/// Joins a stream that a peer opened with a stream to the agent that it names.
 async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
     let Some((agent, target)) = parse(incoming.target()) else {
         incoming.refuse(Reason::Protocol);
@@ -141,7 +144,7 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
         Ok(far) => {
             if let Ok(near) = incoming.accept() {
                 let ending = relay(near, far, shared.config.splice.piece).await;
-                tracing::debug!(agent, %target, %ending, "a peer's stream is over");
+                tracing::debug!(agent, %target, %ending, "a peer's stream ended");
             }
         }
         Err(refused) => incoming.refuse(refused.reason()),
@@ -149,12 +152,12 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
 }
 
 async fn open(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, OpenRefused> {
-    let visit = Visit {
+    let open_request = OpenRequest {
         entrypoint: Entrypoint::Peer,
         agent,
         target,
     };
-    let (_, opening) = shared.open(visit)?;
+    let (_, opening) = shared.open(open_request)?;
     shared.accepted(opening).await
 }
 
@@ -163,7 +166,7 @@ fn parse(text: &[u8]) -> Option<(String, Target)> {
     let (agent, target) = std::str::from_utf8(text).ok()?.split_once("::")?;
     let agent = handshake::is_name(agent).then(|| agent.to_owned())?;
     let target = target.parse().ok()?;
-    // The peer's dialect cannot say where a datagram ends.
+    // The peers' dialect has no datagram boundaries.
     let carried = match target {
         Target::Tcp(_) | Target::Unix(_) => true,
         Target::Udp(_) => false,

@@ -1,6 +1,7 @@
-//! The public ports besides the front: each has a task of its own that listens, and they can change while the server runs.
+//! The public ports besides the front. Each has a task that listens. The set can change while the
+//! server runs.
 
-pub(crate) mod flows;
+pub(crate) mod datagrams;
 pub(crate) mod forward;
 pub(crate) mod http_connect;
 pub(crate) mod socks5;
@@ -21,9 +22,9 @@ use crate::server::shared::{Shared, TEARDOWN};
 #[derive(Debug)]
 pub(crate) struct Ports {
     shared: Arc<Shared>,
-    /// Owns the visitors that have no stream yet.
+    /// Owns the tasks of visitors that have no stream yet.
     visitors: scope::Handle,
-    /// Held by whoever changes the ports.
+    /// Held while the ports change.
     changing: tokio::sync::Mutex<()>,
     open: Mutex<Vec<Open>>,
 }
@@ -31,7 +32,7 @@ pub(crate) struct Ports {
 /// A port that is listened on.
 #[derive(Debug)]
 struct Open {
-    /// What its visitors get from now on.
+    /// The configuration for its next visitors.
     port: watch::Sender<Arc<Port>>,
     address: Listen,
     file: Weak<UnixListener>,
@@ -50,7 +51,7 @@ impl Open {
     }
 }
 
-/// The socket of a port.
+/// The listening socket of a port.
 enum BoundPort {
     Tcp(Listener),
     Unix(Arc<UnixListener>),
@@ -77,9 +78,9 @@ impl BoundPort {
     }
 }
 
-/// Where a wanted port comes from.
+/// The socket for a wanted port.
 enum Origin {
-    /// One that is open.
+    /// The one of an open port, by its index.
     Kept(usize),
     New(BoundPort),
 }
@@ -107,12 +108,12 @@ impl Ports {
             .collect()
     }
 
-    /// Makes `wanted` the ports that are listened on. A socket that serves a wanted port goes on without a gap, also where only
-    /// what its visitors get has changed; what is new is listened on before anything else changes.
+    /// Replaces the ports by `wanted`. A socket that serves a wanted port stays open, even if its
+    /// destination has changed. New ports listen before anything else changes.
     ///
     /// # Errors
     ///
-    /// [`PortsError`]: nothing was changed.
+    /// [`PortsError`]. Nothing has changed then.
     pub(crate) async fn set(&self, wanted: Vec<Port>) -> Result<(), PortsError> {
         validate(&wanted)?;
         let _changing = self.changing.lock().await;
@@ -138,7 +139,8 @@ impl Ports {
         Ok(())
     }
 
-    /// Finds the open port for each that is wanted: first by its place, then those whose place the system may choose.
+    /// Finds an open port for each wanted one: first by address, then among those whose address the
+    /// system chose.
     fn kept(&self, wanted: &[Port]) -> Vec<Option<usize>> {
         let open = self.lock();
         let mut kept = vec![None; wanted.len()];
@@ -162,7 +164,7 @@ impl Ports {
         kept
     }
 
-    /// Puts the wanted ports in the place of those that are open, and returns what is left of these.
+    /// Replaces the open ports by the wanted ones, and returns those that are not wanted.
     fn change(&self, wanted: Vec<Port>, origins: Vec<Origin>) -> Result<Vec<Open>, PortsError> {
         let mut open = self.lock();
         for (port, origin) in wanted.iter().zip(&origins) {
@@ -226,7 +228,7 @@ impl Ports {
                     let socket = listener.accept().await;
                     take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
                 },
-                BoundPort::Udp(listener) => flows::serve(&shared, &listener, port).await,
+                BoundPort::Udp(listener) => datagrams::serve(&shared, &listener, port).await,
             }
         });
         Open {
@@ -237,7 +239,7 @@ impl Ports {
         }
     }
 
-    /// Stops to listen.
+    /// Stops listening.
     pub(crate) async fn end(&self) {
         let _changing = self.changing.lock().await;
         let open = std::mem::take(&mut *self.lock());
@@ -258,13 +260,18 @@ fn take_visitor(
         Port::Forward(to) => forward::take_visitor(shared, to, socket, permit),
         Port::Socks5(_) | Port::Connect(_) => {
             let (shared, port) = (Arc::clone(shared), Arc::clone(port));
-            visitors.spawn_interruptible(ask(shared, port, socket, permit));
+            visitors.spawn_interruptible(negotiate(shared, port, socket, permit));
         }
     }
 }
 
-/// Serves a visitor that has yet to say where it wants to go.
-async fn ask(shared: Arc<Shared>, port: Arc<Port>, socket: Socket, permit: OwnedSemaphorePermit) {
+/// Serves a visitor that has yet to name its target.
+async fn negotiate(
+    shared: Arc<Shared>,
+    port: Arc<Port>,
+    socket: Socket,
+    permit: OwnedSemaphorePermit,
+) {
     match &*port {
         Port::Socks5(proxy) => socks5::serve(shared, proxy, socket, permit).await,
         Port::Connect(proxy) => http_connect::serve(shared, proxy.clone(), socket, permit).await,

@@ -1,4 +1,4 @@
-//! What every part of a server can reach.
+//! The state that all parts of a server share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +23,14 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) quotas: Quotas,
     pub(crate) metrics: Arc<Metrics>,
-    /// What new connections of the front shake hands with.
+    /// The TLS configuration of new connections to the front.
     pub(crate) tls: Option<watch::Sender<tls::Server>>,
     pub(crate) connections: Arc<Semaphore>,
     pub(crate) draining: CancellationToken,
 }
 
 impl Shared {
-    /// Waits until one more connection may come.
+    /// Waits until one more connection is allowed.
     pub(crate) async fn connection(&self) -> Option<OwnedSemaphorePermit> {
         let connections = Arc::clone(&self.connections);
         if connections.available_permits() == 0 {
@@ -39,7 +39,7 @@ impl Shared {
         connections.acquire_owned().await.ok()
     }
 
-    /// Returns the quota that a session of an agent shares with its other sessions.
+    /// Returns the quota that all sessions of an agent share.
     pub(crate) fn quota(&self, agent: &str) -> Arc<Quota> {
         self.quotas.quota(agent, self.clock, || {
             let own = self.admission.access().limits(agent);
@@ -47,13 +47,13 @@ impl Shared {
         })
     }
 
-    /// Whether one more stream of an agent may be opened now.
+    /// Whether the agent's limit allows one more stream now.
     pub(crate) fn takes_open(&self, agent: &str) -> bool {
         self.quotas.takes_open(agent, self.clock.now())
     }
 
-    /// Counts the head of a request that was too long, or a first one that did not come in time: a visitor that was served before
-    /// was merely kept.
+    /// Counts a request head that is too long, or a first one that does not arrive in time. The
+    /// timeout of a later one only ends an idle connection.
     pub(crate) fn count_head(&self, error: &hyper::Error, asked_once: bool) {
         if error.is_parse_too_large() || error.is_timeout() && !asked_once {
             self.metrics.limit_rejected("header");
@@ -61,5 +61,5 @@ impl Shared {
     }
 }
 
-/// How long tasks may take to let go after everything they wait for has ended.
+/// How long tasks may take to end after they were cancelled.
 pub(crate) const TEARDOWN: Duration = Duration::from_secs(2);

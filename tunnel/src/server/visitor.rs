@@ -1,4 +1,4 @@
-//! A connection of the HTTP front: whom it serves now, and what its end means.
+//! A connection of the HTTP front: which stream it serves, and what the end of its input means.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,55 +14,56 @@ use tokio_util::sync::CancellationToken;
 use crate::io::socket::{Mark, NOBODY, Owner, PeerAddr, Role};
 use crate::io::tls::Transport;
 
-/// What the requests of one connection know of it. It does not keep the connection open.
+/// The state that the requests of one connection share. It does not keep the connection open.
 #[derive(Debug)]
 pub(crate) struct Visitor {
     mark: Mark,
     peer: PeerAddr,
     serving: AtomicBool,
-    cut: CancellationToken,
+    abort: CancellationToken,
     io: Mutex<Option<Waker>>,
 }
 
 impl Visitor {
-    /// Returns who the visitor is.
+    /// Returns the address of the visitor.
     pub(crate) const fn peer_addr(&self) -> PeerAddr {
         self.peer
     }
 
-    /// A request has begun. Its end is the end of what is returned.
-    pub(crate) fn begins(self: &Arc<Self>) -> Serving {
+    /// Begins a request. It ends when the guard is dropped.
+    pub(crate) fn begin_request(self: &Arc<Self>) -> RequestGuard {
         self.serving.store(true, Ordering::Release);
-        Serving {
+        RequestGuard {
             visitor: Arc::clone(self),
         }
     }
 
-    /// The connection serves a stream from now on.
+    /// Binds the connection to the stream that it serves from now on.
     pub(crate) fn serves(&self, owner: Owner, destination: &str) {
         let label = format!("visitor {} -> {destination}", self.peer);
         self.mark.bind(Role::Stream, owner, &label);
     }
 
-    /// The connection serves no stream: what is left of a response is on its way.
+    /// Returns the connection to the pool: it serves no stream now. The rest of a response may
+    /// still be on its way.
     pub(crate) fn pooled(&self) {
         self.mark
             .bind(Role::Pool, NOBODY, &format!("visitor {}", self.peer));
     }
 
-    /// The response cannot be completed: the connection must end, however little the visitor reads.
-    pub(crate) fn cut(&self) {
+    /// Resets the connection, because its response cannot be completed.
+    pub(crate) fn abort(&self) {
         self.mark.reset_on_release();
-        self.cut.cancel();
+        self.abort.cancel();
     }
 
-    /// Returns the token that is cancelled when the connection must end.
-    pub(crate) const fn must_end(&self) -> &CancellationToken {
-        &self.cut
+    /// Returns the token that [`Self::abort`] cancels.
+    pub(crate) const fn aborted(&self) -> &CancellationToken {
+        &self.abort
     }
 
-    /// The connection is between requests.
-    fn rests(&self) {
+    /// Ends a request.
+    fn request_ended(&self) {
         self.pooled();
         self.serving.store(false, Ordering::Release);
         let waker = self
@@ -76,26 +77,27 @@ impl Visitor {
     }
 }
 
-/// A request that is being served. When it goes, the connection returns to its pool.
-pub(crate) struct Serving {
+/// A request that is being served. Dropping it returns the connection to the pool.
+pub(crate) struct RequestGuard {
     visitor: Arc<Visitor>,
 }
 
-impl Serving {
-    /// Returns the connection that is served.
+impl RequestGuard {
+    /// Returns the connection of the request.
     pub(crate) const fn visitor(&self) -> &Arc<Visitor> {
         &self.visitor
     }
 }
 
-impl Drop for Serving {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.visitor.rests();
+        self.visitor.request_ended();
     }
 }
 
-/// The connection as hyper sees it. hyper takes the end of the visitor's direction for the end of the visitor; this holds the
-/// end back for a moment while a response is due, since it may be one half of it only.
+/// The connection as hyper sees it. hyper takes the end of the input for the end of the connection.
+/// This type delays that end while a response is due, because the visitor may have closed only one
+/// half.
 pub(crate) struct VisitorIo {
     transport: Transport,
     visitor: Arc<Visitor>,
@@ -104,16 +106,16 @@ pub(crate) struct VisitorIo {
 }
 
 impl VisitorIo {
-    /// Takes a connection over. It belongs to the pool until a request is served.
+    /// Wraps a connection. It belongs to the pool until a request begins.
     pub(crate) fn new(transport: Transport, linger: Duration) -> (Self, Arc<Visitor>) {
         let visitor = Arc::new(Visitor {
             mark: transport.socket().mark(),
             peer: transport.socket().peer_addr(),
             serving: AtomicBool::new(false),
-            cut: CancellationToken::new(),
+            abort: CancellationToken::new(),
             io: Mutex::default(),
         });
-        visitor.rests();
+        visitor.request_ended();
         let io = Self {
             transport,
             visitor: Arc::clone(&visitor),
@@ -123,7 +125,7 @@ impl VisitorIo {
         (io, visitor)
     }
 
-    /// Gives the transport to whom the connection was upgraded for.
+    /// Returns the transport, for an upgrade.
     pub(crate) fn into_transport(self) -> Transport {
         self.transport
     }
@@ -196,7 +198,7 @@ impl AsyncWrite for VisitorIo {
 }
 
 impl VisitorIo {
-    /// A response that goes on is worth waiting for.
+    /// Restarts the timer after a write.
     fn moved(&mut self) {
         if self.finished.is_some() {
             self.finished = Some(Box::pin(sleep(self.linger)));

@@ -34,7 +34,7 @@ impl Backoff {
     }
 
     /// Goes on at the maximum.
-    pub fn at_most(&mut self) {
+    pub fn set_to_max(&mut self) {
         self.limit = self.max;
     }
 }
@@ -51,7 +51,7 @@ mod tests {
         assert_eq!(limits, [100, 200, 350, 350].map(milliseconds));
         backoff.reset();
         assert_eq!(backoff.next_limit(), milliseconds(100));
-        backoff.at_most();
+        backoff.set_to_max();
         assert_eq!(backoff.next_limit(), milliseconds(350));
     }
 }

@@ -13,7 +13,7 @@ use crate::io::token::Token;
 pub(crate) struct Keyring {
     token: Mutex<Token>,
     /// Whether the secret is good for longer than one handshake.
-    lasting: watch::Sender<bool>,
+    reusable: watch::Sender<bool>,
     /// What is left to try if the server does not know the secret.
     invitation: Mutex<Option<Token>>,
     file: Option<PathBuf>,
@@ -24,7 +24,7 @@ impl Keyring {
     pub(crate) fn new(token: Token) -> Self {
         Self {
             token: Mutex::new(token),
-            lasting: watch::Sender::new(true),
+            reusable: watch::Sender::new(true),
             invitation: Mutex::default(),
             file: None,
         }
@@ -33,13 +33,13 @@ impl Keyring {
     /// Holds what an earlier run was given in exchange for its invitation, and an invitation in case the server does not know that
     /// any longer, or there was none.
     pub(crate) fn invited(invitation: Token, kept: Option<Token>, file: Option<PathBuf>) -> Self {
-        let (token, lasting, left) = match kept {
+        let (token, reusable, left) = match kept {
             Some(kept) => (kept, true, Some(invitation)),
             None => (invitation, false, None),
         };
         Self {
             token: Mutex::new(token),
-            lasting: watch::Sender::new(lasting),
+            reusable: watch::Sender::new(reusable),
             invitation: Mutex::new(left),
             file,
         }
@@ -50,7 +50,7 @@ impl Keyring {
         let left = lock(&self.invitation).take();
         if let Some(invitation) = left {
             *lock(&self.token) = invitation;
-            self.lasting.send_replace(false);
+            self.reusable.send_replace(false);
         }
     }
 
@@ -65,15 +65,15 @@ impl Keyring {
     }
 
     /// Waits until the secret is good for several links.
-    pub(crate) async fn lasting(&self) {
-        let mut lasting = self.lasting.subscribe();
+    pub(crate) async fn reusable(&self) {
+        let mut reusable = self.reusable.subscribe();
         // The sender lives as long as `self`.
-        let _ = lasting.wait_for(|lasting| *lasting).await;
+        let _ = reusable.wait_for(|reusable| *reusable).await;
     }
 
     /// Takes the secret that the server gave in exchange. One that nobody asked for is ignored.
     pub(crate) fn take(&self, own: &str) {
-        if *self.lasting.borrow() {
+        if *self.reusable.borrow() {
             return;
         }
         let Ok(token) = Token::new(own, "the server's answer") else {
@@ -90,7 +90,7 @@ impl Keyring {
             );
         }
         *lock(&self.token) = token;
-        self.lasting.send_replace(true);
+        self.reusable.send_replace(true);
     }
 }
 

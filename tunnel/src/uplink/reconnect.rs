@@ -14,9 +14,9 @@ use crate::uplink::backoff::Backoff;
 use crate::uplink::dial::{ConnectError, Uplink, connect};
 
 /// Who has a link to a server kept up.
-pub(crate) trait Upkeep: Sync {
+pub(crate) trait LinkHandler: Sync {
     /// Takes note of an attempt to connect.
-    fn attempts(&self) {}
+    fn connecting(&self) {}
 
     /// Takes note of an attempt that failed.
     fn failed(&self, _error: &ConnectError) {}
@@ -30,19 +30,19 @@ pub(crate) trait Upkeep: Sync {
 }
 
 /// A session that lived shorter than this does not count as a success.
-const LIVED: Duration = Duration::from_secs(1);
+const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Connects and serves until `cancelled`.
-pub(crate) async fn keep_up(
+pub(crate) async fn keep_connected(
     uplink: &Uplink<'_>,
     clock: Clock,
     cancelled: &CancellationToken,
-    upkeep: &impl Upkeep,
+    handler: &impl LinkHandler,
 ) {
     let (min, max) = uplink.backoff;
     let mut backoff = Backoff::new(min, max);
     while !cancelled.is_cancelled() {
-        upkeep.attempts();
+        handler.connecting();
         let attempt = tokio::time::timeout(uplink.timeout, connect(uplink));
         let attempt = tokio::select! {
             biased;
@@ -52,14 +52,14 @@ pub(crate) async fn keep_up(
         match attempt {
             Ok((websocket, id)) => {
                 let began = clock.now();
-                let error = upkeep.serve(websocket, id).await;
+                let error = handler.serve(websocket, id).await;
                 tracing::info!(session = id, %error, "the link ended");
                 if matches!(
                     error,
                     LinkError::Session(SessionError::Ended(Reason::Replaced))
                 ) {
-                    backoff.at_most();
-                } else if clock.now().saturating_sub(began) >= LIVED {
+                    backoff.set_to_max();
+                } else if clock.now().saturating_sub(began) >= MIN_LIFETIME {
                     backoff.reset();
                 }
             }
@@ -67,7 +67,7 @@ pub(crate) async fn keep_up(
                 if error.is_unauthorized() {
                     uplink.keyring.refused();
                 }
-                upkeep.failed(&error);
+                handler.failed(&error);
                 tracing::warn!(%error, server = %uplink.server, "cannot connect");
             }
         }

@@ -4,7 +4,7 @@
 //! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed. `WATERTIGHT_TEST_SECONDS` gives each
 //! test more time than [`TIME`].
 
-mod flow;
+mod pattern;
 mod processes;
 mod streams;
 
@@ -18,9 +18,9 @@ const TIME: u64 = 20;
 
 /// Random numbers that a seed repeats.
 #[derive(Clone, Debug)]
-pub(crate) struct Chance(fastrand::Rng);
+pub(crate) struct Rng(fastrand::Rng);
 
-impl Chance {
+impl Rng {
     fn new(seed: u64) -> Self {
         Self(fastrand::Rng::with_seed(seed))
     }
@@ -40,7 +40,7 @@ impl Chance {
     }
 }
 
-/// Hands out one source of chance for each ending, until they are enough or have taken long enough.
+/// Hands out one random generator for each ending, until they are enough or have taken long enough.
 struct Endings {
     seed: u64,
     began: Instant,
@@ -72,15 +72,15 @@ impl Endings {
 }
 
 impl Iterator for Endings {
-    type Item = Chance;
+    type Item = Rng;
 
-    fn next(&mut self) -> Option<Chance> {
+    fn next(&mut self) -> Option<Rng> {
         if self.next == COUNT || self.began.elapsed() > self.time {
             return None;
         }
         self.next += 1;
         // So that neighbours have nothing in common.
-        let own = Chance::new(self.next as u64).next();
-        Some(Chance::new(self.seed ^ own))
+        let own = Rng::new(self.next as u64).next();
+        Some(Rng::new(self.seed ^ own))
     }
 }

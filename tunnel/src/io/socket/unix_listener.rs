@@ -117,7 +117,7 @@ const BACKLOG: i32 = 1024;
     reason = "only the socket module makes sockets"
 )]
 fn listen(path: &Path, mode: u32, label: &str) -> io::Result<UnixListener> {
-    make_room(path)?;
+    remove_stale(path)?;
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     bind(&socket, Role::Listener, NOBODY, label);
@@ -145,7 +145,7 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     clippy::disallowed_methods,
     reason = "only the socket module makes sockets"
 )]
-fn make_room(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path) -> io::Result<()> {
     let file = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,

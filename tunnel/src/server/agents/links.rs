@@ -12,9 +12,9 @@ use crate::session::Session;
 pub(crate) struct Entry {
     pub(crate) session: Session,
     pub(crate) scope: scope::Handle,
-    /// By what an agent was let in.
+    /// The token that the agent authenticated with.
     pub(crate) credential: Option<Credential>,
-    /// Where the other end of its link is.
+    /// The address of the link's other end.
     pub(crate) from: PeerAddr,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Takes a session in and returns those whose place it takes.
+    /// Adds a session and returns those that it replaces.
     pub(crate) fn insert(&mut self, link: Option<LinkId>, entry: Entry) -> Vec<Entry> {
         let replaced = self.links.extract_if(.., |(old, _)| replaces(link, *old));
         let replaced = replaced.map(|(_, entry)| entry).collect();
@@ -35,20 +35,20 @@ impl Links {
         replaced
     }
 
-    /// Takes a session out.
+    /// Removes a session.
     pub(crate) fn remove(&mut self, session: u64) -> Option<Entry> {
         let is_it = |(_, entry): &(_, Entry)| entry.session.id() == session;
         let at = self.links.iter().position(is_it)?;
         Some(self.links.remove(at).1)
     }
 
-    /// Whether a session by `link` would take the place of another.
-    pub(crate) fn has_place(&self, link: Option<LinkId>) -> bool {
+    /// Whether a session on `link` would replace another one.
+    pub(crate) fn would_replace(&self, link: Option<LinkId>) -> bool {
         self.links.iter().any(|(old, _)| replaces(link, *old))
     }
 
-    /// Returns the session with the fewest streams. One whose answer to a ping is overdue comes after all others, so
-    /// that a link that is dead and not known to be gets no stream that another could serve.
+    /// Returns the session with the fewest streams. A session whose ping is overdue comes last, so
+    /// that a dead link gets no stream that another link could serve.
     pub(crate) fn pick(&mut self) -> Option<&Entry> {
         self.turn = self.turn.wrapping_add(1);
         let from = self.turn.checked_rem(self.links.len())?;
@@ -61,7 +61,7 @@ impl Links {
         self.links.iter().map(|(_, entry)| entry)
     }
 
-    /// The sessions with the links that they named.
+    /// Returns the sessions, each with its link.
     pub(crate) fn named(&self) -> impl Iterator<Item = (Option<LinkId>, &Entry)> {
         self.links.iter().map(|(link, entry)| (*link, entry))
     }
@@ -71,7 +71,8 @@ impl Links {
     }
 }
 
-/// Whether a session by `new` takes the place of one by `old`: it is of another instance, or the same link once more.
+/// Whether a session on `new` replaces one on `old`: it belongs to another instance, or it is the
+/// same link again.
 fn replaces(new: Option<LinkId>, old: Option<LinkId>) -> bool {
     match (new, old) {
         (Some(new), Some(old)) => new.instance != old.instance || new.slot == old.slot,

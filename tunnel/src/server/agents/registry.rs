@@ -1,4 +1,5 @@
-//! Who is here: the agents, the peers that dialed us, and the peers that we dialed. The newest instance of a name is the one.
+//! The connected agents, the peers that dialed us and the peers that we dialed. The newest instance
+//! of an agent replaces older ones.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,8 +17,8 @@ use crate::session::{Opening, Session};
 #[derive(Debug)]
 pub(crate) struct Registry {
     sessions_max: usize,
-    /// The names of this server and its peers. The original announces its peers as if they were agents; whoever believes that
-    /// sends streams in circles.
+    /// The names of this server and its peers. rancher/remotedialer announces its peers as if they
+    /// were agents. Streams sent to such a name would go in circles.
     servers: HashSet<String>,
     state: Mutex<State>,
 }
@@ -25,13 +26,13 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct State {
     agents: HashMap<String, Links>,
-    /// Peers that dialed us: their agents are reached through these sessions.
+    /// Peers that dialed us. Their agents are reached through these sessions.
     peers: HashMap<String, Entry>,
-    /// Peers that we dialed: our agents are announced there.
+    /// Peers that we dialed. Our agents are announced to them.
     listeners: HashMap<String, Entry>,
 }
 
-/// A session that is here, and whose it is.
+/// A session, with the name of its other end.
 #[derive(Debug)]
 pub(crate) struct Present {
     pub(crate) party: Party,
@@ -40,7 +41,7 @@ pub(crate) struct Present {
     pub(crate) entry: Entry,
 }
 
-/// Where streams to an agent are opened.
+/// The session through which streams to an agent are opened.
 #[derive(Debug)]
 pub(crate) struct Route {
     entry: Entry,
@@ -49,7 +50,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Starts to open a stream to `target`.
+    /// Starts opening a stream to `target`.
     pub(crate) fn open(&self, target: &Target) -> Result<Opening, OpenError> {
         match &self.through {
             None => self.entry.session.open(target),
@@ -63,7 +64,7 @@ impl Route {
     }
 }
 
-/// As many sessions are here as may be.
+/// The limit on sessions is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
 
@@ -76,7 +77,7 @@ impl Registry {
         }
     }
 
-    /// Takes a session in. Those whose place it takes end at once. Peers are told which agents are here.
+    /// Adds a session. The sessions that it replaces end at once. Peers are told of new agents.
     pub(crate) fn insert(
         &self,
         party: Party,
@@ -114,7 +115,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Forgets a session, unless another took its place.
+    /// Removes a session, unless another one has replaced it.
     pub(crate) fn remove(&self, party: Party, name: &str, session: u64) {
         let mut state = self.lock();
         match party {
@@ -128,7 +129,7 @@ impl Registry {
         }
     }
 
-    /// Tells the peers that no agent is here any more.
+    /// Tells the peers that all agents of this server are gone.
     pub(crate) fn withdraw(&self) {
         let state = self.lock();
         for (name, agent) in state.agents() {
@@ -136,7 +137,8 @@ impl Registry {
         }
     }
 
-    /// Returns the way to the agent of this name: its own session if it is here, otherwise that of a peer that has it.
+    /// Returns the route to an agent: its own session if it is connected here, else that of a peer
+    /// which has it.
     pub(crate) fn find(&self, name: &str) -> Option<Route> {
         let mut state = self.lock();
         let own = state.pick(name);
@@ -152,14 +154,14 @@ impl Registry {
         Some(Route { entry, through })
     }
 
-    /// Returns the names of the agents that are here, in order.
+    /// Returns the names of the connected agents, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.lock().agents.keys().cloned().collect();
         names.sort_unstable();
         names
     }
 
-    /// Returns the way to the agent of this name if it is here.
+    /// Returns the route to an agent that is connected here.
     pub(crate) fn own(&self, name: &str) -> Option<Route> {
         let entry = self.lock().pick(name)?;
         Some(Route {
@@ -168,7 +170,7 @@ impl Registry {
         })
     }
 
-    /// Whether one more session of an agent may come.
+    /// Whether the limit allows one more session of an agent.
     pub(crate) fn has_room(&self, name: &str, link: Option<LinkId>) -> bool {
         self.lock().has_room(name, link, self.sessions_max)
     }
@@ -179,7 +181,7 @@ impl Registry {
         state.entries().map(|entry| entry.scope.tasks()).sum()
     }
 
-    /// Ends the sessions of agents whose credential is not good any longer, and returns how many.
+    /// Ends the sessions of agents whose credential is no longer valid, and returns how many.
     pub(crate) fn revoke(&self, is_good: impl Fn(&str, Credential) -> bool) -> usize {
         let revoked: Vec<(String, Session)> = {
             let state = self.lock();
@@ -198,7 +200,7 @@ impl Registry {
         revoked.len()
     }
 
-    /// Returns all sessions with their names, in the order of these.
+    /// Returns all sessions, sorted by name.
     pub(crate) fn present(&self) -> Vec<Present> {
         let state = self.lock();
         let present = |party, name: &String, link, entry: &Entry| Present {
@@ -234,7 +236,7 @@ impl Registry {
 }
 
 impl State {
-    /// Returns the session of an agent that the next stream is for.
+    /// Returns the session for an agent's next stream.
     fn pick(&mut self, name: &str) -> Option<Entry> {
         self.agents.get_mut(name)?.pick().cloned()
     }
@@ -250,7 +252,7 @@ impl State {
 
     fn has_room(&self, name: &str, link: Option<LinkId>, max: usize) -> bool {
         let links = self.agents.get(name);
-        links.is_some_and(|links| links.has_place(link)) || self.agents().count() < max
+        links.is_some_and(|links| links.would_replace(link)) || self.agents().count() < max
     }
 
     /// Returns all sessions of agents, each with its agent's name.
@@ -271,7 +273,7 @@ impl State {
     }
 }
 
-/// Forgets the session of a peer, unless another took its place.
+/// Removes the session of a peer, unless another one has replaced it.
 fn remove(peers: &mut HashMap<String, Entry>, name: &str, session: u64) {
     let entry = peers.get(name);
     if entry.is_some_and(|entry| entry.session.id() == session) {
@@ -279,7 +281,8 @@ fn remove(peers: &mut HashMap<String, Entry>, name: &str, session: u64) {
     }
 }
 
-/// Returns the number by which peers tell the sessions of an agent apart. The original reads 64 bits with a sign.
+/// Returns the number that identifies a session to peers. rancher/remotedialer reads it as a signed
+/// 64-bit integer.
 fn key(session: &Session) -> i64 {
     (session.id() >> 1).cast_signed()
 }

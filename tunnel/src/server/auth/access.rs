@@ -1,7 +1,8 @@
-//! Who may connect as an agent, and what may be asked of each.
+//! The access table: who may connect as an agent, and what visitors may ask of each.
 //!
-//! Secrets are kept as their digests only. An agent with an entry of its own is let in by the secrets of that entry and by no other;
-//! every other name by the shared secrets, if there are any. What is not granted is refused.
+//! Only the digests of tokens are kept. An agent with an entry of its own authenticates with the
+//! tokens of that entry and no others. All other agents authenticate with the shared tokens. What
+//! is not granted is refused.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use tunnel_proto::target::Target;
 use crate::io::token::{Digest, Token};
 use crate::server::limits::Limits;
 
-/// Who may connect, by name. Empty, it lets nobody in.
+/// Who may connect, by name. The empty table lets no agent in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     shared: Vec<Digest>,
@@ -22,25 +23,28 @@ pub struct Access {
 /// What one agent is granted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// The secrets that let it in, any of them: the old one and the new one while they are rotated. None lets nobody in.
+    /// The tokens that it may authenticate with: the old one and the new one during a rotation.
+    /// Without any, no agent of this name can connect.
     pub tokens: Vec<Digest>,
-    /// What visitors may ask of it.
+    /// What visitors may ask for.
     pub rights: Rights,
-    /// How much may be asked of it, where that is not what the server's configuration says of all; it counts from the agent's next
-    /// coming on.
+    /// Limits of its own instead of the server's. A change applies from the agent's next
+    /// connection.
     pub limits: Option<Limits>,
 }
 
-/// What visitors may ask of an agent. The agent's own policy decides besides.
+/// What visitors may ask of an agent. The agent's own policy applies in addition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// Which targets; `None` stands for all. Names and addresses are compared as they are asked for, without resolving any.
+    /// The allowed targets; `None` means all. Names and addresses are compared as written. No name
+    /// is resolved.
     pub targets: Option<Policy>,
-    /// Through which ports, by where they listen; port 0 stands for every port of its address. `None` stands for all.
+    /// The public ports that may be used, by their address. Port 0 means every port of that
+    /// address. `None` means all.
     pub ports: Option<Vec<Listen>>,
 }
 
-/// The secret by which a session was let in.
+/// The token that a session authenticated with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Credential(Digest);
 
@@ -51,7 +55,7 @@ impl Credential {
 }
 
 impl Access {
-    /// Adds a secret that lets in agents of every name that has no entry of its own.
+    /// Adds a token for all agents that have no entry of their own.
     pub fn share(&mut self, token: Digest) {
         if !self.shared.contains(&token) {
             self.shared.push(token);
@@ -74,31 +78,31 @@ impl Access {
         self.agents.keys().map(String::as_str)
     }
 
-    /// Whether it lets nobody in.
+    /// Whether no agent can connect.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.shared.is_empty() && self.agents.values().all(|grant| grant.tokens.is_empty())
     }
 
-    /// Whether `token` lets anybody in.
+    /// Whether `token` is valid for any agent.
     #[must_use]
     pub fn has(&self, token: &Digest) -> bool {
         let own = self.agents.values().flat_map(|grant| &grant.tokens);
         own.chain(&self.shared).any(|known| known == token)
     }
 
-    /// Returns the credential that `secret` is for an agent called `name`. How long it takes tells neither which digest comes close
-    /// nor whether the name is known.
+    /// Returns the credential if `secret` is valid for an agent called `name`. The time that it
+    /// takes reveals neither which digest comes close nor whether the name is known.
     pub(crate) fn admit(&self, name: &str, secret: &[u8]) -> Option<Credential> {
         let asked = Digest::of(secret);
         let known = self.digests(name).fold(false, |found, digest| {
-            // Without a short cut.
+            // No short circuit: the time must not depend on the match.
             found | digest.matches(&asked)
         });
         known.then_some(Credential(asked))
     }
 
-    /// Whether a session of `name` that was let in by `credential` still may be.
+    /// Whether `credential` is still valid for an agent called `name`.
     pub(crate) fn still_admits(&self, name: &str, credential: Credential) -> bool {
         self.digests(name).any(|digest| *digest == credential.0)
     }
@@ -117,12 +121,12 @@ impl Access {
         policy.is_none_or(|policy| policy.covers(target))
     }
 
-    /// Returns the limits that are the agent's own.
+    /// Returns the agent's own limits.
     pub(crate) fn limits(&self, name: &str) -> Option<Limits> {
         self.agents.get(name)?.limits
     }
 
-    /// Whether a port that listens there may lead to the agent.
+    /// Whether a port that listens there may be used for the agent.
     #[must_use]
     pub fn allows_port(&self, name: &str, listen: &Listen) -> bool {
         let rights = self.agents.get(name).map(|grant| &grant.rights);
@@ -143,7 +147,7 @@ fn covers(allowed: &Listen, listen: &Listen) -> bool {
 }
 
 impl From<Token> for Access {
-    /// Lets in agents of every name that know the secret.
+    /// Lets in every agent that has the token.
     fn from(token: Token) -> Self {
         Self {
             shared: vec![token.digest()],

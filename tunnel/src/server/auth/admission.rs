@@ -1,4 +1,5 @@
-//! The admission that agents pass: the access of the configuration, those who joined by invitation, and the invitations themselves.
+//! Decides which agents are let in: by the configured access table, by the roster of those that
+//! joined, or by an invitation.
 
 use std::io;
 use std::path::Path;
@@ -14,18 +15,18 @@ use crate::server::auth::roster::Roster;
 /// The most invitations that may be open at once.
 pub const INVITATIONS_MAX: usize = 256;
 
-/// Decides who is let in. It is replaced while the server runs.
+/// Decides which agents are let in. The table can be replaced while the server runs.
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// What the configuration and the roster grant together.
     effective: RwLock<Arc<Access>>,
     invitations: Mutex<Vec<Invitation>>,
-    /// Held across writes to the disk; nobody who is let in waits for it.
-    book: Mutex<Book>,
+    /// Held across writes to the disk. Authentication does not wait for it.
+    sources: Mutex<Sources>,
 }
 
 #[derive(Debug)]
-struct Book {
+struct Sources {
     configured: Access,
     roster: Roster,
 }
@@ -33,30 +34,30 @@ struct Book {
 #[derive(Debug)]
 struct Invitation {
     token: Digest,
-    /// Whom it is for; the first who comes if nobody is named.
+    /// The name of the agent that may use it. Without one, the first agent that comes.
     name: Option<String>,
     until: Time,
 }
 
-/// By what an agent is let in.
+/// What an agent authenticated with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entrance {
-    /// By a secret of its own, or a shared one.
+pub(crate) enum AdmittedBy {
+    /// A token of its own, or a shared one.
     Known(Credential),
-    /// By an invitation, which has to be redeemed.
+    /// An invitation, which has to be redeemed.
     Invited(Digest),
 }
 
 /// Why an invitation cannot be redeemed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RedeemError {
-    #[error("the one-time token is used or too old")]
+    #[error("the one-time token is used or has expired")]
     Gone,
     #[error("the name is taken: choose another, or have an invitation made for this name")]
     NameTaken,
-    #[error("as many agents have joined as may")]
+    #[error("the roster of joined agents is full")]
     Full,
-    #[error("the new agent cannot be written down")]
+    #[error("the new agent cannot be stored")]
     Io(#[from] io::Error),
 }
 
@@ -64,14 +65,12 @@ pub(crate) enum RedeemError {
 #[derive(Debug, thiserror::Error)]
 pub enum InviteError {
     /// [`INVITATIONS_MAX`] are open.
-    #[error(
-        "{INVITATIONS_MAX} invitations are open; they end as they are used, or with their time"
-    )]
+    #[error("{INVITATIONS_MAX} invitations are open; wait until one is used or expires")]
     TooMany,
     /// The configuration has an entry for the name.
     #[error("agent {0} has tokens in the configuration already; it needs no invitation")]
     Configured(String),
-    /// There is no random number.
+    /// The system gives no random numbers.
     #[error("cannot make a token: {0}")]
     Random(#[from] io::Error),
 }
@@ -79,20 +78,20 @@ pub enum InviteError {
 impl Admission {
     pub(crate) fn new(configured: Access, roster: Option<&Path>) -> io::Result<Self> {
         let roster = Roster::load(roster)?;
-        let effective = Arc::new(together(&configured, &roster));
+        let effective = Arc::new(merge(&configured, &roster));
         Ok(Self {
             effective: RwLock::new(effective),
             invitations: Mutex::default(),
-            book: Mutex::new(Book { configured, roster }),
+            sources: Mutex::new(Sources { configured, roster }),
         })
     }
 
-    /// Takes another configuration, and reads the roster again. It may wait for the disk.
+    /// Replaces the configured table and reads the roster again. It may block on the disk.
     pub(crate) fn replace(&self, configured: Access, roster: Option<&Path>) -> io::Result<()> {
-        let mut book = lock(&self.book);
+        let mut sources = lock(&self.sources);
         let roster = Roster::load(roster)?;
-        *book = Book { configured, roster };
-        self.apply(&book);
+        *sources = Sources { configured, roster };
+        self.apply(&sources);
         Ok(())
     }
 
@@ -104,7 +103,7 @@ impl Admission {
         lifetime: Duration,
     ) -> Result<Token, InviteError> {
         if let Some(name) = name
-            && lock(&self.book).configured.knows(name)
+            && lock(&self.sources).configured.knows(name)
         {
             return Err(InviteError::Configured(name.to_owned()));
         }
@@ -122,16 +121,16 @@ impl Admission {
         Ok(token)
     }
 
-    /// Returns by what `secret` lets in an agent called `name`, if it does.
-    pub(crate) fn admit(&self, name: &str, secret: &[u8], now: Time) -> Option<Entrance> {
+    /// Returns what `secret` is, if it lets in an agent called `name`.
+    pub(crate) fn admit(&self, name: &str, secret: &[u8], now: Time) -> Option<AdmittedBy> {
         if let Some(credential) = self.access().admit(name, secret) {
-            return Some(Entrance::Known(credential));
+            return Some(AdmittedBy::Known(credential));
         }
         let token = Digest::of(secret);
         let invitations = lock(&self.invitations);
         let open = invitations.iter().find(|open| open.is(&token, now))?;
         let is_for = open.name.as_deref().is_none_or(|only| only == name);
-        is_for.then_some(Entrance::Invited(token))
+        is_for.then_some(AdmittedBy::Invited(token))
     }
 
     /// Whether the invitation is for one name.
@@ -141,25 +140,25 @@ impl Admission {
         named.any(|open| open.token.matches(token))
     }
 
-    /// Takes an invited agent in and returns the token that is its own from now on. It may wait for the disk.
+    /// Adds an invited agent to the roster and returns its own token. It may block on the disk.
     pub(crate) fn redeem(
         &self,
         name: &str,
         token: Digest,
         now: Time,
     ) -> Result<Token, RedeemError> {
-        let mut book = lock(&self.book);
+        let mut sources = lock(&self.sources);
         let invitation = {
             let mut invitations = lock(&self.invitations);
             let at = invitations.iter().position(|open| open.is(&token, now));
             invitations.swap_remove(at.ok_or(RedeemError::Gone)?)
         };
-        let taken_in = book.take_in(name, &invitation);
-        match &taken_in {
-            Ok(_) => self.apply(&book),
+        let enrolled = sources.enroll(name, &invitation);
+        match &enrolled {
+            Ok(_) => self.apply(&sources),
             Err(_) => lock(&self.invitations).push(invitation),
         }
-        taken_in
+        enrolled
     }
 
     /// Whether a session of `name` that was let in by `credential` may go on.
@@ -173,8 +172,8 @@ impl Admission {
         Arc::clone(&effective.unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn apply(&self, book: &Book) {
-        let effective = Arc::new(together(&book.configured, &book.roster));
+    fn apply(&self, sources: &Sources) {
+        let effective = Arc::new(merge(&sources.configured, &sources.roster));
         *self
             .effective
             .write()
@@ -188,8 +187,8 @@ impl Invitation {
     }
 }
 
-impl Book {
-    fn take_in(&mut self, name: &str, invitation: &Invitation) -> Result<Token, RedeemError> {
+impl Sources {
+    fn enroll(&mut self, name: &str, invitation: &Invitation) -> Result<Token, RedeemError> {
         let is_named = invitation.name.is_some();
         if self.configured.knows(name) || (self.roster.has(name) && !is_named) {
             return Err(RedeemError::NameTaken);
@@ -207,8 +206,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The configuration comes first: a roster cannot let in what it says nothing of.
-fn together(configured: &Access, roster: &Roster) -> Access {
+/// Merges both. An entry of the configuration overrides one of the roster.
+fn merge(configured: &Access, roster: &Roster) -> Access {
     let mut access = configured.clone();
     for (name, digest) in roster.agents() {
         if !access.knows(name) {
@@ -241,12 +240,12 @@ mod tests {
         let token = admission.invite(None, start, HOUR).unwrap();
         let secret = token.expose().as_bytes();
         assert!(admission.admit("home", b"no", start).is_none());
-        let Some(Entrance::Invited(digest)) = admission.admit("home", secret, start) else {
+        let Some(AdmittedBy::Invited(digest)) = admission.admit("home", secret, start) else {
             panic!("it is invited");
         };
         let own = admission.redeem("home", digest, start).unwrap();
         let own = admission.admit("home", own.expose().as_bytes(), start);
-        let Some(Entrance::Known(credential)) = own else {
+        let Some(AdmittedBy::Known(credential)) = own else {
             panic!("it has a token of its own");
         };
         assert!(admission.still_admits("home", credential));

@@ -1,4 +1,4 @@
-//! What an agent must show before its connection becomes a link.
+//! Checks the request of an agent or a peer for a link.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -11,13 +11,14 @@ use tunnel_proto::wire::handshake::{
 use tunnel_proto::wire::native::SUBPROTOCOL;
 
 use crate::io::tls::Identity;
-use crate::server::auth::admission::{Admission, Entrance};
+use crate::server::auth::admission::{Admission, AdmittedBy};
 use crate::server::auth::peers::Peers;
 
-/// How clients of remotedialer's dialect are taken: they ask for no subprotocol.
+/// How clients of remotedialer's dialect authenticate. They ask for no subprotocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remotedialer {
-    /// The request header whose whole value is the secret; without it `Authorization: Bearer` is read.
+    /// The request header whose whole value is the token. Without it `Authorization: Bearer` is
+    /// read.
     pub token_header: Option<HeaderName>,
 }
 
@@ -27,33 +28,33 @@ pub(crate) struct Accepted {
     pub(crate) party: Party,
     pub(crate) name: String,
     pub(crate) dialect: Dialect,
-    /// By what an agent is let in.
-    pub(crate) entrance: Option<Entrance>,
-    /// An agent that names none has one link only.
+    /// What the agent authenticated with.
+    pub(crate) admitted_by: Option<AdmittedBy>,
+    /// Which of the agent's links it is. An agent that sends no header has one link.
     pub(crate) link: Option<LinkId>,
     pub(crate) accept_key: String,
 }
 
-/// A handshake that was not, as the agent is told.
+/// Why a handshake was refused, for the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
     pub(crate) status: StatusCode,
     pub(crate) why: &'static str,
 }
 
-/// Who is let in, and how each shows who it is.
+/// What the server checks a handshake against.
 #[derive(Clone, Copy)]
 pub(crate) struct HandshakeContext<'a> {
     pub(crate) admission: &'a Admission,
     pub(crate) now: Time,
     pub(crate) remotedialer: Option<&'a Remotedialer>,
     pub(crate) peers: Option<&'a Peers>,
-    /// Who it is by its certificate.
+    /// The identity in the client's certificate.
     pub(crate) identity: &'a Identity,
 }
 
-/// Checks a request for `/connect`. The secret is checked before anything that tells a stranger more than that
-/// the request is malformed.
+/// Checks a request for `/connect`. The token is checked first, so that an unauthenticated client
+/// learns nothing but that its request is malformed.
 pub(crate) fn check<B>(
     request: &Request<B>,
     context: HandshakeContext<'_>,
@@ -68,27 +69,28 @@ pub(crate) fn check<B>(
             "browsers are not agents: an Origin header is refused",
         );
     }
-    // remotedialer's programs ask for no subprotocol.
+    // Clients of remotedialer's dialect ask for no subprotocol.
     let plain = !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
     let remotedialer = context.remotedialer.filter(|_| plain);
     let peer = match context.peers {
         Some(peers) if plain => peer(headers, peers)?,
         Some(_) | None => None,
     };
-    let (party, name, entrance) = match peer {
+    let (party, name, admitted_by) = match peer {
         Some(id) => (Party::Peer, id, None),
         None => {
-            // A stranger is not told what is wrong with its name.
+            // The error is kept: an unauthenticated client must not learn what is wrong with its
+            // name.
             let name = agents_name(headers);
             let secret = agents_secret(headers, remotedialer)?;
             let asked = name.unwrap_or_default();
-            let Some(entrance) = context.admission.admit(asked, secret, context.now) else {
+            let Some(admitted_by) = context.admission.admit(asked, secret, context.now) else {
                 return refuse(
                     StatusCode::UNAUTHORIZED,
                     "the token is missing, wrong, or not for an agent of this name",
                 );
             };
-            (Party::Agent, name?, Some(entrance))
+            (Party::Agent, name?, Some(admitted_by))
         }
     };
     let is_websocket = has_token(headers, &header::UPGRADE, "websocket")
@@ -121,13 +123,14 @@ pub(crate) fn check<B>(
         party,
         name: name.to_owned(),
         dialect,
-        entrance,
+        admitted_by,
         link,
         accept_key: derive_accept_key(key.as_bytes()),
     })
 }
 
-/// Returns the peer that this is. Who is none may still be an agent: the original's agents use the same headers.
+/// Returns the name of the peer that sent the request. Without one it may still be an agent: agents
+/// of rancher/remotedialer use the same headers.
 fn peer<'a>(headers: &HeaderMap, peers: &'a Peers) -> Result<Option<&'a str>, Refused> {
     let id = one(headers, &HeaderName::from_static(PEER_NAME_HEADER))?;
     let token = one(headers, &HeaderName::from_static(PEER_TOKEN_HEADER))?;
@@ -182,7 +185,8 @@ fn refuse<T>(status: StatusCode, why: &'static str) -> Result<T, Refused> {
     Err(Refused { status, why })
 }
 
-/// A header that must not come twice: two readers could each believe another one.
+/// Returns the value of a header that must not be repeated: two parsers could pick different
+/// values.
 fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Refused> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();

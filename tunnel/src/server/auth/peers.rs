@@ -11,27 +11,27 @@ use crate::io::tls;
 use crate::io::token::Token;
 use crate::uplink::{ServerUrl, ServerUrlError};
 
-/// What a server needs to know to have peers.
+/// The configuration of a server's peers.
 #[derive(Clone, Debug)]
 pub struct Peers {
     /// The name by which the peers know this server.
     pub id: String,
-    /// The secret that all of them share. It must not be that of the agents.
+    /// The token that all servers share. It must differ from the agents' tokens.
     pub token: Token,
     /// The other servers.
     pub table: Vec<Peer>,
-    /// Which of them are trusted, and who this server is to them, where they are reached by TLS.
+    /// TLS towards peers: which certificates are trusted, and which one this server shows.
     pub tls: tls::Client,
-    /// Sessions of agents that are remembered of each peer.
+    /// The most sessions of agents that one peer may announce.
     pub clients_max: usize,
-    /// How long connecting to a peer and the handshake may take together.
+    /// How long connecting to a peer may take, handshake included.
     pub connect_timeout: Duration,
-    /// The first and the longest wait between attempts to connect.
+    /// The shortest and the longest wait between attempts to connect.
     pub backoff: (Duration, Duration),
 }
 
 impl Peers {
-    /// Returns the defaults around what has none.
+    /// Returns a configuration with defaults for everything else.
     #[must_use]
     pub fn new(id: String, token: Token, table: Vec<Peer>) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl fmt::Display for Peer {
 /// Why a text is not a peer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// It has not two parts, or the first is not a name.
+    /// It does not have two parts, or the first is not a name.
     #[error("{0:?} is not a peer: write ID=URL, as east=ws://10.0.0.2:8123/connect")]
     Malformed(String),
     /// The URL is wrong.

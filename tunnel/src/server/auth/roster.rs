@@ -1,4 +1,5 @@
-//! The agents that joined by an invitation, in a file that a person may edit: one line each, the name and the digest of its token.
+//! The agents that joined by an invitation, in a text file: one line each with the name and the
+//! digest of the token.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,7 +19,7 @@ const FILE_MAX: u64 = 4 << 20;
 
 const HEAD: &str = "# Agents that joined by an invitation. Remove a line to revoke its agent.\n";
 
-/// The agents that joined. Without a file it lasts as long as the server.
+/// The agents that joined. Without a file they are forgotten when the server ends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Roster {
     file: Option<PathBuf>,
@@ -26,7 +27,7 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    /// Reads the file; one that does not exist is an empty roster.
+    /// Reads the file. A missing file is an empty roster.
     pub(crate) fn load(file: Option<&Path>) -> io::Result<Self> {
         let agents = match file {
             Some(file) => read(file).map_err(|error| {
@@ -51,7 +52,7 @@ impl Roster {
         self.agents.len() >= ROSTER_MAX
     }
 
-    /// Takes an agent in, for good: when this returns the file has it.
+    /// Adds an agent. When this returns, the file contains it.
     pub(crate) fn add(&mut self, name: &str, digest: Digest) -> io::Result<()> {
         let before = self.agents.insert(name.to_owned(), digest);
         let written = match &self.file {
@@ -68,7 +69,7 @@ impl Roster {
     }
 }
 
-/// Checks that a server could take this file for its roster.
+/// Checks that a server can use this file as its roster.
 ///
 /// # Errors
 ///

@@ -10,7 +10,7 @@ use tunnel_proto::wire::handshake;
 /// `LISTEN=AGENT/TARGET`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Where visitors come in. A UDP target needs an address.
+    /// Where it listens. A UDP target needs an IP address and port.
     pub listen: Listen,
     /// The agent's name.
     pub agent: String,
@@ -35,7 +35,7 @@ impl fmt::Display for Forward {
 /// Why a text is not a forward.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardError {
-    /// It has not the three parts.
+    /// It does not have the three parts.
     #[error(
         "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, LISTEN=AGENT/udp/HOST:PORT or LISTEN=AGENT/unix//PATH"
     )]

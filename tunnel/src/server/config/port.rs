@@ -13,29 +13,30 @@ use crate::server::config::Forward;
 /// A public port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Port {
-    /// Every visitor is a stream to one target.
+    /// Every visitor gets a stream to the same target.
     Forward(Forward),
-    /// Visitors say by SOCKS5 (RFC 1928) where they want to go.
+    /// Visitors name their target by SOCKS5 (RFC 1928).
     Socks5(ProxyPort),
-    /// Visitors say by HTTP CONNECT (RFC 9110, section 9.3.6) where they want to go.
+    /// Visitors name their target by HTTP CONNECT (RFC 9110, section 9.3.6).
     Connect(ProxyPort),
 }
 
-/// A port whose visitors name the targets, all of them of one agent: `LISTEN=AGENT`.
+/// A port whose visitors name their targets, which one agent dials: `LISTEN=AGENT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyPort {
     /// Where it listens.
     pub listen: Listen,
     /// The agent's name.
     pub agent: String,
-    /// What visitors must know. Without them everybody who can connect may ask for every target that the agent allows.
+    /// The credentials of visitors. Without them everyone who can connect may ask for every target
+    /// that the agent allows.
     pub credentials: Option<Credentials>,
 }
 
 /// Why a text is not a proxy port.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyPortError {
-    /// It has not two parts, or the second is not a name.
+    /// It does not have two parts, or the second is not a name.
     #[error("{0:?} is not a proxy port: write LISTEN=AGENT, as 127.0.0.1:1080=home")]
     Malformed(String),
     /// Nothing can listen there.
@@ -43,15 +44,15 @@ pub enum ProxyPortError {
     Listen(#[from] ListenError),
 }
 
-/// Why ports cannot be served as they are configured. Nothing was changed.
+/// Why ports cannot be served as configured. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum PortsError {
-    /// Two ports have one place.
-    #[error("{0} is listened on by two ports; give each one of its own")]
+    /// Two ports have the same address.
+    #[error("two ports listen on {0}; give each an address of its own")]
     Twice(Listen),
-    /// Everybody on the network could use it.
+    /// Everyone on the network could use it.
     #[error(
-        "the {kind} port {listen} asks nobody for a password, and other machines can reach it: give it credentials, or let it listen on 127.0.0.1"
+        "the {kind} port {listen} needs no password, and other machines can reach it: give it credentials, or let it listen on 127.0.0.1"
     )]
     Open {
         /// Its kind.
@@ -84,7 +85,7 @@ impl From<PortsError> for io::Error {
     }
 }
 
-/// Checks what can be known of ports before they are listened on.
+/// Checks ports as far as possible without listening on them.
 ///
 /// # Errors
 ///
@@ -152,7 +153,7 @@ impl Port {
         }
     }
 
-    /// Returns what the listening socket is called in reports.
+    /// Returns the label of the listening socket.
     pub(crate) fn label(&self) -> String {
         match self {
             Self::Forward(forward) => format!("forward to {}", forward.destination()),

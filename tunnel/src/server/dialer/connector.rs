@@ -1,4 +1,4 @@
-//! The dialer as hyper's HTTP client uses it.
+//! A connector for hyper's HTTP client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,14 +20,15 @@ use crate::session::Stream;
 /// How long a connection of [`Dialer::client`] may wait in the pool for its next request.
 pub const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many connections of [`Dialer::client`] wait in the pool for one `HOST:PORT` at the most.
+/// How many idle connections of [`Dialer::client`] the pool keeps for one `HOST:PORT`.
 pub const POOL_IDLE_MAX: usize = 8;
 
 /// Connects hyper's client to `http://HOST:PORT/` through the agent.
 ///
-/// A pooled connection holds a stream and the agent's socket. hyper's own default keeps as many as there ever were at once, and throws out what is
-/// idle too long only when a timer was given to the pool. [`Dialer::client`] bounds both; who builds the client otherwise
-/// should set `pool_idle_timeout`, `pool_timer` and `pool_max_idle_per_host`.
+/// A pooled connection holds a stream and the agent's socket. By default hyper's pool is unbounded,
+/// and without a timer it does not drop idle connections. [`Dialer::client`] bounds both. A client
+/// that is built in another way should set `pool_idle_timeout`, `pool_timer` and
+/// `pool_max_idle_per_host`.
 #[derive(Clone, Debug)]
 pub struct Connector {
     dialer: Dialer,
@@ -37,7 +38,7 @@ pub struct Connector {
 /// Why there is no connection to a URI's host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// The URI is not one that this connector serves.
+    /// The connector does not serve the URI's scheme.
     #[error(
         "{0} is not served: write http://HOST:PORT/; for https, put TLS over a connector that is beneath_tls"
     )]
@@ -61,10 +62,11 @@ impl Dialer {
         }
     }
 
-    /// Returns a client for `http://HOST:PORT/` through the agent whose pool is bounded by [`POOL_IDLE_TIMEOUT`] and [`POOL_IDLE_MAX`].
+    /// Returns a client for `http://HOST:PORT/` through the agent whose pool is bounded by
+    /// [`POOL_IDLE_TIMEOUT`] and [`POOL_IDLE_MAX`].
     ///
-    /// The tasks of its connections are `executor`'s: a [`scope::Handle`](crate::io::scope::Handle) ends them with its scope,
-    /// hyper-util's `TokioExecutor` leaves them to themselves.
+    /// `executor` owns the tasks of its connections. A [`scope::Handle`](crate::io::scope::Handle)
+    /// ends them with its scope, hyper-util's `TokioExecutor` detaches them.
     pub fn client<E, B>(&self, executor: E) -> Client<Connector, B>
     where
         E: Executor<Pin<Box<dyn Future<Output = ()> + Send>>> + Send + Sync + Clone + 'static,
@@ -80,7 +82,8 @@ impl Dialer {
 }
 
 impl Connector {
-    /// Serves `https://` too, for a connector on top that speaks TLS. This one does not: it gives the bare connection, by default to port 443.
+    /// Also accepts `https://`, for a TLS connector on top of this one. The connection itself is
+    /// plain, by default to port 443.
     #[must_use]
     pub fn beneath_tls(mut self) -> Self {
         self.beneath_tls = true;

@@ -19,27 +19,27 @@ use tunnel_proto::mux::{By, Ending, OpenError, Reason};
 use crate::relay::splice::FLUSH_GRACE;
 use crate::server::front::FrontBody;
 use crate::server::front::request::{Address, rewrite, strip_hop_by_hop};
-use crate::server::open::{Entrypoint, Failure, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
 use crate::server::shared::Shared;
-use crate::server::visitor::{Serving, Visitor};
+use crate::server::visitor::{RequestGuard, Visitor};
 use crate::session::Watch;
 
 /// Opens a stream for a request, passes the request on and returns the response.
 pub(super) async fn exchange(
     shared: &Arc<Shared>,
-    serving: Serving,
+    serving: RequestGuard,
     address: &Address,
     request: Request<Incoming>,
-) -> Result<Response<FrontBody>, Failure> {
+) -> Result<Response<FrontBody>, HttpFailure> {
     let Address { agent, target, .. } = address;
     let request = rewrite(request, address)?;
-    let visit = Visit {
+    let open_request = OpenRequest {
         entrypoint: Entrypoint::Front,
         agent,
         target,
     };
     let refused = |refused: OpenRefused| refused.failure(agent, target);
-    let (route, opening) = shared.open(visit).map_err(refused)?;
+    let (route, opening) = shared.open(open_request).map_err(refused)?;
     serving
         .visitor()
         .serves(opening.owner(), &format!("{agent}/{target}"));
@@ -94,17 +94,18 @@ fn finish_response(mut response: Response<Incoming>, exchange: Exchange) -> Resp
     response.map(|body| Either::Left(ExchangeBody::new(body, exchange)))
 }
 
-/// A request that is being served. When it goes, the request is over: the task that carries it is told to stop, the
-/// stream is reset (its END is told in that call), and the visitor's connection returns to its pool, in this order.
+/// A request that is being served. Dropping it ends the request in this order: it cancels the task
+/// that carries the bytes, resets the stream (which also sends its END), and returns the visitor's
+/// connection to the pool.
 struct Exchange {
     watch: Watch,
     cancel: CancellationToken,
     reason: Reason,
-    _serving: Serving,
+    _serving: RequestGuard,
 }
 
 impl Exchange {
-    const fn new(watch: Watch, serving: Serving, cancel: CancellationToken) -> Self {
+    const fn new(watch: Watch, serving: RequestGuard, cancel: CancellationToken) -> Self {
         Self {
             watch,
             cancel,
@@ -113,7 +114,7 @@ impl Exchange {
         }
     }
 
-    /// Returns why the agent has no connection to the target, where its refusal could only come after the open.
+    /// Returns why the agent could not connect to the target, if its refusal came after the open.
     fn refusal(&self) -> Option<Reason> {
         match self.watch.ending() {
             Some(Ending::Reset(
@@ -132,14 +133,14 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // First the task: it would take the end of the stream for a broken exchange.
+        // The task comes first: otherwise it takes the end of the stream for a broken exchange.
         self.cancel.cancel();
         self.watch.reset(self.reason);
     }
 }
 
-/// Drives the connection to the target, and watches its stream for as long as the exchange lasts: a visitor that does
-/// not read keeps hyper from seeing that the stream is over.
+/// Drives the connection to the target and watches its stream. hyper alone would not see the end of
+/// the stream while the visitor does not read.
 async fn carry(
     connection: impl Future<Output = hyper::Result<()>>,
     stream: Watch,
@@ -154,7 +155,7 @@ async fn carry(
             result = connection.as_mut(), if !connection.is_terminated() => complete = is_whole(result),
         }
     }
-    // What arrived before the end is passed on, and a failure is told, as far as the visitor takes it.
+    // Bytes that arrived before the end still go to the visitor, if it reads them in time.
     let flush = async {
         if !connection.is_terminated() {
             complete = is_whole(connection.as_mut().await);
@@ -165,18 +166,18 @@ async fn carry(
     };
     match timeout(FLUSH_GRACE, flush).await {
         Ok(()) => visitor.pooled(),
-        Err(_) => visitor.cut(),
+        Err(_) => visitor.abort(),
     }
 }
 
 fn is_whole(result: hyper::Result<()>) -> bool {
     if let Err(error) = &result {
-        tracing::debug!(%error, "the exchange with the target broke");
+        tracing::debug!(%error, "the connection to the target broke");
     }
     result.is_ok()
 }
 
-/// A response's body, with the exchange that it comes from.
+/// A response's body. It keeps its exchange alive.
 pub(crate) struct ExchangeBody {
     body: Incoming,
     exchange: Exchange,

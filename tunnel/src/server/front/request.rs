@@ -1,4 +1,4 @@
-//! Where a visitor's request goes, and what the target gets of it.
+//! The destination of a visitor's request, and the request that the target gets.
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -7,9 +7,9 @@ use percent_encoding::percent_decode_str;
 use tunnel_proto::target::Target;
 use tunnel_proto::wire::handshake;
 
-use crate::server::open::Failure;
+use crate::server::open::HttpFailure;
 
-/// Where a request of a visitor goes.
+/// The destination of a visitor's request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) agent: String,
@@ -64,11 +64,12 @@ impl Address {
     }
 }
 
-/// Makes the request that the target gets. Each request has its own stream and its own connection to the target.
+/// Makes the request that the target gets. Each request has a stream and a connection to the target
+/// of its own.
 pub(crate) fn rewrite(
     request: Request<Incoming>,
     address: &Address,
-) -> Result<Request<Incoming>, Failure> {
+) -> Result<Request<Incoming>, HttpFailure> {
     let (mut parts, body) = request.into_parts();
     let path_and_query = match parts.uri.query() {
         Some(query) => format!("{}?{query}", address.path),
@@ -87,7 +88,7 @@ pub(crate) fn rewrite(
             let host = authority.strip_suffix(":80").unwrap_or(&authority);
             HeaderValue::from_str(host).map_err(|_| bad("the host is malformed"))?
         }
-        // Whatever listens there has no host; servers take this one.
+        // A Unix socket has no host name. Servers accept this one.
         Target::Unix(_) => HeaderValue::from_static("localhost"),
     };
     parts.headers.insert(header::HOST, host);
@@ -97,7 +98,7 @@ pub(crate) fn rewrite(
     Ok(Request::from_parts(parts, body))
 }
 
-/// Removes what concerns one hop only (RFC 9110, section 7.6.1).
+/// Removes the hop-by-hop headers (RFC 9110, section 7.6.1).
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)

@@ -14,12 +14,12 @@ use crate::io::tls::Identity;
 use crate::io::token::Digest;
 use crate::io::{random, scope};
 use crate::server::auth::access::Credential;
-use crate::server::auth::admission::{Entrance, RedeemError};
+use crate::server::auth::admission::{AdmittedBy, RedeemError};
 use crate::server::auth::handshake;
 use crate::server::auth::handshake::{Accepted, HandshakeContext, Refused};
 use crate::server::front::{FrontBody, plain_text};
 use crate::server::ingress::{Caller, serve_caller};
-use crate::server::open::Failure;
+use crate::server::open::HttpFailure;
 use crate::server::shared::Shared;
 
 /// Answers a request for a link. The link is served by a task of `links`.
@@ -45,12 +45,12 @@ async fn accept(
     shared: &Arc<Shared>,
     identity: &Identity,
     request: &Request<Incoming>,
-) -> Result<(Caller, Response<FrontBody>), Failure> {
+) -> Result<(Caller, Response<FrontBody>), HttpFailure> {
     let Accepted {
         party,
         name,
         dialect,
-        entrance,
+        admitted_by,
         link,
         accept_key,
     } = check(shared, identity, request)?;
@@ -63,10 +63,10 @@ async fn accept(
         let why = "the server has as many links as its configuration allows".to_owned();
         return Err((StatusCode::SERVICE_UNAVAILABLE, why));
     }
-    let (credential, own_token) = match entrance {
+    let (credential, own_token) = match admitted_by {
         None => (None, None),
-        Some(Entrance::Known(credential)) => (Some(credential), None),
-        Some(Entrance::Invited(token)) => {
+        Some(AdmittedBy::Known(credential)) => (Some(credential), None),
+        Some(AdmittedBy::Invited(token)) => {
             let redeemed = redeem(shared, &name, token).await;
             let (credential, own_token) = redeemed.inspect_err(|(_, why)| {
                 tracing::warn!(name, why, "refused an agent with an invitation")
@@ -92,7 +92,7 @@ fn check(
     shared: &Shared,
     identity: &Identity,
     request: &Request<Incoming>,
-) -> Result<Accepted, Failure> {
+) -> Result<Accepted, HttpFailure> {
     let context = HandshakeContext {
         admission: &shared.admission,
         now: shared.clock.now(),
@@ -113,7 +113,7 @@ fn switching_protocols(
     session: u64,
     own_token: Option<HeaderValue>,
     accept_key: &str,
-) -> Result<Response<FrontBody>, Failure> {
+) -> Result<Response<FrontBody>, HttpFailure> {
     let mut response = Response::new(Either::Right(Full::default()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -136,14 +136,14 @@ fn switching_protocols(
     Ok(response)
 }
 
-/// Takes an invited agent in, and returns its credential and the header with its own token.
+/// Redeems an invitation. Returns the agent's credential and the header with its own token.
 async fn redeem(
     shared: &Arc<Shared>,
     name: &str,
     token: Digest,
-) -> Result<(Credential, HeaderValue), Failure> {
+) -> Result<(Credential, HeaderValue), HttpFailure> {
     let now = shared.clock.now();
-    // One that is connected under this name by another token keeps it.
+    // An agent that is connected with another token keeps its name.
     let redeemed = if shared.registry.own(name).is_some() && !shared.admission.is_named(&token) {
         Err(RedeemError::NameTaken)
     } else {
@@ -166,7 +166,7 @@ async fn redeem(
         };
         (status, error.to_string())
     })?;
-    tracing::info!(name, "joined by invitation");
+    tracing::info!(name, "agent joined by invitation");
     let mut header = HeaderValue::from_str(own.expose())
         .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     header.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! Static forwards: a public port whose every visitor is a stream to one target of one agent. UDP targets have UDP ports.
+//! Static forwards: every visitor of the port gets a stream to the same target.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tracing::Instrument as _;
 use crate::io::socket::{NOBODY, Role, Socket};
 use crate::relay::splice::splice;
 use crate::server::config::Forward;
-use crate::server::open::{Entrypoint, Visit};
+use crate::server::open::{Entrypoint, OpenRequest};
 use crate::server::shared::Shared;
 
-/// What every visitor of a forward asks for.
-pub(crate) fn visit(forward: &Forward) -> Visit<'_> {
-    Visit {
+/// Returns what every visitor of a forward asks for.
+pub(crate) fn open_request(forward: &Forward) -> OpenRequest<'_> {
+    OpenRequest {
         entrypoint: Entrypoint::Port {
             kind: "forward",
             listen: &forward.listen,
@@ -23,7 +23,7 @@ pub(crate) fn visit(forward: &Forward) -> Visit<'_> {
     }
 }
 
-/// Opens a stream for a visitor and hands both to the session, which owns the task from then on.
+/// Opens a stream for a visitor. The session's scope owns the task from then on.
 pub(crate) fn take_visitor(
     shared: &Arc<Shared>,
     forward: &Forward,
@@ -31,7 +31,7 @@ pub(crate) fn take_visitor(
     permit: OwnedSemaphorePermit,
 ) {
     let peer = socket.peer_addr();
-    let Ok((route, opening)) = shared.open(visit(forward)) else {
+    let Ok((route, opening)) = shared.open(open_request(forward)) else {
         socket.bind(Role::Control, NOBODY, "visitor without an agent");
         socket.reset_on_release();
         return;

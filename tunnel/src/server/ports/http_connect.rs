@@ -1,4 +1,4 @@
-//! HTTP CONNECT ports: visitors say where they want to go (RFC 9110, section 9.3.6).
+//! HTTP CONNECT ports: visitors name their targets (RFC 9110, section 9.3.6).
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -22,21 +22,21 @@ use crate::io::socket::{Mark, NOBODY, PeerAddr, Role, Socket};
 use crate::relay::splice::splice_after;
 use crate::server::config::port::ProxyPort;
 use crate::server::front::HEAD_MAX;
-use crate::server::open::{Entrypoint, Failure, OpenRefused, Visit};
+use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
 use crate::server::shared::Shared;
 use crate::session::Stream;
 
-/// A visitor's connection while it may still ask for its stream.
-struct Visitor {
+/// A visitor's connection until its stream has begun.
+struct ProxyVisitor {
     shared: Arc<Shared>,
     proxy: ProxyPort,
     mark: Mark,
     peer: PeerAddr,
-    /// One of all connections; it goes with whoever serves this one.
+    /// Counts the connection against the limit, until the task that serves it ends.
     permit: Arc<OwnedSemaphorePermit>,
 }
 
-/// Serves a visitor until its stream has begun, which the session owns from then on.
+/// Serves a visitor until its stream has begun. The session's scope owns the stream's task.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     proxy: ProxyPort,
@@ -45,7 +45,7 @@ pub(crate) async fn serve(
 ) {
     let peer = socket.peer_addr();
     let hung_up = socket.hung_up();
-    let visitor = Arc::new(Visitor {
+    let visitor = Arc::new(ProxyVisitor {
         shared: Arc::clone(&shared),
         proxy,
         mark: socket.mark(),
@@ -76,7 +76,7 @@ pub(crate) async fn serve(
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     shared.count_head(&error, asked_once.load(Ordering::Relaxed));
-                    tracing::debug!(visitor = %peer, %error, "visitor left early");
+                    tracing::debug!(visitor = %peer, %error, "the visitor's connection broke");
                 }
                 return;
             }
@@ -89,18 +89,19 @@ pub(crate) async fn serve(
     }
 }
 
-impl Visitor {
-    /// The connection serves no stream.
+impl ProxyVisitor {
+    /// Returns the connection to the pool: it serves no stream.
     fn pooled(&self) {
         let label = format!("visitor {}", self.peer);
         self.mark.bind(Role::Pool, NOBODY, &label);
     }
 }
 
-/// A stream that is being opened for a visitor. When it goes before the stream has begun, the visitor returns to its pool.
-struct Begins<'a>(Option<&'a Visitor>);
+/// A stream that is being opened. If it is dropped before the stream has begun, the visitor returns
+/// to the pool.
+struct OpeningGuard<'a>(Option<&'a ProxyVisitor>);
 
-impl Drop for Begins<'_> {
+impl Drop for OpeningGuard<'_> {
     fn drop(&mut self) {
         if let Some(visitor) = self.0 {
             visitor.pooled();
@@ -110,14 +111,14 @@ impl Drop for Begins<'_> {
 
 type Answer = Response<Full<Bytes>>;
 
-async fn respond(visitor: &Visitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
-    let Visitor { shared, proxy, .. } = visitor;
+async fn respond(visitor: &ProxyVisitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
+    let ProxyVisitor { shared, proxy, .. } = visitor;
     let target = asked_for(&request).map_err(|(status, why)| refuse(status, &why))?;
     if !is_authorized(proxy, &request) {
         let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
         return Err(refuse(status, "this proxy asks for a user and a password"));
     }
-    let visit = Visit {
+    let open_request = OpenRequest {
         entrypoint: Entrypoint::Port {
             kind: "connect",
             listen: &proxy.listen,
@@ -132,9 +133,9 @@ async fn respond(visitor: &Visitor, mut request: Request<Incoming>) -> Result<An
             _ => refuse(status, &why),
         }
     };
-    let (route, opening) = shared.open(visit).map_err(failed)?;
+    let (route, opening) = shared.open(open_request).map_err(failed)?;
     let label = format!("visitor {} -> {}/{target}", visitor.peer, proxy.agent);
-    let mut begins = Begins(Some(visitor));
+    let mut begins = OpeningGuard(Some(visitor));
     visitor.mark.bind(Role::Stream, opening.owner(), &label);
     let stream = shared.accepted(opening).await.map_err(failed)?;
     begins.0 = None;
@@ -147,7 +148,7 @@ async fn respond(visitor: &Visitor, mut request: Request<Incoming>) -> Result<An
     Ok(Response::default())
 }
 
-/// Joins the visitor and its stream once the answer is on its way.
+/// Joins the visitor and its stream after the response.
 async fn carry(shared: &Shared, upgrade: OnUpgrade, stream: Stream) {
     let watch = stream.watch();
     let upgraded = tokio::select! {
@@ -169,8 +170,8 @@ fn take_socket(upgraded: Upgraded) -> Option<(Socket, Bytes)> {
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
-/// Reads the target. What `Host` says is nobody's business: what is asked for is what is dialed.
-fn asked_for<B>(request: &Request<B>) -> Result<Target, Failure> {
+/// Reads the target. `Host` is ignored: the request target is what is dialed.
+fn asked_for<B>(request: &Request<B>) -> Result<Target, HttpFailure> {
     if request.method() != Method::CONNECT {
         return Err((
             StatusCode::METHOD_NOT_ALLOWED,
@@ -195,7 +196,7 @@ fn asked_for<B>(request: &Request<B>) -> Result<Target, Failure> {
     }
 }
 
-/// Whether the visitor knows what it must.
+/// Whether the visitor has the credentials.
 fn is_authorized<B>(proxy: &ProxyPort, request: &Request<B>) -> bool {
     let Some(credentials) = &proxy.credentials else {
         return true;

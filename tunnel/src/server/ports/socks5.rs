@@ -1,4 +1,4 @@
-//! SOCKS5 ports: visitors say where they want to go (RFC 1928, RFC 1929).
+//! SOCKS5 ports: visitors name their targets (RFC 1928, RFC 1929).
 
 use std::io;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use tunnel_proto::target::Target;
 use crate::io::socket::{NOBODY, ReadBuffer, Role, Socket};
 use crate::relay::splice::{FLUSH_GRACE, splice_after};
 use crate::server::config::port::ProxyPort;
-use crate::server::open::{Entrypoint, Visit};
+use crate::server::open::{Entrypoint, OpenRequest};
 use crate::server::shared::Shared;
 
-/// Serves a visitor until its stream has begun, which the session owns from then on.
+/// Serves a visitor until its stream has begun. The session's scope owns the stream's task.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     proxy: &ProxyPort,
@@ -28,7 +28,7 @@ pub(crate) async fn serve(
     let asked = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return,
-        asked = timeout(shared.config.header_timeout, ask(proxy, &socket)) => asked,
+        asked = timeout(shared.config.header_timeout, negotiate(proxy, &socket)) => asked,
     };
     let (target, early) = match asked {
         Ok(Some(asked)) => asked,
@@ -40,7 +40,7 @@ pub(crate) async fn serve(
             return;
         }
     };
-    let visit = Visit {
+    let open_request = OpenRequest {
         entrypoint: Entrypoint::Port {
             kind: "socks5",
             listen: &proxy.listen,
@@ -48,10 +48,10 @@ pub(crate) async fn serve(
         agent: &proxy.agent,
         target: &target,
     };
-    let (route, opening) = match shared.open(visit) {
+    let (route, opening) = match shared.open(open_request) {
         Ok(opened) => opened,
         Err(refused) => {
-            dismiss(&socket, &Code::from(refused.reason()).reply()).await;
+            reply_and_close(&socket, &Code::from(refused.reason()).reply()).await;
             return;
         }
     };
@@ -64,11 +64,11 @@ pub(crate) async fn serve(
         let opened = tokio::select! {
             biased;
             opened = shared.accepted(opening) => opened,
-            () = leaves(&socket, &mut early) => return,
+            () = disconnected(&socket, &mut early) => return,
         };
         match opened {
             Ok(stream) => {
-                // A socket that nothing was written to takes this much at once.
+                // The socket's send buffer is empty, so it takes this at once.
                 if send(&socket, &Code::Succeeded.reply()).await.is_err() {
                     stream.watch().reset(Reason::Aborted);
                     return;
@@ -78,20 +78,22 @@ pub(crate) async fn serve(
             }
             Err(refused) => {
                 socket.bind(Role::Control, NOBODY, "visitor that was refused");
-                dismiss(&socket, &Code::from(refused.reason()).reply()).await;
+                reply_and_close(&socket, &Code::from(refused.reason()).reply()).await;
             }
         }
     });
 }
 
-/// Bytes that are read at once before the stream begins.
+/// The most bytes of one read before the stream begins.
 const PIECE: usize = 1024;
 
-/// Bytes that a visitor may send before it knows whether its stream begins; more wait in the kernel.
+/// The most bytes that are taken from a visitor before its stream begins. Further ones wait in the
+/// kernel.
 const EARLY_MAX: usize = 16 * 1024;
 
-/// Hears what the visitor asks for, and what it sent behind that. One that leaves or must be turned away asks for nothing.
-async fn ask(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
+/// Performs the handshake. Returns the target and the bytes that came after the request, or `None`
+/// if the visitor left or was refused.
+async fn negotiate(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
     let mut greeting = Greeting::new(proxy.credentials.as_ref());
     let mut buffer = ReadBuffer::default();
     loop {
@@ -106,7 +108,7 @@ async fn ask(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
                 Event::Connect(target) => return Some((target, greeting.into_rest())),
                 Event::Refuse(refusal) => {
                     tracing::debug!(visitor = %socket.peer_addr(), why = %refusal, "visitor refused");
-                    dismiss(socket, &refusal.reply()).await;
+                    reply_and_close(socket, &refusal.reply()).await;
                     return None;
                 }
             }
@@ -114,9 +116,10 @@ async fn ask(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
     }
 }
 
-/// Returns when the visitor leaves before its stream has begun, and takes what it sends meanwhile. The end of its direction means that
-/// it left, unless it has sent something: then that may be all it has to say.
-async fn leaves(socket: &Socket, early: &mut BytesMut) {
+/// Returns when the visitor disconnects before its stream has begun. Meanwhile it collects what the
+/// visitor sends in `early`. The end of the input counts as a disconnect only if the visitor has
+/// sent nothing: otherwise it may have sent all that it wants to.
+async fn disconnected(socket: &Socket, early: &mut BytesMut) {
     let mut buffer = ReadBuffer::default();
     while let Some(room) = EARLY_MAX.checked_sub(early.len()).filter(|room| *room > 0) {
         match socket.read(&mut buffer, room.min(PIECE)).await {
@@ -129,18 +132,18 @@ async fn leaves(socket: &Socket, early: &mut BytesMut) {
     socket.hung_up().await;
 }
 
-/// Sends the last that a visitor hears. What it still sends is read for a moment, since its unread bytes would make a reset of
-/// the release, which can overtake the answer.
-async fn dismiss(socket: &Socket, reply: &[u8]) {
-    let dismissed = async {
+/// Sends a reply and finishes. For a moment it reads and drops what the visitor still sends:
+/// closing a socket with unread bytes resets it, and the reset can overtake the reply.
+async fn reply_and_close(socket: &Socket, reply: &[u8]) {
+    let replied = async {
         send(socket, reply).await?;
         socket.finish()?;
         let mut buffer = ReadBuffer::default();
         while !socket.read(&mut buffer, PIECE).await?.is_empty() {}
         Ok::<_, io::Error>(())
     };
-    // Whoever does not listen is not waited for.
-    let _ = timeout(FLUSH_GRACE, dismissed).await;
+    // A visitor that does not read must not hold the task.
+    let _ = timeout(FLUSH_GRACE, replied).await;
 }
 
 async fn send(socket: &Socket, mut bytes: &[u8]) -> io::Result<()> {

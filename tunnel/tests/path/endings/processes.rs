@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::flow::{Ending, Expects, Flow, Part, introduce, number, play};
-use super::{Chance, Endings};
+use super::pattern::{Ending, Expects, Part, Pattern, introduce, number, play};
+use super::{Endings, Rng};
 use crate::child::Process;
 use crate::rig::{LONG, PROMPT, loopback, within};
 use crate::world::{TcpListener, connect};
@@ -126,7 +126,7 @@ impl Tunnel {
 }
 
 /// Ends one side of a tunnel, in the way that `how` does, while streams are busy.
-async fn endings(what: &str, side: fn(&mut Chance) -> Side, how: fn(Process)) {
+async fn endings(what: &str, side: fn(&mut Rng) -> Side, how: fn(Process)) {
     let endings = Arc::new(Mutex::new(Endings::begin(what)));
     let mut tunnels = JoinSet::new();
     for dialect in ["native", "native", "remotedialer"] {
@@ -134,34 +134,34 @@ async fn endings(what: &str, side: fn(&mut Chance) -> Side, how: fn(Process)) {
         tunnels.spawn(async move {
             let mut tunnel = Tunnel::start(dialect).await;
             loop {
-                let Some(mut chance) = endings.lock().unwrap().next() else {
+                let Some(mut rng) = endings.lock().unwrap().next() else {
                     return;
                 };
-                let side = side(&mut chance);
-                one_ending(&mut tunnel, chance, side, how).await;
+                let side = side(&mut rng);
+                one_ending(&mut tunnel, rng, side, how).await;
             }
         });
     }
     tunnels.join_all().await;
 }
 
-async fn one_ending(tunnel: &mut Tunnel, mut chance: Chance, side: Side, how: fn(Process)) {
+async fn one_ending(tunnel: &mut Tunnel, mut rng: Rng, side: Side, how: fn(Process)) {
     let mut playing = JoinSet::new();
     for _ in 0..STREAMS {
-        let (visitor, target) = tunnel.open(chance.next()).await;
-        let flows = [Flow(chance.next()), Flow(chance.next())];
+        let (visitor, target) = tunnel.open(rng.next()).await;
+        let patterns = [Pattern(rng.next()), Pattern(rng.next())];
         for (at, end) in [visitor, target].into_iter().enumerate() {
             let part = Part {
-                sends: flows[at],
-                receives: flows[1 - at],
+                sends: patterns[at],
+                receives: patterns[1 - at],
                 ending: Ending::None,
                 expects: Expects::Anything,
-                sloth: Duration::from_micros(chance.below(2) * chance.below(2000)),
+                delay: Duration::from_micros(rng.below(2) * rng.below(2000)),
             };
             playing.spawn(play(end, part));
         }
     }
-    sleep(Duration::from_micros(chance.below(20_000))).await;
+    sleep(Duration::from_micros(rng.below(20_000))).await;
     let process = tunnel.end(side);
     tokio::task::spawn_blocking(move || how(process))
         .await
@@ -170,8 +170,8 @@ async fn one_ending(tunnel: &mut Tunnel, mut chance: Chance, side: Side, how: fn
     tunnel.bring_back().await;
 }
 
-fn either(chance: &mut Chance) -> Side {
-    match chance.below(2) {
+fn either(rng: &mut Rng) -> Side {
+    match rng.below(2) {
         0 => Side::Server,
         _ => Side::Agent,
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::flow::{Ending, Expects, Flow, Part, introduce, number, play};
-use super::{COUNT, Chance, Endings};
+use super::pattern::{Ending, Expects, Part, Pattern, introduce, number, play};
+use super::{COUNT, Endings, Rng};
 use crate::leaks::rigs;
 use crate::rig::{LONG, PROMPT, Rig, within};
 use crate::world::connect;
@@ -16,38 +16,34 @@ use crate::world::connect;
 const STREAMS: usize = 16;
 
 /// The parts of both ends, visitor first, where `endings` says how they end.
-fn plan(chance: &mut Chance, endings: [Ending; 2]) -> [Part; 2] {
-    let flows = [Flow(chance.next()), Flow(chance.next())];
+fn plan(rng: &mut Rng, endings: [Ending; 2]) -> [Part; 2] {
+    let patterns = [Pattern(rng.next()), Pattern(rng.next())];
     [0, 1].map(|at| Part {
-        sends: flows[at],
-        receives: flows[1 - at],
+        sends: patterns[at],
+        receives: patterns[1 - at],
         ending: endings[at],
         expects: match (endings[at], endings[1 - at]) {
             (Ending::Finish(_), Ending::Finish(length)) => Expects::Whole(length),
             (Ending::None, Ending::Reset(_)) => Expects::Broken,
             _ => Expects::Anything,
         },
-        sloth: match chance.below(3) {
-            0 => Duration::from_micros(chance.below(2000)),
+        delay: match rng.below(3) {
+            0 => Duration::from_micros(rng.below(2000)),
             _ => Duration::ZERO,
         },
     })
 }
 
 /// Plays many streams over one tunnel. What a target is to do it finds by the stream's number.
-async fn streams(
-    rig: Rig,
-    endings: impl Iterator<Item = Chance>,
-    how: fn(&mut Chance) -> [Ending; 2],
-) {
+async fn streams(rig: Rig, endings: impl Iterator<Item = Rng>, how: fn(&mut Rng) -> [Ending; 2]) {
     let parts: Arc<Mutex<HashMap<u64, Part>>> = Arc::default();
     let forward = rig.server.forwards()[0];
     let visitors = async {
         let mut playing = JoinSet::new();
-        for mut chance in endings {
-            let endings = how(&mut chance);
-            let [at_visitor, at_target] = plan(&mut chance, endings);
-            let number = chance.next();
+        for mut rng in endings {
+            let endings = how(&mut rng);
+            let [at_visitor, at_target] = plan(&mut rng, endings);
+            let number = rng.next();
             parts.lock().unwrap().insert(number, at_target);
             if playing.len() == STREAMS {
                 playing.join_next().await.unwrap().unwrap();
@@ -82,8 +78,8 @@ async fn streams(
     within(PROMPT, "the ends at the targets", targets.join_all()).await;
 }
 
-fn one_of_two(chance: &mut Chance, ending: Ending) -> [Ending; 2] {
-    match chance.below(2) {
+fn one_of_two(rng: &mut Rng, ending: Ending) -> [Ending; 2] {
+    match rng.below(2) {
         0 => [ending, Ending::None],
         _ => [Ending::None, ending],
     }
@@ -92,8 +88,8 @@ fn one_of_two(chance: &mut Chance, ending: Ending) -> [Ending; 2] {
 #[tokio::test(flavor = "multi_thread")]
 async fn half_closes_lose_nothing() {
     let endings = Endings::begin("half-closes");
-    streams(Rig::start().await, endings, |chance| {
-        [(); 2].map(|()| Ending::Finish(chance.length()))
+    streams(Rig::start().await, endings, |rng| {
+        [(); 2].map(|()| Ending::Finish(rng.length()))
     })
     .await;
 }
@@ -102,9 +98,9 @@ async fn half_closes_lose_nothing() {
 async fn resets_are_resets_at_the_other_end() {
     let mut endings = Endings::begin("resets");
     for rig in rigs().await {
-        streams(rig, endings.by_ref().take(COUNT / 2), |chance| {
-            let ending = Ending::Reset(chance.length());
-            one_of_two(chance, ending)
+        streams(rig, endings.by_ref().take(COUNT / 2), |rng| {
+            let ending = Ending::Reset(rng.length());
+            one_of_two(rng, ending)
         })
         .await;
     }
@@ -114,9 +110,9 @@ async fn resets_are_resets_at_the_other_end() {
 async fn aborts_end_the_other_end() {
     let mut endings = Endings::begin("aborts");
     for rig in rigs().await {
-        streams(rig, endings.by_ref().take(COUNT / 2), |chance| {
-            let ending = Ending::Abort(chance.length());
-            one_of_two(chance, ending)
+        streams(rig, endings.by_ref().take(COUNT / 2), |rng| {
+            let ending = Ending::Abort(rng.length());
+            one_of_two(rng, ending)
         })
         .await;
     }

@@ -8,21 +8,21 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 
-use super::Chance;
+use super::Rng;
 
 /// The bytes of one direction, by their seed. They repeat after a prime number of bytes, so that lost or doubled frames are seen.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Flow(pub(super) u64);
+pub(super) struct Pattern(pub(super) u64);
 
 const PERIOD: usize = 65_521;
 
-impl Flow {
+impl Pattern {
     /// Returns enough of its bytes to cut a piece at any place.
     fn bytes(self) -> Vec<u8> {
-        let mut chance = Chance::new(self.0);
+        let mut rng = Rng::new(self.0);
         let mut bytes = vec![0; PERIOD];
         for word in bytes.chunks_mut(8) {
-            word.copy_from_slice(&chance.next().to_le_bytes()[..word.len()]);
+            word.copy_from_slice(&rng.next().to_le_bytes()[..word.len()]);
         }
         bytes.extend_from_within(..PIECE);
         bytes
@@ -40,13 +40,13 @@ const PIECE: usize = 16 * 1024;
 /// What one end does.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
-    pub(super) sends: Flow,
-    pub(super) receives: Flow,
+    pub(super) sends: Pattern,
+    pub(super) receives: Pattern,
     pub(super) ending: Ending,
     /// What must have become of the other direction, where it is known.
     pub(super) expects: Expects,
     /// How long it waits before each piece that it reads.
-    pub(super) sloth: Duration,
+    pub(super) delay: Duration,
 }
 
 /// How one end ends its stream, if it does.
@@ -141,8 +141,8 @@ async fn receive(
     let bytes = part.receives.bytes();
     let mut buffer = vec![0; PIECE];
     loop {
-        if !part.sloth.is_zero() {
-            tokio::time::sleep(part.sloth).await;
+        if !part.delay.is_zero() {
+            tokio::time::sleep(part.delay).await;
         }
         from.readable().await?;
         match from.try_read(&mut buffer) {

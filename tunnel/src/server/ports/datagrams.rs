@@ -1,4 +1,5 @@
-//! Static UDP forwards: a public port, each of whose visitors is a flow, and each flow a stream to one target of one agent.
+//! Static UDP forwards: the datagrams of each visitor are a flow, and each flow has a stream to the
+//! target.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -13,41 +14,44 @@ use tokio_util::sync::CancellationToken;
 use crate::io::socket::{DatagramListener, Replies};
 use crate::metrics::Dropped;
 use crate::relay::datagrams;
-use crate::relay::datagrams::{Inlet, Outlet, carry, count};
+use crate::relay::datagrams::{QueueReceiver, QueueSender, carry, count_dropped};
 use crate::server::config::Forward;
 use crate::server::config::port::Port;
-use crate::server::ports::forward::visit;
+use crate::server::ports::forward::open_request;
 use crate::server::shared::Shared;
 use crate::session::Opening;
 
-/// For how long datagrams of a visitor are dropped after its flow was refused, so that not each of them asks again.
+/// How long datagrams of a visitor are dropped after its flow was refused, so that not every
+/// datagram opens a stream.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The flows of one listener by their visitors.
 #[derive(Debug, Default)]
 struct Flows {
-    inlets: Mutex<HashMap<SocketAddr, Inlet>>,
+    senders: Mutex<HashMap<SocketAddr, QueueSender>>,
 }
 
 impl Flows {
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Inlet>> {
-        self.inlets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, QueueSender>> {
+        self.senders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A place among the flows. When it goes, the visitor's next datagram begins a new flow.
-struct Place {
+/// An entry in the table of flows. Dropping it removes the entry: the visitor's next datagram
+/// begins a new flow.
+struct FlowSlot {
     flows: Arc<Flows>,
     visitor: SocketAddr,
 }
 
-impl Drop for Place {
+impl Drop for FlowSlot {
     fn drop(&mut self) {
         self.flows.lock().remove(&self.visitor);
     }
 }
 
-/// Serves a listener. Its flows end with it, since without it no datagram reaches them, and when they would go elsewhere now.
+/// Serves a listener. Its flows end with it, because only it can receive their datagrams, and when
+/// the destination changes.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     listener: &DatagramListener,
@@ -79,20 +83,21 @@ async fn serve_forward(
     let mut buffer = BytesMut::new();
     loop {
         let visitor = listener.receive(&mut buffer).await;
-        let inlet = flows.lock().get(&visitor).cloned();
-        let result = inlet
+        let sender = flows.lock().get(&visitor).cloned();
+        let result = sender
             .map_or_else(
                 || begin(shared, forward, &flows, listener, visitor, &listening),
                 Ok,
             )
-            .and_then(|inlet| inlet.offer(Bytes::copy_from_slice(&buffer)));
+            .and_then(|sender| sender.try_send(Bytes::copy_from_slice(&buffer)));
         if let Err(dropped) = result {
-            count(Some(&shared.metrics), dropped);
+            count_dropped(Some(&shared.metrics), dropped);
         }
     }
 }
 
-/// Opens a stream for a visitor that has none and hands it to the session, which owns the task from then on.
+/// Begins a flow: opens a stream for a visitor that has none. The session's scope owns the task
+/// from then on.
 fn begin(
     shared: &Arc<Shared>,
     forward: &Forward,
@@ -100,22 +105,22 @@ fn begin(
     listener: &DatagramListener,
     visitor: SocketAddr,
     listening: &CancellationToken,
-) -> Result<Inlet, Dropped> {
+) -> Result<QueueSender, Dropped> {
     let config = shared.config.datagrams;
     if flows.lock().len() >= config.flows_max {
         return Err(Dropped::Flows);
     }
-    let opened = shared.open(visit(forward));
+    let opened = shared.open(open_request(forward));
     let (route, opening) = opened.map_err(|_| Dropped::Stream)?;
-    let (inlet, outlet) = datagrams::queue(config.queue);
-    flows.lock().insert(visitor, inlet.clone());
+    let (sender, receiver) = datagrams::queue(config.queue);
+    flows.lock().insert(visitor, sender.clone());
     let flow = Flow {
-        place: Place {
+        slot: FlowSlot {
             flows: Arc::clone(flows),
             visitor,
         },
         opening,
-        outlet,
+        receiver,
         replies: listener.replies(visitor),
     };
     let (shared, listening) = (Arc::clone(shared), listening.clone());
@@ -124,30 +129,30 @@ fn begin(
             .run_until_cancelled_owned(flow.serve(&shared))
             .await;
     });
-    Ok(inlet)
+    Ok(sender)
 }
 
-/// One visitor's datagrams and their stream. When it is dropped, so is the stream: it is reset.
+/// One visitor's datagrams and their stream. Dropping it resets the stream.
 struct Flow {
-    place: Place,
+    slot: FlowSlot,
     opening: Opening,
-    outlet: Outlet,
+    receiver: QueueReceiver,
     replies: Replies,
 }
 
 impl Flow {
     async fn serve(self, shared: &Shared) {
-        let Place { visitor, .. } = self.place;
+        let FlowSlot { visitor, .. } = self.slot;
         let owner = self.opening.owner();
         match shared.accepted(self.opening).await {
             Ok(stream) => {
                 let send = |datagram: &[u8]| self.replies.send(datagram);
                 let idle = Some(shared.config.datagrams.idle);
-                let ending = carry(stream, self.outlet, send, idle, Some(&shared.metrics)).await;
-                tracing::debug!(%visitor, stream = owner.stream, %ending, "flow over");
+                let ending = carry(stream, self.receiver, send, idle, Some(&shared.metrics)).await;
+                tracing::debug!(%visitor, stream = owner.stream, %ending, "flow ended");
             }
             Err(_) => {
-                drop(self.outlet);
+                drop(self.receiver);
                 tokio::time::sleep(REFUSAL_PAUSE).await;
             }
         }
