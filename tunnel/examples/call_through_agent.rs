@@ -1,4 +1,5 @@
-//! A server, an agent and a small HTTP service in one process: calls the service through the agent and prints what it says.
+//! A server, an agent and a small HTTP service in one process: calls the service through the agent
+//! and prints what it says.
 //!
 //!     cargo run -p tunnel --example call_through_agent
 
@@ -41,7 +42,7 @@ pub(crate) async fn call() -> Result<String, Box<dyn Error>> {
     let token = Token::new("a-secret-of-32-characters-or-more", "the example")?;
     let server = Server::start(server::Config::new("127.0.0.1:0".parse()?, token.clone())).await?;
 
-    // The private side, which would run elsewhere. It dials what its policy allows, and nothing else.
+    // The private side, which usually runs elsewhere. It dials only what its policy allows.
     let url = format!("ws://{}/connect", server.front()).parse()?;
     let policy = Policy::new(vec![target.to_string().parse()?]);
     let agent = Agent::start(
@@ -62,7 +63,7 @@ pub(crate) async fn call() -> Result<String, Box<dyn Error>> {
     let body = response.into_body().collect().await?.to_bytes();
     let said = format!("{status}: {}", String::from_utf8_lossy(&body));
 
-    // Everything is asked to end and waited for: no task and no socket is left.
+    // End everything and wait for it: no task and no socket is left.
     drop(client);
     tasks.end(Duration::from_secs(1)).await;
     agent.drain(Duration::from_secs(1)).await;
@@ -80,7 +81,7 @@ async fn serve(listener: Listener, tasks: scope::Handle) {
                 Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text))))
             });
             let connection = hyper::server::conn::http1::Builder::new();
-            // A caller that leaves early is no fault of the service.
+            // A broken connection is not an error of the service.
             let _ = connection
                 .serve_connection(TokioIo::new(socket), service)
                 .await;

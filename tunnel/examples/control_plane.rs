@@ -1,12 +1,13 @@
-//! A control plane with the tunnel inside: it lists its agents, and calls private services through them.
+//! A control plane with the tunnel inside: it lists its agents, and calls private services through
+//! them.
 //!
 //!     export TUNNEL_TOKEN=$(openssl rand -hex 32)
 //!     cargo run -p tunnel --example control_plane -- 127.0.0.1:8080 127.0.0.1:8123
 //!     tunnel agent --server ws://127.0.0.1:8123/connect --name home --allow 127.0.0.1:9000
 //!     curl http://127.0.0.1:8080/agents
 //!     curl http://127.0.0.1:8080/call/home/127.0.0.1:9000/some/path
-//!
-//! Whoever reaches the first address can call whatever the agents allow: a real one asks who is calling.
+//! Anyone who can connect to the first address can call what the agents allow. A real control plane
+//! authenticates its callers.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -29,13 +30,15 @@ use tunnel::io::socket::{Listener, NOBODY, Role, Socket};
 use tunnel::io::token::Token;
 use tunnel::{Connector, Server, server};
 
-/// How many agents' clients are kept. An agent's name comes from the caller, so there must be a bound.
+/// The most clients that are kept. The agent's name comes from the caller, so there must be a
+/// limit.
 const CLIENTS_MAX: usize = 1000;
 
 #[derive(Clone)]
 struct ControlPlane {
     server: Arc<Server>,
-    /// One client for each agent, since a pool tells its connections apart by host and port only.
+    /// One client for each agent, because a pool distinguishes its connections only by host and
+    /// port.
     clients: Arc<Mutex<HashMap<String, Client<Connector, Body>>>>,
     tasks: scope::Handle,
 }
@@ -124,7 +127,8 @@ impl ControlPlane {
     }
 }
 
-/// Accepts axum's connections through the tunnel's socket module, so that a tracer knows their owners.
+/// Accepts axum's connections through the tunnel's socket module, so that a tracer knows their
+/// owners.
 pub(crate) struct TunnelListener(pub(crate) Listener);
 
 impl axum::serve::Listener for TunnelListener {

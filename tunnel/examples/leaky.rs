@@ -1,9 +1,8 @@
-//! A proxy that forgets upstream sockets the way remotedialer did, for the tracer to convict.
-//!
-//! Each HTTP request gets a client of its own with a connection of its own, and keep-alive. Now and then the client is
-//! forgotten when the request is over: its connection sits in a pool that nobody empties and that has no idle timeout.
-//! The counter of added connections grows, the counter of removed ones does not. Everything else is in order, and
-//! every socket is annotated.
+//! A proxy that leaks upstream sockets like rancher/remotedialer did, for the tracer to find. Each
+//! HTTP request gets a client and a connection of its own, with keep-alive. Now and then the client
+//! is forgotten when the request ends: its connection stays in a pool that is never emptied and has
+//! no idle timeout. The counter of added connections grows, and the counter of removed ones does
+//! not. Otherwise the proxy is correct, and every socket is annotated.
 //!
 //!     leaky --listen 127.0.0.1:0 --metrics 127.0.0.1:0 --leak-every 10
 
@@ -61,7 +60,7 @@ struct Proxy {
     metrics: SessionMetrics,
     /// Each END is sent through the front's listener, which outlives every connection.
     listener: Mark,
-    /// The leak: a pool of clients that nobody asks again.
+    /// The leak: a pool of clients that are never used again.
     forgotten: Mutex<Vec<Box<dyn Any + Send>>>,
 }
 
@@ -272,7 +271,7 @@ async fn serve_request(
     Ok(response.map(|body| Either::Left(ExchangeBody { body, exchange })))
 }
 
-/// A request that is being served; when it goes, the request is over.
+/// A request that is being served. Dropping it ends the request.
 struct Exchange {
     listener: Mark,
     visitor: Mark,

@@ -1,4 +1,4 @@
-//! The private side: dials the server, and dials for the server what its policy allows.
+//! The private side: connects to the server, and dials the targets that its policy allows.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,7 +25,8 @@ use crate::relay::splice;
 use crate::session::Session;
 use crate::uplink::keyring::Keyring;
 
-/// A running agent. Dropping it drops its tasks and their sockets; [`Agent::drain`] ends it in order.
+/// A running agent. Dropping it aborts its tasks and closes their sockets. [`Agent::drain`] shuts
+/// it down gracefully.
 #[derive(Debug)]
 pub struct Agent {
     scope: Scope,
@@ -39,16 +40,16 @@ struct Shared {
     keyring: Keyring,
     policy: RwLock<Policy>,
     metrics: Option<Arc<Metrics>>,
-    /// Tells its links from those of another agent of this name.
+    /// Distinguishes its links from those of another agent of the same name.
     instance: u64,
-    /// Cancelled when no link is to be made any more: the agent drains or ends.
+    /// Cancelled when the agent drains or ends: no more links are made.
     over: CancellationToken,
-    /// The sessions by the slots of their links.
+    /// The sessions, by the slot of their link.
     sessions: watch::Sender<BTreeMap<u8, Session>>,
 }
 
 impl Agent {
-    /// Starts an agent, which connects and stays connected.
+    /// Starts an agent. It connects, and reconnects when a link ends.
     #[must_use]
     pub fn start(config: Config, metrics: Option<Arc<Metrics>>) -> Self {
         let scope = Scope::new();
@@ -74,31 +75,31 @@ impl Agent {
         Self { scope, shared }
     }
 
-    /// Returns the counters, if it has any.
+    /// Returns the metrics, if it has any.
     #[must_use]
     pub fn counters(&self) -> Option<&Metrics> {
         self.shared.metrics.as_deref()
     }
 
-    /// Replaces what may be dialed from now on. Streams that are open go on.
+    /// Replaces the policy for new streams. Open streams go on.
     pub fn set_policy(&self, policy: Policy) {
         let current = self.shared.policy.write();
         *current.unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
-    /// Replaces the secret that the next links are made with.
+    /// Replaces the token for new links.
     pub fn set_token(&self, token: Token) {
         self.shared.keyring.replace(token);
     }
 
-    /// Waits until the agent is connected, by whatever link.
+    /// Waits until at least one link is up.
     pub async fn connected(&self) {
         let mut sessions = self.shared.sessions.subscribe();
         // The sender lives as long as `self`.
         let _ = sessions.wait_for(|sessions| !sessions.is_empty()).await;
     }
 
-    /// Waits until the agent is not connected.
+    /// Waits until no link is up.
     pub async fn disconnected(&self) {
         let mut sessions = self.shared.sessions.subscribe();
         // The sender lives as long as `self`.
@@ -118,7 +119,8 @@ impl Agent {
         }
     }
 
-    /// Takes no new streams, waits until `deadline` for those that are open, resets the rest and ends every link.
+    /// Stops taking streams, waits up to `deadline` for the open ones, resets the rest and ends
+    /// every link.
     pub async fn drain(self, deadline: Duration) {
         self.shared.over.cancel();
         let sessions = self.shared.sessions();
@@ -136,7 +138,7 @@ impl Agent {
         if !in_time && streams > 0 {
             tracing::warn!(
                 streams,
-                "streams are left at the drain deadline; they are reset"
+                "streams are still open at the drain deadline; resetting them"
             );
         }
         self.scope.end(TEARDOWN).await;

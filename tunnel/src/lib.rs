@@ -1,21 +1,20 @@
-//! A reverse tunnel over one WebSocket whose every socket the kernel can vouch for.
-//!
-//! The core (crate `tunnel-proto`, re-exported here) decides: it has no socket, no task, no clock and
-//! no `unsafe`. The shell around it does, in layers that import downwards only:
+//! A reverse tunnel over one WebSocket whose every socket the kernel can vouch for. The protocol is
+//! in the crate `tunnel-proto`, which is re-exported here. It has no sockets, no tasks, no clock
+//! and no `unsafe`. The I/O is in this crate, in layers that import downwards only:
 //!
 //! | layer | what it owns |
 //! |---|---|
-//! | [`server`], [`agent`], [`admin`] | the two ends, and the port that shows what they do |
-//! | `uplink`, [`relay`] | how a link to a server is made and kept; how streams are joined to sockets |
+//! | [`server`], [`agent`], [`admin`] | the two ends, and their admin port |
+//! | [`uplink`], [`relay`] | connecting to a server and reconnecting; joining streams and sockets |
 //! | [`session`] | the streams of one link |
-//! | [`metrics`] | what is counted |
+//! | [`metrics`] | Prometheus metrics |
 //! | [`io`] | sockets, TLS, tasks, files, time: the only code that touches the system |
 //!
-//! # In a program of one's own
-//!
-//! [`Server`] and [`Agent`] run inside of any tokio program. A control plane reaches what an agent may dial as if it were on its own network:
-//! [`Dialer::dial`] gives a [`Stream`], which is `AsyncRead` and `AsyncWrite`; [`Dialer::client`] gives hyper's HTTP client over such streams.
-//! `examples/control_plane.rs` and `examples/call_through_agent.rs` are whole programs.
+//! # Embedding
+//! [`Server`] and [`Agent`] run inside any tokio program. A control plane can reach the targets of
+//! an agent as if they were on its own network. [`Dialer::dial`] returns a [`Stream`], which is
+//! `AsyncRead` and `AsyncWrite`. [`Dialer::client`] returns hyper's HTTP client over such streams.
+//! `examples/control_plane.rs` and `examples/call_through_agent.rs` are complete programs.
 //!
 //! ```no_run
 //! use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,7 +24,7 @@
 //! let token = Token::new(&std::env::var("TUNNEL_TOKEN")?, "TUNNEL_TOKEN")?;
 //! let server = Server::start(server::Config::new("0.0.0.0:8123".parse()?, token)).await?;
 //!
-//! // Some time later an agent called "home" is connected, and allows 127.0.0.1:9000.
+//! // Later an agent called "home" has connected, and it allows 127.0.0.1:9000.
 //! let mut stream = server.dialer("home").dial("tcp/127.0.0.1:9000").await?;
 //! stream.write_all(b"hello").await?;
 //! stream.shutdown().await?;

@@ -1,5 +1,5 @@
-//! What the program itself believes: Prometheus counters. Ours begin with `watertight_`; those of remotedialer are there for who
-//! asks for them, so that its dashboards go on working.
+//! Prometheus metrics. Our names begin with `watertight_`. The metrics of remotedialer are
+//! optional: with them, its dashboards go on working.
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use crate::metrics::lifetimes::Lifetimes;
 pub use crate::metrics::sessions::{PeerMetrics, SessionMetrics};
 pub use crate::metrics::streams::StreamMetrics;
 
-/// Whose names and labels the counters have besides our own.
+/// A program under whose metric names and labels the counters are exported as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compat {
-    /// Those of rancher/remotedialer.
+    /// rancher/remotedialer.
     Remotedialer,
 }
 
-/// The counters of one server or agent.
+/// The metrics of one server or agent.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -52,11 +52,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Creates the counters and registers them.
+    /// Creates and registers the metrics.
     ///
     /// # Errors
     ///
-    /// When a name is taken twice, which a test rules out.
+    /// A name is registered twice, which a test rules out.
     pub fn new(compat: Option<Compat>) -> Result<Arc<Self>, prometheus::Error> {
         let registry = Registry::new();
         let gauge = |name: &str, help: &str| {
@@ -82,7 +82,7 @@ impl Metrics {
             received: bytes.with_label_values(&["from_peer"]),
             open_failures: counters(
                 "watertight_open_failures_total",
-                "Streams that were refused or could not be dialed, by reason.",
+                "Streams that were refused or whose target could not be dialed, by reason.",
                 "reason",
             )?,
             connect_failures: counters(
@@ -97,12 +97,14 @@ impl Metrics {
             )?,
             limit_rejections: counters(
                 "watertight_limit_rejections_total",
-                "What a configured limit refused, by limit.",
+                "Requests, connections, streams and frames that a configured limit refused, by \
+                 limit.",
                 "limit",
             )?,
             agents_refused: counters(
                 "watertight_agents_refused_total",
-                "Requests for a link that were refused, by HTTP status: 401 is a token that is not good.",
+                "Requests for a link that were refused, by HTTP status. 401 means that the token \
+                 is not valid.",
                 "status",
             )?,
             tls_handshake_failures: counters(
@@ -118,7 +120,8 @@ impl Metrics {
             throttled: {
                 let throttled = Counter::new(
                     "watertight_throttled_seconds_total",
-                    "Waits that were imposed on streams by their agent's bytes a second, summed over the streams.",
+                    "Time that streams waited because of their agent's limit of bytes per second, \
+                     summed over the streams.",
                 )?;
                 registry.register(Box::new(throttled.clone()))?;
                 throttled
@@ -134,7 +137,7 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// A series that is there from the beginning can be subtracted and alerted on.
+    /// Creates every series at zero, so that rates and alerts work from the start.
     fn begin_at_zero(&self) {
         let reasons = Reason::ALL.iter().map(|reason| reason.name());
         for reason in reasons.chain(NO_ROUTE) {
@@ -160,11 +163,11 @@ impl Metrics {
         }
     }
 
-    /// Returns all counters in the Prometheus text format.
+    /// Returns all metrics in the Prometheus text format.
     ///
     /// # Errors
     ///
-    /// When a metric cannot be written as text.
+    /// A metric cannot be written as text.
     pub fn text(&self) -> Result<String, prometheus::Error> {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let tasks = runtime.metrics().num_alive_tasks();
@@ -173,7 +176,7 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 
-    /// Returns how many streams there are.
+    /// Returns the number of streams.
     #[must_use]
     pub fn streams(&self) -> i64 {
         self.streams.get()
@@ -195,7 +198,7 @@ impl Metrics {
         self.stream_timeouts.with_label_values(&[name]).inc();
     }
 
-    /// Counts what a limit refused.
+    /// Counts a refusal by a limit.
     pub fn limit_rejected(&self, limit: &str) {
         self.limit_rejections.with_label_values(&[limit]).inc();
     }
@@ -229,11 +232,11 @@ fn counters(
     Ok(counters)
 }
 
-/// What went to the link in messages of streams, their heads included, in bytes.
+/// Bytes of streams that were sent over the link, message headers included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transmitted {
     /// In messages with payload.
     pub data: usize,
-    /// In messages that abandon or end a stream with an error.
+    /// In messages that reset a stream or end it with an error.
     pub errors: usize,
 }

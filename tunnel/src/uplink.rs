@@ -1,4 +1,4 @@
-//! How a link to a server is made and kept up, by an agent and by a peer.
+//! Links to a server: an agent or a peer dials, authenticates and reconnects.
 
 pub mod backoff;
 pub(crate) mod dial;

@@ -1,4 +1,4 @@
-//! What an agent needs to know.
+//! The configuration of an agent.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,36 +15,38 @@ use crate::session::link;
 use crate::uplink::ServerUrl;
 use crate::uplink::proxy::Proxy;
 
-/// What an agent needs to know.
+/// The configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The server's `wss://HOST:PORT/connect`, or `ws://HOST:PORT/connect` without TLS.
     pub server: ServerUrl,
-    /// Which servers are trusted, and who this agent is to them. Means nothing without TLS.
+    /// Which servers are trusted, and the certificate that this agent shows. It has no effect
+    /// without TLS.
     pub tls: tls::Client,
-    /// The name under which visitors ask for this agent.
+    /// The name by which visitors reach this agent.
     pub name: String,
-    /// The proxy through which the server is reached. Targets are not.
+    /// The proxy for the connection to the server. It is not used for targets.
     pub proxy: Option<Proxy>,
-    /// What may be dialed.
+    /// Which targets may be dialed.
     pub policy: Policy,
-    /// The secret that the server knows.
+    /// The token that authenticates this agent to the server.
     pub token: Token,
-    /// Set when the secret is an invitation's: with the first handshake it is exchanged for one that is this agent's own, which is kept
-    /// in the file, if one is named, for later runs.
+    /// Set if the token is an invitation. The first handshake exchanges it for a token of this
+    /// agent's own, which is kept in the file for later runs.
     pub invited: Option<Invited>,
-    /// How long resolving and dialing a target may take together.
+    /// How long resolving and dialing a target may take in total.
     pub dial_timeout: Duration,
-    /// How long connecting to the server and its handshake may take together.
+    /// How long connecting to the server may take, handshake included.
     pub connect_timeout: Duration,
-    /// Links to the server at once, 1 to [`LINKS_MAX`](tunnel_proto::wire::handshake::LINKS_MAX); what lies outside counts as the nearer end. Streams are spread over
-    /// them, and a link that dies costs its own only.
+    /// Links to the server at once, clamped to 1 to
+    /// [`LINKS_MAX`](tunnel_proto::wire::handshake::LINKS_MAX). Streams are spread over them. When
+    /// a link dies, only its own streams end.
     pub links: u8,
-    /// The first and the longest wait between attempts to connect.
+    /// The shortest and the longest wait between attempts to connect.
     pub backoff: (Duration, Duration),
-    /// How the server talks.
+    /// The dialect of the server.
     pub dialect: Dialect,
-    /// The request header that carries the secret instead of `Authorization: Bearer`.
+    /// The request header that carries the token instead of `Authorization: Bearer`.
     pub token_header: Option<HeaderName>,
     /// Bounds of the session.
     pub mux: mux::native::Config,
@@ -59,7 +61,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Returns the defaults around what has none.
+    /// Returns a configuration with defaults for everything else.
     #[must_use]
     pub fn new(server: ServerUrl, name: String, policy: Policy, token: Token) -> Self {
         Self {
@@ -85,11 +87,12 @@ impl Config {
     }
 }
 
-/// What becomes of an invitation.
+/// How an invitation is used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Invited {
-    /// The file that the agent's own token is written to, readable by its owner only.
+    /// The file for the agent's own token. Only its owner can read it.
     pub keep: Option<PathBuf>,
-    /// What an earlier run kept there. It is tried first, since an invitation is good once.
+    /// The token that an earlier run stored there. It is tried first, because an invitation works
+    /// only once.
     pub kept: Option<Token>,
 }

@@ -1,4 +1,4 @@
-//! Makes the connection to a target: resolve, check, dial, all within one deadline.
+//! Connects to a target: resolves its name, checks the policy and dials, all within one deadline.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,11 +22,12 @@ pub(crate) enum Dialed {
     Datagrams(DatagramSocket),
 }
 
-/// Dials the first allowed address that answers. Dropping the future drops every socket of the attempt.
+/// Dials the first allowed address that answers. Dropping the future drops every socket of the
+/// attempt.
 ///
 /// # Errors
 ///
-/// The reason that the opener is told.
+/// The reason that is sent to the opener.
 pub(crate) async fn dial(
     target: &Target,
     owner: Owner,
@@ -71,7 +72,7 @@ async fn dial_first(
     .await
 }
 
-/// Takes the first address that there is a way to; nobody answers.
+/// Takes the first address that has a route. UDP has no answer to wait for.
 async fn dial_datagrams(
     addresses: Vec<SocketAddr>,
     target: &Target,
@@ -87,7 +88,7 @@ async fn dial_datagrams(
     Err(failure)
 }
 
-/// Returns the addresses of `endpoint` that may be dialed. Nothing is resolved again afterwards.
+/// Returns the addresses of `endpoint` that may be dialed. The name is not resolved again.
 async fn resolve(
     endpoint: &Endpoint,
     owner: Owner,
@@ -116,7 +117,11 @@ fn allowed(
         address.set_ip(address.ip().to_canonical());
         let allowed = policy.allows(by, endpoint, *address);
         if !allowed {
-            tracing::debug!(%endpoint, %address, "the policy does not allow this address; an --allow for it would");
+            tracing::debug!(
+                %endpoint,
+                %address,
+                "the policy does not allow this address; an --allow for it would"
+            );
         }
         allowed
     });
@@ -133,20 +138,23 @@ async fn dial_unix(
     policy: &Policy,
 ) -> Result<Socket, Reason> {
     let (policy, path) = (policy.clone(), path.clone());
-    // A file system that hangs cannot be called off; nothing but the file is held.
+    // A hanging file system call cannot be cancelled. It holds nothing but the file.
     let found = tokio::task::spawn_blocking(move || find(Path::new(path.as_str()), &policy)).await;
     let file = found.unwrap_or(Err(Reason::Unreachable))?;
     let dialed = file.dial(Role::Stream, owner, &label(target)).await;
     dialed.map_err(|error| reason(target, PeerAddr::Unix, &error))
 }
 
-/// Finds the file of a socket that may be dialed. A path that no rule is about is not looked at, so that its answer tells nothing of
-/// what there is.
+/// Finds the file of a socket that may be dialed. A path that no rule covers is not looked up, so
+/// that the answer does not reveal which files exist.
 fn find(path: &Path, policy: &Policy) -> Result<SocketFile, Reason> {
     let as_written = |directory: &Path| Some(directory.to_owned());
     let resolved = |directory: &Path| directory.canonicalize().ok();
     if !policy.allows_unix(path, as_written) && !policy.allows_unix(path, resolved) {
-        tracing::debug!(path = %path.display(), "the policy does not allow this socket; --allow unix:PATH would");
+        tracing::debug!(
+            path = %path.display(),
+            "the policy does not allow this socket; --allow unix:PATH would"
+        );
         return Err(Reason::Denied);
     }
     let file = SocketFile::find(path).map_err(|error| {
@@ -154,7 +162,11 @@ fn find(path: &Path, policy: &Policy) -> Result<SocketFile, Reason> {
         Reason::Unresolved
     })?;
     if !policy.allows_unix(file.path(), resolved) {
-        tracing::debug!(path = %path.display(), file = %file.path().display(), "the path leads to a socket that the policy does not allow");
+        tracing::debug!(
+            path = %path.display(),
+            file = %file.path().display(),
+            "the path leads to a socket that the policy does not allow"
+        );
         return Err(Reason::Denied);
     }
     Ok(file)

@@ -1,4 +1,4 @@
-//! What an agent shows at an admin port.
+//! What an agent shows at its admin port.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Keeps the links to the server up and serves the streams that the server opens.
+//! Keeps the links to the server connected and serves the streams that the server opens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +26,14 @@ use crate::session::{Core, Incoming, Session, Stream};
 use crate::uplink::dial::{ConnectError, Uplink};
 use crate::uplink::reconnect::{LinkHandler, keep_connected};
 
-/// How long tasks may take to let go after everything they wait for has ended.
+/// How long tasks may take to end after they were cancelled.
 pub(super) const TEARDOWN: Duration = Duration::from_secs(2);
 
-/// Keeps one link up until the agent drains or ends.
+/// Keeps one link connected until the agent drains or ends.
 pub(super) async fn stay_connected(shared: Arc<Shared>, slot: u8, handle: scope::Handle) {
     let config = &shared.config;
     if slot > 0 {
-        // An invitation is good for one link.
+        // An invitation works for one link only.
         tokio::select! {
             biased;
             () = shared.over.cancelled() => return,
@@ -86,7 +86,7 @@ impl LinkHandler for ServerLink {
     }
 }
 
-/// Serves one link to its end. The session owns every task that serves one of its streams.
+/// Serves one link until it ends. The session's scope owns the tasks of its streams.
 async fn serve(
     shared: &Arc<Shared>,
     websocket: WebSocketStream<Transport>,
@@ -114,7 +114,13 @@ async fn serve(
         }
     };
     let session = Session::new(id, core, shared.clock, link_socket, metrics);
-    tracing::info!(session = id, server = %shared.config.server, agent = shared.config.name, link = slot, "connected");
+    tracing::info!(
+        session = id,
+        server = %shared.config.server,
+        agent = shared.config.name,
+        link = slot,
+        "connected"
+    );
     let scope = Scope::new();
     scope.spawn(accept_streams(
         Arc::clone(shared),
@@ -159,7 +165,7 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     let target = std::str::from_utf8(incoming.target())
         .ok()
         .and_then(|text| text.parse::<Target>().ok());
-    // remotedialer's dialect cannot say where a datagram ends.
+    // remotedialer's dialect has no datagram boundaries.
     let target = target.filter(|target| match (target, shared.config.dialect) {
         (Target::Udp(_), Dialect::Remotedialer) => false,
         (_, Dialect::Native | Dialect::Remotedialer) => true,
@@ -203,7 +209,8 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     }
 }
 
-/// Carries the datagrams of a flow. When it is over, so is the stream, and then the socket goes.
+/// Carries the datagrams of a flow until it ends. Then the stream ends, and after it the socket is
+/// closed.
 async fn serve_flow(shared: &Shared, socket: DatagramSocket, stream: Stream) {
     let metrics = shared.metrics.as_deref();
     let (sender, receiver) = datagrams::queue(shared.config.datagrams.queue);
@@ -215,7 +222,7 @@ async fn serve_flow(shared: &Shared, socket: DatagramSocket, stream: Stream) {
             }
         }
     };
-    // The server knows when a flow is idle.
+    // The server enforces the idle timeout.
     let send = |datagram: &[u8]| socket.send(datagram);
     let carry = datagrams::carry(stream, receiver, send, None, metrics);
     tokio::select! {

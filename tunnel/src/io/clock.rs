@@ -1,20 +1,20 @@
-//! The one place that reads time. Cores get it as an argument.
+//! The only place that reads the time. Cores get it as an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tunnel_proto::Time;
 
-/// Counts time from its creation; it stands still when tokio's time is paused.
+/// Measures the time since its creation. It stands still while tokio's time is paused.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
 }
 
 impl Clock {
-    /// Starts counting.
+    /// Starts a clock.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "the clock is where time is read")]
+    #[expect(clippy::disallowed_methods, reason = "only the clock reads the time")]
     pub fn start() -> Self {
         Self {
             origin: Instant::now(),
@@ -35,9 +35,9 @@ impl Clock {
     }
 }
 
-/// Returns the time of day, which certificates go by.
+/// Returns the wall-clock time, for the validity of certificates.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "the clock is where time is read")]
+#[expect(clippy::disallowed_methods, reason = "only the clock reads the time")]
 pub fn wall() -> std::time::SystemTime {
     std::time::SystemTime::now()
 }

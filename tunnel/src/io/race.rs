@@ -1,4 +1,4 @@
-//! Which of several addresses answers first: "Happy Eyeballs" (RFC 8305).
+//! Connects to the first of several addresses that answers: "Happy Eyeballs" (RFC 8305).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-/// How long an attempt is alone before the next one begins (RFC 8305, section 8).
+/// How long an attempt runs before the next one begins (RFC 8305, section 8).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Attempts one address after the other: the next one as soon as one failed, or after [`ATTEMPT_DELAY`]. The first success is
-/// returned, and every other attempt has been dropped by then. Without a success it is the last failure; without addresses `none`.
+/// Attempts one address after the other. The next attempt begins when one fails, or after
+/// [`ATTEMPT_DELAY`]. Returns the first success; all other attempts are dropped by then. If all
+/// fail it returns the last error, and without addresses it returns `none`.
 pub(crate) async fn race<T, E, F>(
     addresses: Vec<SocketAddr>,
     none: E,
@@ -39,7 +40,8 @@ where
     }
 }
 
-/// Takes the families in turn, beginning with that of the first address; within a family the order is kept (RFC 8305, section 4).
+/// Alternates the address families, beginning with that of the first address. Within a family the
+/// order is kept (RFC 8305, section 4).
 pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let leads_v4 = addresses.first().is_some_and(SocketAddr::is_ipv4);
     let (first, second): (Vec<_>, Vec<_>) = addresses
@@ -84,7 +86,8 @@ mod tests {
         }
     }
 
-    /// Attempts that take the milliseconds of their port and succeed if it is even; logs when each began.
+    /// Attempts that take the milliseconds of their port and succeed if it is even; logs when each
+    /// began.
     struct Track {
         clock: Clock,
         began: Mutex<Vec<(u16, u128)>>,

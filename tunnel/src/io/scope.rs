@@ -1,4 +1,4 @@
-//! Who owns a task. No task exists outside of a scope, and ending a scope is explicit and awaited.
+//! Scopes own tasks. Every task belongs to a scope, and ending a scope is explicit and awaited.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,20 +7,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How a scope came to its end.
+/// How a scope ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Every task returned by itself.
     Joined,
-    /// At least one task had to be dropped when the deadline passed.
+    /// At least one task was aborted at the deadline.
     Aborted,
 }
 
-/// A set of tasks with one owner.
-///
-/// [`Scope::end`] asks them to stop, joins them, and drops those that have not returned at the
-/// deadline. Dropping a scope without that drops its tasks too, but nobody waits for it: it is the
-/// safety net and not the mechanism.
+/// A set of tasks with one owner. [`Scope::end`] cancels them, joins them, and aborts those that
+/// have not ended by the deadline. Dropping a scope aborts its tasks without waiting for them. That
+/// is a safety net.
 #[derive(Debug, Default)]
 pub struct Scope {
     handle: Handle,
@@ -52,12 +50,12 @@ impl Scope {
         self.handle.spawn(task);
     }
 
-    /// Spawns a task that is dropped as soon as the scope is asked to stop.
+    /// Spawns a task that is aborted as soon as the scope is cancelled.
     pub fn spawn_interruptible(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.handle.spawn_interruptible(task);
     }
 
-    /// Returns the token that tells tasks to stop.
+    /// Returns the token that is cancelled when tasks should stop.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         self.handle.cancelled()
@@ -106,7 +104,7 @@ impl Handle {
         self.spawn_boxed(Box::pin(task));
     }
 
-    /// Boxed, because a future that wraps another has room for it several times over.
+    /// The task is boxed, because each future that wraps another one would hold it by value.
     fn spawn_boxed(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
         // Counted before the scope is looked at: a scope that is asked to stop in between waits for
         // the task.
@@ -127,7 +125,7 @@ impl Handle {
         self.tasks.len()
     }
 
-    /// Spawns a task that is dropped as soon as the scope is asked to stop.
+    /// Spawns a task that is aborted as soon as the scope is cancelled.
     pub fn spawn_interruptible(&self, task: impl Future<Output = ()> + Send + 'static) {
         let (cancel, task) = (self.cancel.clone(), Box::pin(task));
         self.spawn_boxed(Box::pin(async move {
@@ -135,14 +133,14 @@ impl Handle {
         }));
     }
 
-    /// Returns the token that tells tasks to stop.
+    /// Returns the token that is cancelled when tasks should stop.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancel
     }
 }
 
-/// What hyper spawns is the scope's, too: it is dropped as soon as the scope is asked to stop.
+/// The scope owns hyper's tasks as well. They are aborted as soon as the scope is cancelled.
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Handle {
     fn execute(&self, task: F) {
         self.spawn_interruptible(task);

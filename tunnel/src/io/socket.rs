@@ -1,8 +1,8 @@
 //! The socket module: every socket is made, annotated and released here.
 //!
-//! A [`Socket`] is owned by one task, which its scope owns; dropping it releases the only descriptor, since descriptors are never
-//! copied. A [`Mark`] can annotate a socket and does not keep it open. Annotations are news for a tracer and never
-//! matter to the tunnel's work: without one they do nothing.
+//! A [`Socket`] is owned by one task, which its scope owns. Descriptors are never duplicated, so
+//! dropping the socket closes it. A [`Mark`] can annotate a socket without keeping it open.
+//! Annotations inform a tracer. Without one they have no effect.
 
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
@@ -43,10 +43,10 @@ pub struct Socket {
     peer: PeerAddr,
 }
 
-/// The other end of a socket.
+/// The address of a socket's other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerAddr {
-    /// One with an address.
+    /// An IP address and port.
     Inet(SocketAddr),
     /// A process of this machine.
     Unix,
@@ -62,7 +62,7 @@ impl fmt::Display for PeerAddr {
 }
 
 impl Socket {
-    /// Dials `address`. The socket is bound to its owner before the first packet leaves.
+    /// Connects to `address`. The socket is bound to its owner before the first packet is sent.
     ///
     /// # Errors
     ///
@@ -91,18 +91,18 @@ impl Socket {
         })
     }
 
-    /// Returns the other end.
+    /// Returns the address of the other end.
     #[must_use]
     pub const fn peer_addr(&self) -> PeerAddr {
         self.peer
     }
 
-    /// Tells the kernel whom the socket serves from now on.
+    /// Binds the socket to an owner, from now on.
     pub fn bind(&self, role: Role, owner: Owner, label: &str) {
         bind(&*self.io, role, owner, label);
     }
 
-    /// Returns a handle that can annotate the socket and does not hold it.
+    /// Returns a handle that can annotate the socket and does not keep it open.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark {
@@ -110,7 +110,7 @@ impl Socket {
         }
     }
 
-    /// Finishes our direction: the other end reads the end of the stream once it has read everything.
+    /// Finishes our direction: the other end reads the end of the stream after all bytes.
     ///
     /// # Errors
     ///
@@ -119,20 +119,20 @@ impl Socket {
         SockRef::from(&*self.io).shutdown(Shutdown::Write)
     }
 
-    /// Makes the release of the socket a reset (RST) instead of an orderly end. A Unix socket has no resets: its other end reads
-    /// an end, or is told of a reset where the kernel sees unread bytes.
+    /// Makes closing the socket a reset (RST) instead of an orderly end. A Unix socket has no
+    /// resets: its other end reads the end of the stream, or gets a reset if bytes are unread.
     pub fn reset_on_release(&self) {
         reset_on_release(&*self.io);
     }
 
-    /// Bounds what the kernel holds of unsent bytes, so that what matters now does not wait behind it.
+    /// Bounds the unsent bytes in the kernel, so that urgent ones do not wait behind them.
     pub fn bound_unsent(&self, bytes: u32) {
         if let Err(error) = SockRef::from(&*self.io).set_tcp_notsent_lowat(bytes) {
             tracing::debug!(%error, "TCP_NOTSENT_LOWAT refused");
         }
     }
 
-    /// Sets how TCP finds out that the other end is gone.
+    /// Sets how TCP detects that the other end is gone.
     pub fn set_options(&self, options: Options) {
         match &*self.io {
             Io::Tcp(io) => options::apply(io, options),
@@ -140,16 +140,17 @@ impl Socket {
         }
     }
 
-    /// Whether the connection broke because the other end was silent for too long. The answer is given once, and not if a read or
-    /// a write has told it.
+    /// Whether the connection broke because of a TCP timeout. It is reported once, and not if a
+    /// read or a write has reported it.
     pub(crate) fn timed_out(&self) -> bool {
         let error = SockRef::from(&*self.io).take_error();
         error.is_ok_and(|error| error.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut))
     }
 
-    /// Returns when the connection was reset. Says nothing of an orderly end, which may be half of one.
+    /// Returns when the connection was reset. An orderly end is not reported, because it may be a
+    /// half-close.
     pub fn hung_up(&self) -> impl Future<Output = ()> + Send + 'static {
-        // The waiter is a future of the task that owns the socket; it ends with it.
+        // The future belongs to the task that owns the socket and ends with it.
         let io = Arc::clone(&self.io);
         async move {
             loop {
@@ -162,8 +163,8 @@ impl Socket {
         }
     }
 
-    /// Reads at most `max` bytes into a piece of `buffer`; an empty piece is the end of the stream. While nothing arrives
-    /// the buffer holds no memory.
+    /// Reads at most `max` bytes. An empty result is the end of the stream. While it waits,
+    /// `buffer` holds no memory.
     ///
     /// # Errors
     ///
@@ -182,7 +183,7 @@ impl Socket {
         }
     }
 
-    /// Returns the first byte that has arrived, without taking it; `None` at the end of the stream.
+    /// Returns the next byte without consuming it, or `None` at the end of the stream.
     ///
     /// # Errors
     ///
@@ -193,11 +194,11 @@ impl Socket {
         Ok((seen > 0).then_some(first[0]))
     }
 
-    /// Writes what the kernel takes of `data` at once, and returns how much.
+    /// Writes what the kernel accepts of `data` at once, and returns how much.
     ///
     /// # Errors
     ///
-    /// What `send(2)` says, `WouldBlock` among it.
+    /// What `send(2)` says, including `WouldBlock`.
     pub fn try_write(&self, data: &[u8]) -> io::Result<usize> {
         self.io.try_write(data)
     }
@@ -219,7 +220,7 @@ impl Socket {
     }
 }
 
-/// Where [`Socket::read`] puts what it reads: as large as what has come lately.
+/// The buffer of [`Socket::read`]. Its size follows the size of recent reads.
 #[derive(Debug)]
 pub struct ReadBuffer {
     bytes: BytesMut,
@@ -257,7 +258,8 @@ impl Default for ReadBuffer {
     }
 }
 
-/// Annotates a socket that somebody else owns. It does not keep the socket open; once that is released it does nothing.
+/// Annotates a socket that another task owns. It does not keep the socket open. After the socket is
+/// closed it does nothing.
 #[derive(Clone)]
 pub struct Mark {
     io: Weak<dyn AsFd + Send + Sync>,
@@ -272,27 +274,27 @@ impl fmt::Debug for Mark {
 }
 
 impl Mark {
-    /// Tells the kernel whom the socket serves from now on.
+    /// Binds the socket to an owner, from now on.
     pub fn bind(&self, role: Role, owner: Owner, label: &str) {
         if let Some(io) = self.io.upgrade() {
             bind(&io, role, owner, label);
         }
     }
 
-    /// Makes the release of the socket a reset (RST) instead of an orderly end.
+    /// Makes closing the socket a reset (RST) instead of an orderly end.
     pub fn reset_on_release(&self) {
         if let Some(io) = self.io.upgrade() {
             reset_on_release(&io);
         }
     }
 
-    /// Tells the kernel that `owner`'s request is over by protocol. The socket only carries the call.
+    /// Announces that `owner`'s stream has ended by protocol. Any socket can carry this call.
     pub fn end(&self, owner: Owner, ending: Ending) {
         let Some(io) = self.io.upgrade() else {
             tracing::debug!(
                 session = owner.session,
                 stream = owner.stream,
-                "no socket left to tell an END through"
+                "no open socket to send an END through"
             );
             return;
         };
@@ -327,6 +329,9 @@ fn log_refusal(result: io::Result<tracer_abi::annotation::Heard>) {
     if let Err(error) = result
         && !LOGGED.swap(true, Ordering::Relaxed)
     {
-        tracing::debug!(%error, "the tracer refused an annotation; further refusals are not logged");
+        tracing::debug!(
+            %error,
+            "the tracer refused an annotation; further refusals are not logged"
+        );
     }
 }

@@ -1,10 +1,11 @@
 //! TLS (1.2 and 1.3) for the front and for the way to a server, by rustls.
 //!
-//! [`Server`] and [`Client`] are made of PEM files ([`Files`], [`ClientFiles`]); whatever is wrong with one is told with its name. A
-//! server that has no certificate makes itself one ([`authority`]), and agents trust it by a [`Pin`] of its authority. There is no way to
-//! switch the checks off: who cannot use roots uses a pin.
+//! [`Server`] and [`Client`] are built from PEM files ([`Files`], [`ClientFiles`]). Errors name the
+//! file. A server without a certificate can make one ([`authority`]), and agents trust it by a
+//! [`Pin`] of its authority. The checks cannot be switched off: where no root certificate can be
+//! used, use a pin.
 //!
-//! What a program holds of a connection after its handshake is a [`Transport`], with or without TLS.
+//! After its handshake a connection is a [`Transport`], with or without TLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,13 +49,14 @@ fn provider() -> Arc<CryptoProvider> {
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!("TLS needs a cryptography: enable the feature `aws-lc-rs` (the default) or `ring`");
 
-/// How long the other end may take to read why its handshake failed, and to let go.
+/// How long the other end may take to read the alert and to close the connection.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The most bytes that are read and dropped meanwhile.
 const DRAIN_MAX: usize = 64 * 1024;
 
-/// Releases a socket after its last word: with unread bytes the release would be a reset, which can overtake that word.
+/// Finishes and closes a socket after its last bytes. It reads what is left first: closing with
+/// unread bytes resets the connection, and the reset can overtake those bytes.
 async fn release(socket: Socket) {
     let _ = socket.finish();
     let rest = async {
@@ -68,6 +70,6 @@ async fn release(socket: Socket) {
             }
         }
     };
-    // Who does not let go in time is let go.
+    // A peer that does not close in time is not waited for.
     let _ = timeout(RELEASE_TIMEOUT, rest).await;
 }

@@ -1,4 +1,4 @@
-//! The secrets that servers and agents know each other by.
+//! The tokens that authenticate agents and peers.
 
 use std::fmt;
 use std::path::Path;
@@ -8,22 +8,23 @@ use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
-/// A shared secret. It is never printed, and compared in a time that does not depend on where two differ.
+/// A shared secret. It is never printed. It is compared in constant time.
 #[derive(Clone)]
 pub struct Token {
     secret: String,
     digest: Digest,
 }
 
-/// What is kept of a secret: its SHA-256, as text `sha256:` and 64 hexadecimal digits. It lets nobody in who does not know the secret,
-/// as long as that is long and random.
+/// The SHA-256 of a token; as text, `sha256:` and 64 hexadecimal digits. The token cannot be
+/// derived from it if the token is long and random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
 
 /// A text is not a digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this is not the digest of a token: write sha256: and 64 hexadecimal digits, as `tunnel token` prints it"
+    "this is not the digest of a token: write sha256: and 64 hexadecimal digits, as `tunnel token` \
+     prints it"
 )]
 pub struct DigestError;
 
@@ -34,7 +35,7 @@ impl Digest {
         Self(Sha256::digest(secret).into())
     }
 
-    /// Whether both are the same, in a time that does not depend on where they differ.
+    /// Whether both are equal, in constant time.
     #[must_use]
     pub fn matches(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -50,7 +51,8 @@ impl fmt::Display for Digest {
 impl FromStr for Digest {
     type Err = DigestError;
 
-    /// The error does not repeat the text: it may be the secret itself, put in the wrong place.
+    /// The error does not repeat the text, because it may be the token itself, put in the wrong
+    /// place.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.strip_prefix("sha256:").ok_or(DigestError)?;
         let bytes = HEXLOWER.decode(digits.to_ascii_lowercase().as_bytes());
@@ -62,9 +64,10 @@ impl FromStr for Digest {
 /// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Nobody gave one.
+    /// None was given.
     #[error(
-        "no token: write one to a file and pass {option} FILE, or set {variable}; both ends need the same one"
+        "no token: write one to a file and pass {option} FILE, or set {variable}; both ends need \
+         the same one"
     )]
     Missing {
         /// The option that names a file.
@@ -72,12 +75,13 @@ pub enum TokenError {
         /// The environment variable that is read without it.
         variable: &'static str,
     },
-    /// It has no characters besides white space.
+    /// It is empty or only white space.
     #[error(
-        "the token in {0} is empty: write a long random text there, as `openssl rand -hex 32` prints it"
+        "the token in {0} is empty: write a long random text there, as `openssl rand -hex 32` \
+         prints it"
     )]
     Empty(String),
-    /// It has characters that a header cannot carry.
+    /// It has characters that are not allowed in a header.
     #[error(
         "the token in {0} has characters other than visible ASCII: an HTTP header cannot carry it"
     )]
@@ -93,7 +97,8 @@ pub enum TokenError {
 }
 
 impl Token {
-    /// Takes a secret; `origin` names the place it came from in errors. White space around it is dropped.
+    /// Creates a token. `origin` says in errors where it came from. White space around it is
+    /// removed.
     ///
     /// # Errors
     ///
@@ -112,7 +117,7 @@ impl Token {
         })
     }
 
-    /// Reads a secret from a file.
+    /// Reads a token from a file.
     ///
     /// # Errors
     ///
@@ -125,13 +130,13 @@ impl Token {
         }
     }
 
-    /// Whether `candidate` is this secret.
+    /// Whether `candidate` is this token.
     #[must_use]
     pub fn accepts(&self, candidate: &[u8]) -> bool {
         self.digest.matches(&Digest::of(candidate))
     }
 
-    /// Makes a new one of 256 random bits.
+    /// Makes a new token of 256 random bits.
     ///
     /// # Errors
     ///
@@ -144,13 +149,13 @@ impl Token {
         Ok(Self { secret, digest })
     }
 
-    /// Returns what a server keeps of it.
+    /// Returns the digest, which is all that a server stores.
     #[must_use]
     pub const fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Returns the secret itself, for those who hand it on.
+    /// Returns the token itself.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.secret

@@ -1,4 +1,4 @@
-//! The values that labels take.
+//! The values of labels.
 
 /// Which timeout reset a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum Timeout {
     Dial,
     /// The agent did not answer an open in time.
     Open,
-    /// TCP gave the visitor or the target up: keep-alive, TCP_USER_TIMEOUT or retransmissions.
+    /// TCP gave up on the visitor or the target: keep-alive, TCP_USER_TIMEOUT or retransmissions.
     Tcp,
 }
 
@@ -32,13 +32,13 @@ impl Timeout {
 /// Why a datagram was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
-    /// The flow's queue is full: its stream is slower than its source.
+    /// The flow's queue is full: the stream is slower than the source.
     Queue,
-    /// As many flows are here as may be.
+    /// The limit on flows is reached.
     Flows,
-    /// There is no stream: the agent is not connected, or refused it.
+    /// There is no stream: the agent is not connected, or it refused.
     Stream,
-    /// The socket did not take it.
+    /// The socket did not accept it.
     Socket,
 }
 
@@ -46,7 +46,7 @@ impl Dropped {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Queue, Self::Flows, Self::Stream, Self::Socket];
 
-    /// Returns the name that is counted.
+    /// Returns the value of the label `reason`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -58,10 +58,11 @@ impl Dropped {
     }
 }
 
-/// What is counted for visitors besides [`Reason`](tunnel_proto::mux::Reason)s.
+/// Reasons for refusing a visitor that are not among [`Reason`](tunnel_proto::mux::Reason).
 pub(super) const NO_ROUTE: [&str; 3] = ["no agent", "no right", "limit"];
 
-/// Why an agent does not reach its server, as [`Metrics::connect_failed`](crate::metrics::Metrics::connect_failed) is told.
+/// Why an agent cannot connect to its server: the values for
+/// [`Metrics::connect_failed`](crate::metrics::Metrics::connect_failed).
 pub(super) const CONNECT_FAILURES: [&str; 10] = [
     "unresolved",
     "unreachable",
@@ -75,7 +76,7 @@ pub(super) const CONNECT_FAILURES: [&str; 10] = [
     "tls files",
 ];
 
-/// The limits that refuse, as [`Metrics::limit_rejected`](crate::metrics::Metrics::limit_rejected) is told.
+/// The limits: the values for [`Metrics::limit_rejected`](crate::metrics::Metrics::limit_rejected).
 pub(super) const LIMITS: [&str; 7] = [
     "connections",
     "frame_size",
@@ -86,5 +87,6 @@ pub(super) const LIMITS: [&str; 7] = [
     "streams",
 ];
 
-/// Why a link is refused, as [`Metrics::agent_refused`](crate::metrics::Metrics::agent_refused) is told.
+/// The HTTP statuses of refused links: the values for
+/// [`Metrics::agent_refused`](crate::metrics::Metrics::agent_refused).
 pub(super) const REFUSALS: [&str; 5] = ["400", "401", "403", "405", "426"];

@@ -1,6 +1,7 @@
-//! What begins and ends: sessions and streams, how long they lived, and how long it took to open them.
+//! Sessions and streams: how many began and ended, how long they lived, and how long opening them
+//! took.
 //!
-//! What was opened less what has ended is what is there, whoever asks and whenever: the gauges say the same.
+//! At any time, what was opened minus what has ended equals the gauge.
 
 use std::time::Duration;
 
@@ -12,15 +13,15 @@ use tunnel_proto::mux::{Ending, Reason};
 
 use crate::metrics::counters;
 
-/// How an orderly end is counted.
+/// The label of an orderly end.
 const FINISHED: &str = "finished";
 
-/// From a refused port to a connection that is kept for a day, in seconds.
+/// In seconds: from a refused port to a connection that is open for a day.
 const DURATION_BUCKETS: [f64; 11] = [
     0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21_600.0, 86_400.0,
 ];
 
-/// From a target on the next machine to one that is dialed until the deadline, in seconds.
+/// In seconds: from a target on a nearby machine to one that is dialed until the deadline.
 const LATENCY_BUCKETS: [f64; 12] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0,
 ];
@@ -53,32 +54,32 @@ impl Lifetimes {
             sessions_ended: Endings::new(&counters(
                 registry,
                 "watertight_sessions_ended_total",
-                "Sessions that are over, by reason.",
+                "Sessions that ended, by reason.",
                 &["reason"],
             )?),
             streams_opened: counter(
                 "watertight_streams_opened_total",
-                "Streams that were begun, those included that were refused.",
+                "Streams that were begun, refused ones included.",
             )?,
             streams_ended: Endings::new(&counters(
                 registry,
                 "watertight_streams_ended_total",
-                "Streams that are over: finished by both ends, or reset, by reason.",
+                "Streams that ended, by reason: finished by both ends, or why they were reset.",
                 &["reason"],
             )?),
             stream_duration: histogram(
                 "watertight_stream_duration_seconds",
-                "How long streams lived, from their open to their end.",
+                "How long streams lived, from open to end.",
                 &DURATION_BUCKETS,
             )?,
             open_duration: histogram(
                 "watertight_open_duration_seconds",
-                "How long opens took until they were accepted; at the agent, its dial.",
+                "How long opens took to be accepted. At the agent this is the time of its dial.",
                 &LATENCY_BUCKETS,
             )?,
             link_rtt: histogram(
                 "watertight_link_rtt_seconds",
-                "How long pings took to be answered. They are sent over links that are quiet.",
+                "Round-trip times of pings. A ping is sent over a link that is idle.",
                 &LATENCY_BUCKETS,
             )?,
         })

@@ -1,7 +1,7 @@
-//! remotedialer's ten counters under their own names and labels.
+//! The ten counters of rancher/remotedialer, under its names and labels.
 //!
-//! Where the original lets a difference vanish or a label grow without bound, these do not: a series of removals begins with its
-//! series of additions, and what is beyond a cap is counted as [`OTHER`].
+//! Unlike the original, a series of removals is created together with its series of additions, and
+//! labels are bounded: what is beyond a cap is counted as [`OTHER`].
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -12,10 +12,11 @@ use tunnel_proto::target::Target;
 
 use crate::metrics::{Transmitted, counters};
 
-/// So many values `clientkey` takes besides [`OTHER`].
+/// The most values of `clientkey` besides [`OTHER`].
 const CLIENTS_MAX: usize = 200;
 
-/// So many triples of `clientkey`, `proto` and `addr` there are besides those with [`OTHER`] for an address.
+/// The most triples of `clientkey`, `proto` and `addr`, besides those with [`OTHER`] as the
+/// address.
 const CONNECTIONS_MAX: usize = 1000;
 
 /// The value for everything beyond the cap. No agent has this name.
@@ -49,23 +50,19 @@ impl Counters {
             add_sessions: counters("add_websocket_session", "Sessions begun.", &session)?,
             remove_sessions: counters(
                 "remove_websocket_session",
-                "Sessions that are over.",
+                "Sessions that ended.",
                 &session,
             )?,
             add_connections: counters("add_connections", "Streams opened.", &connection)?,
-            remove_connections: counters(
-                "remove_connections",
-                "Streams that are over.",
-                &connection,
-            )?,
+            remove_connections: counters("remove_connections", "Streams that ended.", &connection)?,
             transmit: counters(
                 "transmit_bytes",
-                "Bytes sent in messages with payload, their heads included.",
+                "Bytes sent in messages with payload, message headers included.",
                 &["clientkey"],
             )?,
             transmit_errors: counters(
                 "transmit_error_bytes",
-                "Bytes sent in messages that end a stream with an error, their heads included.",
+                "Bytes sent in messages that end a stream with an error, message headers included.",
                 &["clientkey"],
             )?,
             receive: counters(
@@ -77,7 +74,7 @@ impl Counters {
             peer_connected: counters("peer_ws_connected", "Links to peers begun.", &["peer"])?,
             peer_disconnected: counters(
                 "peer_ws_disconnected",
-                "Links to peers that are over.",
+                "Links to peers that ended.",
                 &["peer"],
             )?,
             clients: Capped::new(CLIENTS_MAX),
@@ -129,7 +126,7 @@ impl Counters {
     }
 }
 
-/// Something that was counted in, and counts itself out.
+/// Something that was counted as added. It can be counted as removed.
 #[derive(Debug)]
 pub(super) struct Added {
     remove: IntCounter,
@@ -172,7 +169,7 @@ pub(super) struct PeerCounters {
     pub(super) disconnected: IntCounter,
 }
 
-/// The first so many values that came.
+/// A set of the first values, up to a cap.
 #[derive(Debug)]
 struct Capped<T> {
     max: usize,
@@ -276,7 +273,8 @@ mod tests {
             assert_eq!(sessions.len(), CLIENTS_MAX + 1);
             assert!(sessions.contains(&"clientkey=\"~other\",peer=\"false\"} 100".to_owned()));
             let connections = lines(&text, &format!("{end}_connections"));
-            // Each client that came after the thousandth triple has one series for all its addresses.
+            // Each client that came after the thousandth triple has one series for all its
+            // addresses.
             assert_eq!(connections.len(), CONNECTIONS_MAX + 101);
             let other = "addr=\"~other\",clientkey=\"~other\",proto=\"tcp\"} 1000".to_owned();
             assert!(connections.contains(&other), "{connections:?}");

@@ -1,4 +1,5 @@
-//! The rules of names, checked on everything that is registered (prometheus.io, "Metric and label naming").
+//! The rules of names, checked on everything that is registered (prometheus.io, "Metric and label
+//! naming").
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The counters of one session, and of the way to one peer.
+//! The metrics of one session, and of the link to one peer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ impl Metrics {
         let added = remotedialer.and_then(|counters| match party {
             Party::Agent => Some(counters.session(client, false)),
             Party::Peer => Some(counters.session(client, true)),
-            // The original does not count it, only what it carries.
+            // rancher/remotedialer counts only what such a session carries.
             Party::Server => None,
         });
         SessionMetrics {
@@ -36,7 +36,7 @@ impl Metrics {
         }
     }
 
-    /// Returns the counters of the way to one peer. There must be a bound on the number of peers.
+    /// Returns the metrics of the link to one peer. The caller must bound the number of peers.
     #[must_use]
     pub fn peer(&self, id: &str) -> PeerMetrics {
         PeerMetrics {
@@ -45,7 +45,7 @@ impl Metrics {
     }
 }
 
-/// The counters of one session; counts its end when it goes.
+/// The metrics of one session. Dropping it counts the end of the session.
 #[derive(Debug, Default)]
 pub struct SessionMetrics {
     inner: Option<SessionInner>,
@@ -61,7 +61,8 @@ struct SessionInner {
 }
 
 impl SessionMetrics {
-    /// Counts a stream to `target`. The series of its end exists from here on, so that a difference can be drawn.
+    /// Counts a stream to `target`. It also creates the series that counts its end, so that the two
+    /// can be subtracted.
     #[must_use]
     pub fn stream_began(&self, target: &Target) -> StreamMetrics {
         let Some(inner) = &self.inner else {
@@ -81,21 +82,21 @@ impl SessionMetrics {
         }
     }
 
-    /// Counts the time for which a stream must wait for its agent's bytes a second.
+    /// Counts the time that a stream waits because of its agent's limit of bytes per second.
     pub fn throttled(&self, wait: Duration) {
         if let Some(inner) = &self.inner {
             inner.metrics.throttled.inc_by(wait.as_secs_f64());
         }
     }
 
-    /// Counts payload bytes of streams that go to the peer.
+    /// Counts payload bytes that were sent to the peer.
     pub fn sent(&self, bytes: usize) {
         if let Some(inner) = &self.inner {
             inner.metrics.sent.inc_by(bytes as u64);
         }
     }
 
-    /// Counts payload bytes that came from the peer and went on.
+    /// Counts payload bytes that came from the peer and were passed on.
     pub fn received(&self, bytes: usize) {
         if let Some(inner) = &self.inner {
             inner.metrics.received.inc_by(bytes as u64);
@@ -105,21 +106,21 @@ impl SessionMetrics {
         }
     }
 
-    /// Counts messages that went to the link.
+    /// Counts messages that were sent over the link.
     pub fn transmitted(&self, transmitted: Transmitted) {
         if let Some(counters) = self.inner.as_ref().and_then(|inner| inner.bytes.as_ref()) {
             counters.transmitted(transmitted);
         }
     }
 
-    /// Takes note of how long a ping took to be answered.
+    /// Records the round-trip time of a ping.
     pub fn pong(&self, after: Duration) {
         if let Some(inner) = &self.inner {
             inner.metrics.lifetimes.pong(after);
         }
     }
 
-    /// Counts the end of the session. Harmless when repeated.
+    /// Counts the end of the session. Further calls have no effect.
     pub fn over(&self, reason: Reason) {
         if let Some(inner) = &self.inner
             && !inner.over.swap(true, Ordering::Relaxed)
@@ -139,7 +140,7 @@ impl Drop for SessionMetrics {
     }
 }
 
-/// The counters of the way to one peer.
+/// The metrics of the link to one peer.
 #[derive(Debug)]
 pub struct PeerMetrics {
     counters: Option<PeerCounters>,
@@ -153,14 +154,14 @@ impl PeerMetrics {
         }
     }
 
-    /// Counts a link that is established.
+    /// Counts a link that was established.
     pub fn connected(&self) {
         if let Some(counters) = &self.counters {
             counters.connected.inc();
         }
     }
 
-    /// Counts the end of such a link.
+    /// Counts a link that ended.
     pub fn disconnected(&self) {
         if let Some(counters) = &self.counters {
             counters.disconnected.inc();

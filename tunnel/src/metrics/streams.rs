@@ -1,4 +1,4 @@
-//! The counters of one stream.
+//! The metrics of one stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tunnel_proto::mux::{By, Ending, Reason};
 use crate::metrics::Metrics;
 use crate::metrics::remotedialer::Added;
 
-/// Counts the end of a stream, at the latest when it goes.
+/// The metrics of one stream. Dropping it counts the end of the stream.
 #[derive(Debug, Default)]
 pub struct StreamMetrics {
     metrics: Option<Arc<Metrics>>,
@@ -23,7 +23,7 @@ impl StreamMetrics {
         }
     }
 
-    /// Takes note of how long the stream took to be accepted.
+    /// Records how long the stream took to be accepted.
     pub fn accepted(&self, after: Duration) {
         if let Some(metrics) = &self.metrics {
             metrics.lifetimes.stream_accepted(after);

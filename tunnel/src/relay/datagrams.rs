@@ -1,7 +1,8 @@
 //! Joins a flow of datagrams and a stream.
 //!
-//! Datagrams may be lost, and nobody waits for one: what finds a full queue, or a socket that takes nothing, is dropped and counted. A
-//! flow has no end of its own; it is over when its stream is, or after a time without a datagram.
+//! Datagrams may be lost, so nothing waits for one. A datagram that meets a full queue or a full
+//! socket buffer is dropped and counted. A flow has no end of its own. It ends with its stream, or
+//! when it has been idle for a time.
 
 use std::future::pending;
 use std::io;
@@ -18,14 +19,15 @@ use tunnel_proto::wire::datagram::Decoder;
 use crate::metrics::{Dropped, Metrics};
 use crate::session::{ReceiveStream, SendStream, Stream};
 
-/// The bounds of flows. The queues of a listener hold at most `flows_max * queue` bytes.
+/// The limits of flows. The queues of a listener hold at most `flows_max * queue` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Flows of one listener at once.
+    /// The most flows of one listener at once.
     pub flows_max: usize,
-    /// Bytes of datagrams of one flow that wait for its stream. Each counts [`DATAGRAM_COST`] bytes in addition.
+    /// The most bytes of a flow's datagrams that wait for its stream. Each datagram counts
+    /// [`DATAGRAM_COST`] bytes more.
     pub queue: usize,
-    /// A flow without a datagram for this long is over; it may take twice as long.
+    /// How long a flow may be idle before it ends. It may take twice as long.
     pub idle: Duration,
 }
 
@@ -39,17 +41,17 @@ impl Default for Config {
     }
 }
 
-/// What a queued datagram costs besides its bytes.
+/// What a queued datagram counts besides its bytes.
 pub const DATAGRAM_COST: usize = 64;
 
-/// The end of a queue where datagrams are put in.
+/// The sending end of a queue of datagrams.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueSender {
     datagrams: mpsc::UnboundedSender<Queued>,
     room: Arc<Semaphore>,
 }
 
-/// The end of a queue where datagrams are taken out.
+/// The receiving end of a queue of datagrams.
 #[derive(Debug)]
 pub(crate) struct QueueReceiver {
     datagrams: mpsc::UnboundedReceiver<Queued>,
@@ -63,7 +65,7 @@ struct Queued {
 
 /// Makes a queue of at most `bytes`.
 pub(crate) fn queue(bytes: usize) -> (QueueSender, QueueReceiver) {
-    // The room bounds it: every datagram takes some.
+    // The semaphore bounds the channel: every datagram takes permits.
     let (sender, receiver) = mpsc::unbounded_channel();
     let sender = QueueSender {
         datagrams: sender,
@@ -78,11 +80,11 @@ pub(crate) fn queue(bytes: usize) -> (QueueSender, QueueReceiver) {
 }
 
 impl QueueSender {
-    /// Puts a datagram in, or drops it.
+    /// Queues a datagram, or drops it.
     ///
     /// # Errors
     ///
-    /// [`Dropped::Queue`] when there is no room, [`Dropped::Stream`] when nobody takes it out any more.
+    /// [`Dropped::Queue`] if the queue is full, [`Dropped::Stream`] if the receiver is gone.
     pub(crate) fn try_send(&self, datagram: Bytes) -> Result<(), Dropped> {
         let cost = u32::try_from(datagram.len() + DATAGRAM_COST).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).try_acquire_many_owned(cost);
@@ -94,8 +96,8 @@ impl QueueSender {
     }
 }
 
-/// Carries datagrams both ways until the stream is over or no datagram passed for `idle`, and returns how the stream ended. `send`
-/// passes on one datagram of the peer.
+/// Carries datagrams both ways until the stream ends or no datagram has passed for `idle`, and
+/// returns how the stream ended. `send` passes on one datagram from the peer.
 pub(crate) async fn carry(
     stream: Stream,
     receiver: QueueReceiver,
@@ -159,7 +161,7 @@ async fn carry_out(
     }
 }
 
-/// The most bytes of a stream that are taken at once.
+/// The most bytes of one read from a stream.
 const PIECE: usize = 64 * 1024;
 
 pub(crate) fn count_dropped(metrics: Option<&Metrics>, dropped: Dropped) {

@@ -1,7 +1,8 @@
-//! Joins a socket and a stream: two directions that know nothing of each other, until one of them breaks.
+//! Joins a socket and a stream. The two directions are independent until one of them breaks.
 //!
-//! An end in one direction is carried on (half-close) and the other direction goes on. A reset of either side resets the
-//! other. The socket is watched for a reset even while nothing may be read from it.
+//! The end of one direction is passed on as a half-close, and the other direction goes on. A reset
+//! of either side resets the other. The socket is watched for a reset even while flow control
+//! forbids reading from it.
 
 use std::future::pending;
 use std::io;
@@ -23,16 +24,18 @@ use crate::session::{ReceiveStream, SendStream, Stream, Watch};
 /// The bounds of one splice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The most bytes that are read from or written to the socket at once. Best as many as a batch of the link carries.
+    /// The most bytes of one read from or write to the socket. A good value is the size of a batch
+    /// on the link.
     pub piece: usize,
-    /// Bytes that one direction moves before the tasks of other streams have their turn: a few bytes wait behind so many of each busy
-    /// stream.
+    /// Bytes that one direction moves before it yields to the tasks of other streams. It bounds how
+    /// long small messages wait behind busy streams.
     pub turn: usize,
-    /// How long a half-closed pair may go without a byte before it is reset; it may take twice as long.
+    /// How long a half-closed pair may be idle before it is reset. It may take twice as long.
     pub linger: Duration,
-    /// How long any pair may go without a byte in either direction before it is reset; it may take twice as long. No bound without.
+    /// How long a pair may be idle in both directions before it is reset. It may take twice as
+    /// long. `None` means no limit.
     pub idle: Option<Duration>,
-    /// How TCP finds out that a visitor or a target is gone.
+    /// How TCP detects that a visitor or a target is gone.
     pub tcp: Options,
 }
 
@@ -50,13 +53,13 @@ impl Default for Config {
 
 /// Why a splice stopped.
 enum Broken {
-    /// The stream is over.
+    /// The stream ended.
     Stream,
-    /// The socket gives nothing any more.
+    /// Reading from the socket failed.
     Read,
-    /// The socket takes nothing any more; it may still have something to give.
+    /// Writing to the socket failed. There may still be bytes to read.
     Write,
-    /// Silent for too long.
+    /// A timeout passed without a byte.
     Silent(Timeout),
 }
 
@@ -78,7 +81,7 @@ impl From<Ending> for Broken {
     }
 }
 
-/// How long what was sent before a break may take to be passed on.
+/// How long bytes that were sent before a break may take to be passed on.
 pub(crate) const FLUSH_GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
@@ -87,7 +90,7 @@ struct Progress {
     half: Notify,
     read: Notify,
     broken: AtomicBool,
-    /// TCP gave the other end up.
+    /// TCP timed out.
     timed_out: AtomicBool,
 }
 
@@ -103,7 +106,7 @@ impl Progress {
         broken
     }
 
-    /// Returns when one direction is finished and the other has moved nothing for `linger`.
+    /// Returns when one direction has finished and the other has moved nothing for `linger`.
     async fn silent(&self, linger: Duration) {
         self.half.notified().await;
         self.still(linger).await;
@@ -130,7 +133,8 @@ impl Progress {
     }
 }
 
-/// Ends one direction's turn of the scheduler now and then: sockets and streams that are ready never make it wait.
+/// Makes one direction yield to the scheduler now and then. Sockets and streams that are always
+/// ready would never make it wait.
 struct Turn<'a> {
     watch: &'a Watch,
     length: usize,
@@ -157,13 +161,14 @@ impl<'a> Turn<'a> {
     }
 }
 
-/// Joins `socket` and `stream` as [`splice_after`] does when nothing was read from the socket before.
+/// Joins `socket` and `stream` like [`splice_after`], with no early bytes.
 pub async fn splice(socket: Socket, stream: Stream, config: Config) -> Ending {
     splice_after(Bytes::new(), socket, stream, config).await
 }
 
-/// Carries `early`, which was read from the socket before, and then bytes both ways until both directions are finished or one breaks,
-/// releases the socket, and returns how the stream ended. The socket is released as soon as nothing is left for it to do.
+/// Joins `socket` and `stream` until both directions have finished or one breaks, then closes the
+/// socket, and returns how the stream ended. `early` is what was already read from the socket. The
+/// socket is closed as soon as nothing is left to do with it.
 pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: Config) -> Ending {
     let watch = stream.watch();
     let (send, receive) = stream.split();
@@ -192,7 +197,7 @@ pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: 
         if broke && (progress.timed_out.load(Ordering::Relaxed) || socket.timed_out()) {
             watch.timed_out(Timeout::Tcp);
         }
-        // One direction broke; what the other still holds was sent before that.
+        // Bytes that the other direction still holds were sent before the break.
         match result {
             Ok(()) => {}
             Err(Broken::Stream) => {
@@ -241,14 +246,14 @@ async fn carry_in(
             biased;
             capacity = send.capacity() => match capacity {
                 Ok(capacity) => capacity,
-                // The peer takes nothing more, and what it sent is still to be delivered.
+                // The peer reads no more, but what it sent still has to be delivered.
                 Err(WriteError::Finished) => {
                     progress.half.notify_one();
                     return Ok(());
                 }
                 Err(error) => return Err(error.into()),
             },
-            // Nothing may be read, so a read cannot tell.
+            // Without capacity nothing is read, so no read would report a reset.
             () = socket.hung_up() => return Err(Broken::Read),
         };
         let most = capacity.min(piece);
@@ -259,7 +264,7 @@ async fn carry_in(
             early.split_to(early.len().min(most))
         };
         if data.is_empty() {
-            // A write that failed took the error that a read would have told.
+            // A failed write has consumed the error that a read would report.
             if progress.broken.load(Ordering::Relaxed) {
                 return Err(Broken::Read);
             }
@@ -273,7 +278,7 @@ async fn carry_in(
         let written = tokio::select! {
             biased;
             written = send.write(data) => written,
-            // The stream may have been stopped since it promised the capacity.
+            // The capacity may be gone by now.
             () = socket.hung_up() => return Err(Broken::Read),
         };
         match written {

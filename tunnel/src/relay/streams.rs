@@ -1,4 +1,4 @@
-//! Joins two streams of two sessions: what comes out of one goes into the other.
+//! Joins two streams of two sessions.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -11,11 +11,12 @@ use tunnel_proto::mux::{By, Ending, Reason};
 use crate::relay::splice::FLUSH_GRACE;
 use crate::session::{ReceiveStream, SendStream, Stream};
 
-/// How long one stream may go on to its own end after the other has finished.
+/// How long one stream may take to finish after the other has finished.
 const FINISH_GRACE: Duration = Duration::from_secs(5);
 
-/// Carries bytes both ways, at most `piece` at once, until one stream is over and the other has followed, and returns how
-/// `near` ended. There is no half-close on the way between servers: when `near` has finished, nobody reads what `far` still sends.
+/// Carries bytes both ways, at most `piece` at once, until both streams have ended, and returns how
+/// `near` ended. Between servers there is no half-close: when `near` has finished, nobody reads
+/// what `far` still sends.
 pub(crate) async fn relay(near: Stream, far: Stream, piece: usize) -> Ending {
     let (near_watch, far_watch) = (near.watch(), far.watch());
     let (near_send, near_receive) = near.split();
@@ -45,7 +46,7 @@ pub(crate) async fn relay(near: Stream, far: Stream, piece: usize) -> Ending {
                     _ = join(rest, back) => {}
                 }
             }
-            // What was sent before a socket broke is passed on.
+            // Bytes that were sent before a socket broke are passed on.
             Ending::Reset(Reason::Aborted, By::Peer) if !rest.is_terminated() => {
                 rest.await;
                 other.abort(reason);
@@ -60,16 +61,16 @@ pub(crate) async fn relay(near: Stream, far: Stream, piece: usize) -> Ending {
     near_watch.ended().await
 }
 
-/// One direction on its way.
+/// The future of one direction.
 type Carrying<'a> = Pin<&'a mut (dyn FusedFuture<Output = ()> + Send)>;
 
-/// Carries one direction to its end, or to that of a stream. What the receiver does not want any more is dropped, so that the
-/// sender comes to its end.
+/// Carries one direction until it or a stream ends. Bytes that the receiver no longer wants are
+/// dropped, so that the sender can finish.
 async fn carry(mut from: ReceiveStream, mut to: SendStream, piece: usize) {
     let mut wanted = true;
     while let Ok(data) = from.read(piece).await {
         let Some(data) = data else {
-            // One that is over has nothing left to finish.
+            // A stream that has ended cannot be finished, and need not be.
             let _ = to.finish();
             from.deliver();
             return;

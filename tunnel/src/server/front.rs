@@ -166,7 +166,14 @@ async fn respond(
     match exchange(&shared, serving, &address, request).await {
         Ok(response) => response,
         Err((status, why)) => {
-            tracing::debug!(visitor = %peer, agent = address.agent, target = %address.target, status = status.as_u16(), why, "request failed");
+            tracing::debug!(
+                visitor = %peer,
+                agent = address.agent,
+                target = %address.target,
+                status = status.as_u16(),
+                why,
+                "request failed"
+            );
             plain_text(status, &why)
         }
     }

@@ -86,7 +86,8 @@ impl OpenRefused {
             }
             Self::NoRight => {
                 let why = format!(
-                    "agent {agent} may not be asked for {target} here; the server's configuration decides"
+                    "agent {agent} may not be asked for {target} here; the server's configuration \
+                     decides"
                 );
                 return (StatusCode::FORBIDDEN, why);
             }

@@ -1,8 +1,9 @@
-//! How long to wait before the next attempt: full jitter, so that many agents do not come back at once.
+//! Exponential backoff. The wait has full jitter, so that many agents do not reconnect at the same
+//! moment.
 
 use std::time::Duration;
 
-/// Doubles a limit from `min` to `max`; the wait is a random part of it.
+/// A limit that doubles from `min` to `max`. The wait is a random time up to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     min: Duration,
@@ -28,12 +29,12 @@ impl Backoff {
         limit
     }
 
-    /// Starts at the minimum again.
+    /// Returns to the minimum.
     pub fn reset(&mut self) {
         self.limit = self.min.min(self.max);
     }
 
-    /// Goes on at the maximum.
+    /// Goes to the maximum.
     pub fn set_to_max(&mut self) {
         self.limit = self.max;
     }

@@ -1,4 +1,4 @@
-//! The way to the server: the dial and the handshake.
+//! Connects to a server: the dial, TLS and the WebSocket handshake.
 
 use std::time::Duration;
 
@@ -21,22 +21,22 @@ use crate::uplink::keyring::Keyring;
 use crate::uplink::proxy::{Proxy, TunnelError, tunnel};
 use crate::uplink::url::ServerUrl;
 
-/// What it takes to reach a server and to be known there.
+/// How to reach a server and authenticate to it.
 pub(crate) struct Uplink<'a> {
     pub(crate) server: &'a ServerUrl,
     pub(crate) tls: &'a tls::Client,
     pub(crate) proxy: Option<&'a Proxy>,
-    /// Which link of several it is.
+    /// Which of several links it is.
     pub(crate) slot: Option<LinkId>,
     /// The request header that carries the name, and the name.
     pub(crate) name: (&'static str, &'a str),
-    /// The request header that carries the secret instead of `Authorization: Bearer`.
+    /// The request header that carries the token instead of `Authorization: Bearer`.
     pub(crate) token_header: Option<HeaderName>,
     pub(crate) keyring: &'a Keyring,
     pub(crate) dialect: Dialect,
-    /// How long connecting and the handshake may take together.
+    /// How long connecting may take, handshake included.
     pub(crate) timeout: Duration,
-    /// The first and the longest wait between attempts.
+    /// The shortest and the longest wait between attempts.
     pub(crate) backoff: (Duration, Duration),
     pub(crate) link: link::Config,
 }
@@ -56,19 +56,19 @@ pub(crate) enum ConnectError {
     Tls(#[from] ClientError),
     #[error("the server's handshake failed: {0}")]
     Handshake(Box<WsError>),
-    #[error("the server did not name the session; is it a tunnel server?")]
+    #[error("the server sent no session identifier; is it a tunnel server?")]
     NoSession,
     #[error("the server did not answer in time")]
     TimedOut,
 }
 
 impl ConnectError {
-    /// Whether the server does not know the secret.
+    /// Whether the server rejected the token.
     pub(crate) const fn is_unauthorized(&self) -> bool {
         matches!(self, Self::Refused { status: 401, .. })
     }
 
-    /// Returns the reason that is counted.
+    /// Returns the value of the label `reason`.
     pub(crate) const fn reason(&self) -> &'static str {
         match self {
             Self::Resolve(..) => "unresolved",
@@ -127,13 +127,13 @@ async fn shake_hands(
                     why: String::from_utf8_lossy(body)
                         .trim()
                         .chars()
-                        // Whoever answers must not write lines of its own into the log.
+                        // The answer must not add lines to the log.
                         .filter(|char| !char.is_control())
                         .take(200)
                         .collect(),
                 });
             }
-            // By TLS 1.3 a server refuses a client's certificate after the handshake.
+            // With TLS 1.3 a server rejects a client certificate after the handshake.
             Err(WsError::Io(error)) if HandshakeError::is_in(&error) => {
                 return Err(ClientError::from(HandshakeError::of(error)).into());
             }
@@ -151,7 +151,7 @@ async fn shake_hands(
         .filter(|id| *id != 0);
     let id = match (named, config.dialect) {
         (Some(id), _) => id,
-        // A Go server names no session; the annotations of this end are all there are.
+        // A Go server sends no session identifier. Only the annotations of this end use it.
         (None, Dialect::Remotedialer) => random::session_id(),
         (None, Dialect::Native) => return Err(ConnectError::NoSession),
     };

@@ -1,6 +1,7 @@
-//! The one line by which an agent joins: `URL#token=TOKEN[&pin=PIN][&name=NAME]`.
+//! The join line of an invitation: `URL#token=TOKEN[&pin=PIN][&name=NAME]`.
 //!
-//! What stands behind the `#` of a URL is never sent, so a line that ends up in a browser or a proxy by mistake tells nothing.
+//! The part of a URL after `#` is never sent. So a line that is pasted into a browser by mistake
+//! does not leak its token.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,48 +11,49 @@ use tunnel_proto::wire::handshake;
 use crate::io::token::Token;
 use crate::uplink::url::{ServerUrl, ServerUrlError};
 
-/// An invitation: where the server is, how it proves that it is the one, and a token that is good once.
+/// An invitation: the URL of the server, the pin of its certificate and a one-time token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Join {
     /// The server.
     pub server: ServerUrl,
     /// The one-time token.
     pub token: Token,
-    /// The pin of the server's certificate or its authority, if the server has one that no other authority vouches for.
+    /// The pin of the server's certificate or its authority, if no public authority signed it.
     pub pin: Option<String>,
-    /// The name that the invitation is for, if it is for one.
+    /// The agent name that the invitation is for, if it is for one.
     pub name: Option<String>,
 }
 
-/// Why a text is not a join line. No error repeats it: it holds a secret.
+/// Why a text is not a join line. No error repeats the text, because it holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
     /// It has no `#token=`.
     #[error(
-        "this is not a join line: it is URL#token=TOKEN with more, as `tunnel server --print-join` prints it; put it in quotes"
+        "this is not a join line: write URL#token=TOKEN in quotes, as `tunnel server --print-join` \
+         prints it"
     )]
     Malformed,
     /// The URL is wrong.
     #[error("the join line's URL is wrong: {0}")]
     Server(#[from] ServerUrlError),
-    /// A part after the `#` is not one that is known.
+    /// A part after the `#` is unknown.
     #[error(
-        "the join line has a part {0:?} that is not known: is it cut off, or made by a newer version?"
+        "the join line has an unknown part {0:?}: is it cut off, or was it made by a newer version?"
     )]
     Unknown(String),
-    /// A part stands there twice.
-    #[error("the join line says {0} twice")]
+    /// A part is repeated.
+    #[error("the join line repeats {0}")]
     Twice(&'static str),
-    /// The name is none.
+    /// The name is not valid.
     #[error("the name in the join line is not an agent's name")]
     Name,
-    /// The token is none.
+    /// The token is not valid.
     #[error("the token in the join line is empty or damaged")]
     Token,
 }
 
 impl Join {
-    /// Returns the line, secret and all.
+    /// Returns the line, token included.
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = format!("{}#token={}", self.server, self.token.expose());
@@ -97,7 +99,7 @@ impl FromStr for Join {
     }
 }
 
-/// Says where it leads and not the secret.
+/// Shows the server and not the token.
 impl fmt::Display for Join {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "invitation of {}", self.server)

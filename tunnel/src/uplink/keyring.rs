@@ -1,4 +1,4 @@
-//! The secret by which this end is known to its server.
+//! The token that authenticates this end to its server.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,19 +8,19 @@ use tokio::sync::watch;
 use crate::io::files;
 use crate::io::token::Token;
 
-/// Holds the secret. One that is good only once is exchanged for one's own with the first handshake.
+/// Holds the token. An invitation is exchanged for a token of its own at the first handshake.
 #[derive(Debug)]
 pub(crate) struct Keyring {
     token: Mutex<Token>,
-    /// Whether the secret is good for longer than one handshake.
+    /// Whether the token is valid for more than one handshake.
     reusable: watch::Sender<bool>,
-    /// What is left to try if the server does not know the secret.
+    /// What to try next if the server rejects the token.
     invitation: Mutex<Option<Token>>,
     file: Option<PathBuf>,
 }
 
 impl Keyring {
-    /// Holds a secret that stays.
+    /// Creates a keyring with a lasting token.
     pub(crate) fn new(token: Token) -> Self {
         Self {
             token: Mutex::new(token),
@@ -30,8 +30,8 @@ impl Keyring {
         }
     }
 
-    /// Holds what an earlier run was given in exchange for its invitation, and an invitation in case the server does not know that
-    /// any longer, or there was none.
+    /// Creates a keyring with the token that an earlier run kept, if any, and an invitation. The
+    /// invitation is used if there is no such token or the server rejects it.
     pub(crate) fn invited(invitation: Token, kept: Option<Token>, file: Option<PathBuf>) -> Self {
         let (token, reusable, left) = match kept {
             Some(kept) => (kept, true, Some(invitation)),
@@ -45,7 +45,7 @@ impl Keyring {
         }
     }
 
-    /// The server does not know the secret.
+    /// Takes note that the server rejected the token.
     pub(crate) fn refused(&self) {
         let left = lock(&self.invitation).take();
         if let Some(invitation) = left {
@@ -54,30 +54,31 @@ impl Keyring {
         }
     }
 
-    /// Holds another secret from now on.
+    /// Replaces the token.
     pub(crate) fn replace(&self, token: Token) {
         *lock(&self.token) = token;
     }
 
-    /// Returns the secret for the next handshake.
+    /// Returns the token for the next handshake.
     pub(crate) fn token(&self) -> Token {
         lock(&self.token).clone()
     }
 
-    /// Waits until the secret is good for several links.
+    /// Waits until the token is valid for several links.
     pub(crate) async fn reusable(&self) {
         let mut reusable = self.reusable.subscribe();
         // The sender lives as long as `self`.
         let _ = reusable.wait_for(|reusable| *reusable).await;
     }
 
-    /// Takes the secret that the server gave in exchange. One that nobody asked for is ignored.
+    /// Stores the token that the server gave in exchange for an invitation. It is ignored if none
+    /// was used.
     pub(crate) fn take(&self, own: &str) {
         if *self.reusable.borrow() {
             return;
         }
         let Ok(token) = Token::new(own, "the server's answer") else {
-            tracing::warn!("the server gave a token that is none; the invitation may be lost");
+            tracing::warn!("the server sent a malformed token; the invitation may be used up");
             return;
         };
         if let Some(file) = &self.file
@@ -86,7 +87,7 @@ impl Keyring {
         {
             tracing::error!(
                 file = %file.display(), %error,
-                "cannot keep the agent's token: after a restart it needs another invitation"
+                "cannot store the agent's token; after a restart it needs a new invitation"
             );
         }
         *lock(&self.token) = token;

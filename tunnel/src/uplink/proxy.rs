@@ -1,8 +1,9 @@
 //! The HTTP proxy on the way to the server, found as curl finds it.
 //!
-//! `http_proxy` is for `ws://`, `https_proxy` for `wss://`, `all_proxy` for both; lower case goes before capitals. The first that is set
-//! counts, and an empty one means no proxy. Unlike with curl `HTTP_PROXY` counts, too, since an agent is no CGI program, and a server on
-//! this machine is reached without a proxy, which would look for it on its own.
+//! `http_proxy` is for `ws://`, `https_proxy` for `wss://`, `all_proxy` for both; lower case goes
+//! before capitals. The first that is set counts, and an empty one means no proxy. Unlike with curl
+//! `HTTP_PROXY` counts, too, since an agent is no CGI program, and a server on this machine is
+//! reached without a proxy, which would look for it on its own.
 
 use std::fmt;
 
@@ -25,10 +26,12 @@ pub struct Proxy {
     authorization: Option<String>,
 }
 
-/// Why an environment variable does not name a proxy. Its value may hold a password and is not told.
+/// Why an environment variable does not name a proxy. Its value may hold a password and is not
+/// told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{variable} does not name an HTTP proxy: write http://[USER:PASSWORD@]HOST[:PORT], special characters as %XX"
+    "{variable} does not name an HTTP proxy: write http://[USER:PASSWORD@]HOST[:PORT], special \
+     characters as %XX"
 )]
 pub struct ProxyError {
     variable: &'static str,

@@ -1,4 +1,4 @@
-//! Keeps a link to a server up: connects, serves, waits, again and again.
+//! Keeps a link to a server connected: it connects, serves and waits, in a loop.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::session::link::LinkError;
 use crate::uplink::backoff::Backoff;
 use crate::uplink::dial::{ConnectError, Uplink, connect};
 
-/// Who has a link to a server kept up.
+/// Serves the links that [`keep_connected`] makes.
 pub(crate) trait LinkHandler: Sync {
-    /// Takes note of an attempt to connect.
+    /// Called before each attempt to connect.
     fn connecting(&self) {}
 
-    /// Takes note of an attempt that failed.
+    /// Called after each attempt that failed.
     fn failed(&self, _error: &ConnectError) {}
 
-    /// Serves a link to its end; `id` is its session's.
+    /// Serves a link until it ends; `id` identifies its session.
     fn serve(
         &self,
         websocket: WebSocketStream<Transport>,
@@ -29,7 +29,7 @@ pub(crate) trait LinkHandler: Sync {
     ) -> impl Future<Output = LinkError> + Send;
 }
 
-/// A session that lived shorter than this does not count as a success.
+/// A session shorter than this does not reset the backoff.
 const MIN_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Connects and serves until `cancelled`.

@@ -59,7 +59,8 @@ impl fmt::Display for ServerUrl {
 pub enum ServerUrlError {
     /// It is not `wss://HOST[:PORT]/PATH` or `ws://HOST[:PORT]/PATH`.
     #[error(
-        "{0:?} is not a server's URL: write wss://HOST:PORT/connect, or ws://HOST:PORT/connect without TLS"
+        "{0:?} is not a server's URL: write wss://HOST:PORT/connect, or ws://HOST:PORT/connect \
+         without TLS"
     )]
     Malformed(String),
 }

@@ -1,4 +1,4 @@
-//! Who is let in: tokens of one's own, rotation, revocation, rights, invitations.
+//! Access: tokens of each agent, rotation, revocation, rights, invitations.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn rights_bound_what_is_asked_of_an_agent_that_would_do_more() {
     access.grant("web".to_owned(), rights.clone());
     rig.server.set_access(access.clone()).unwrap();
     refused(rig.server.forwards()[0]).await;
-    // What is open goes on.
+    // Open streams go on.
     visitor.write_all(b"ping").await.unwrap();
     let mut data = [0; 4];
     within(PROMPT, "the bytes", target.read_exact(&mut data))
@@ -128,7 +128,7 @@ async fn an_invited_agent_joins_with_all_its_links_and_comes_back_by_a_token_of_
     config.token = own;
     let agent = Agent::start(config, None);
     within(LONG, "coming back", agent.connected()).await;
-    // Who takes the line out of the roster shuts the agent out.
+    // Removing the line from the roster revokes the agent.
     std::fs::write(&roster, "").unwrap();
     server.set_access(Access::default()).unwrap();
     within(PROMPT, "the end of the session", agent.disconnected()).await;

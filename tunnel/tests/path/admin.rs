@@ -1,4 +1,4 @@
-//! The admin port of a server and of an agent: health, sessions, streams, and who is not answered.
+//! The admin port of a server and of an agent: health, sessions, streams, and refused requests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -232,7 +232,7 @@ async fn a_server_that_drains_is_alive_and_not_ready() {
 async fn an_agent_is_ready_while_each_of_its_servers_is_reached() {
     let (rig, _) = rig().await;
     let metrics = Metrics::new(None).unwrap();
-    // Nobody listens there.
+    // Nothing listens there.
     let gone = crate::world::TcpListener::bind(loopback()).await.unwrap();
     let mut config = agent_config(&rig.server, &[]);
     config.server = format!("ws://{}/connect", gone.local_addr().unwrap())

@@ -1,4 +1,5 @@
-//! The bounds of the shell, each of them reached. Those of the cores are reached in their own tests.
+//! The bounds of the shell, each of them reached. Those of the cores are reached in their own
+//! tests.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tunnel::agent::Agent;
 
 use crate::rig::{PROMPT, Rig, agent_config, round_trip, until, within};
 
-/// Whoever waits is served when somebody leaves, and is refused nothing.
+/// A waiting visitor is served when another one leaves. It is not refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_max_makes_the_next_visitor_wait() {
     // The front holds one ready. The agent's link counts as a session once it is up.

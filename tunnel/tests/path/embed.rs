@@ -73,7 +73,7 @@ async fn what_was_finished_is_delivered_after_the_drop_and_what_was_not_is_reset
     target.shutdown().await.unwrap();
     rig.at_rest().await;
 
-    // Nobody is left to read an answer.
+    // Nothing is left to read an answer.
     let (mut stream, mut target) = dial(&rig, &dialer).await;
     stream.shutdown().await.unwrap();
     drop(stream);

@@ -1,8 +1,8 @@
-//! Endings at random moments. Whatever ends, at either side: what arrived is a prefix of what was sent, an orderly end loses
-//! nothing, and everyone hears of it soon.
+//! Endings at random moments, at either side. What arrived is a prefix of what was sent, an orderly
+//! end loses nothing, and the other side learns of it soon.
 //!
-//! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed. `WATERTIGHT_TEST_SECONDS` gives each
-//! test more time than [`TIME`].
+//! `WATERTIGHT_TEST_SEED` makes the same plans again; a test that fails has printed its seed.
+//! `WATERTIGHT_TEST_SECONDS` gives each test more time than [`TIME`].
 
 mod pattern;
 mod processes;
@@ -33,7 +33,8 @@ impl Rng {
         self.0.u64(..limit)
     }
 
-    /// Small numbers as often as large ones; few enough bytes that a half-closed stream is done within the tracer's grace.
+    /// Small numbers are as likely as large ones. A half-closed stream of this length finishes
+    /// within the tracer's grace.
     fn length(&mut self) -> usize {
         let magnitude = self.below(17);
         usize::try_from(self.below(2 << magnitude)).unwrap()

@@ -87,7 +87,7 @@ async fn a_control_plane_lists_its_agents_and_calls_services() {
     tasks.end(LONG).await;
     drop(caller);
     agent.drain(Duration::ZERO).await;
-    // Whoever still calls holds the server.
+    // Calls in progress keep the server alive.
     crate::rig::until("the callers' end", || Arc::strong_count(&server) == 1).await;
     Arc::<Server>::into_inner(server)
         .unwrap()

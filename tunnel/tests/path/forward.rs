@@ -304,8 +304,8 @@ async fn a_thousand_short_connections_leave_nothing() {
     assert_eq!(crate::rig::sum(&text, "remove_connections"), 1000);
 }
 
-/// A target that answers without reading the question resets the connection behind its answer; a visitor without a tunnel
-/// would have got the answer.
+/// A target that answers without reading the question resets the connection behind its answer; a
+/// visitor without a tunnel would have got the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_before_a_reset_arrives() {
     let rig = Rig::start().await;

@@ -136,7 +136,7 @@ async fn what_is_sent_behind_the_request_is_not_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_says_why_there_is_no_stream() {
     let hole = BlackHole::open().await;
-    // Taken, and nobody listens.
+    // Bound, but not listening.
     let held = TcpSocket::new_v4().unwrap();
     held.bind(loopback()).unwrap();
     let closed = of_the_world(&held).local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! What is refused or slowed down when a limit is reached, and that it is counted.
+//! Limits refuse or throttle, and each refusal is counted.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::{Duration, Instant};
@@ -114,7 +114,8 @@ async fn bytes_beyond_the_rate_wait_in_both_directions_and_none_is_lost() {
     let rig = slow(512 * 1024).await;
     let data = pattern(1024 * KIB);
     let (mut visitor, mut target) = rig.pair().await;
-    // A second's worth is there at once; the last pieces may be on the way when the count is exceeded.
+    // A second's worth is there at once; the last pieces may be on the way when the count is
+    // exceeded.
     let there = carry(&mut visitor, &mut target, &data).await;
     let back = carry(&mut target, &mut visitor, &data).await;
     assert!(there > Duration::from_millis(700), "{there:?}");

@@ -260,7 +260,7 @@ async fn a_drain_covers_all_links() {
         target,
     } = rig;
     let drained = tokio::spawn(agent.drain(LONG));
-    // Nobody takes what waits in the backlog any more.
+    // Connections in the backlog are not accepted any more.
     drop(target);
     until("the refusal of streams", || {
         server

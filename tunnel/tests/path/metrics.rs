@@ -1,4 +1,5 @@
-//! remotedialer's counters on both ends, in both dialects: whatever ends a stream or a session counts it out.
+//! remotedialer's counters on both ends, in both dialects: whatever ends a stream or a session
+//! counts it out.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Every option in every source: what is missing, empty or wrong ends the program with a message that names it.
+//! Every option in every source: what is missing, empty or wrong ends the program with a message
+//! that names it.
 
 use std::io::Read as _;
 use std::process::{Command, Stdio};
@@ -96,7 +97,7 @@ fn an_option_that_is_wrong_in_any_source_is_named_and_nothing_starts() {
             };
             let file = folder.path().join("tunnel.toml");
             for value in ["", WRONG] {
-                // Whoever comes first is invited; and every path can be that of a folder.
+                // The first agent is invited, and every path can be that of a folder.
                 if matches!(
                     (option.as_str(), value),
                     ("print-join", "") | ("state-dir", WRONG)

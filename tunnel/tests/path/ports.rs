@@ -136,7 +136,7 @@ async fn a_port_that_stays_misses_no_visitor() {
         }
     };
     tokio::join!(changing, visiting);
-    // Visitors get what is configured now.
+    // Visitors reach the new target.
     rig.server
         .set_ports(vec![forward(kept, to[1])])
         .await
@@ -206,7 +206,7 @@ async fn the_flows_of_a_udp_port_end_with_it_or_with_its_target() {
             .set_ports(vec![datagrams(port, to[at])])
             .await
             .unwrap();
-        // Until the old flow has let go, a datagram may still go with it.
+        // Until the old flow has ended, it may still carry a datagram.
         let arrives = async {
             loop {
                 visitor.send(b"?").await.unwrap();
@@ -302,9 +302,9 @@ async fn the_file_of_a_socket_is_replaced_only_if_nobody_listens() {
     // Somebody listens.
     let live = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let error = set(vec![listen(&at)]).await.unwrap_err().to_string();
-    assert!(error.contains("somebody listens"), "{error}");
+    assert!(error.contains("another program listens"), "{error}");
     std::os::unix::net::UnixStream::connect(&path).unwrap();
-    // Nobody does.
+    // Nothing listens there.
     drop(live);
     set(vec![listen(&at)]).await.unwrap();
     drop(visit(&path).await);
@@ -314,7 +314,7 @@ async fn the_file_of_a_socket_is_replaced_only_if_nobody_listens() {
     assert_eq!(mode(&path), 0o666);
     set(Vec::new()).await.unwrap();
     assert!(!path.exists());
-    // A file that is not its own any more is left alone.
+    // A file that was replaced is not removed.
     set(vec![listen(&wide)]).await.unwrap();
     assert_eq!(mode(&path), 0o666);
     std::fs::remove_file(&path).unwrap();

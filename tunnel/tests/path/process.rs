@@ -24,6 +24,23 @@ fn get(front: &str, path: &str) -> String {
     reply
 }
 
+/// Answers every request on a connection of its own.
+fn answer_ok(target: &TcpListener) {
+    for stream in target.incoming() {
+        let mut stream = of_the_world(stream.unwrap());
+        std::thread::spawn(move || {
+            let mut byte = [0];
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read > 0)
+            {
+                head.push(byte[0]);
+            }
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        });
+    }
+}
+
 #[test]
 fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
     let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
@@ -54,23 +71,7 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
     });
     let baseline = (server.sockets(), agent.sockets());
 
-    std::thread::spawn(move || {
-        for stream in target.incoming() {
-            let mut stream = of_the_world(stream.unwrap());
-            std::thread::spawn(move || {
-                let mut byte = [0];
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n")
-                    && stream.read(&mut byte).is_ok_and(|read| read > 0)
-                {
-                    head.push(byte[0]);
-                }
-                let _ = stream.write_all(
-                    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok",
-                );
-            });
-        }
-    });
+    std::thread::spawn(move || answer_ok(&target));
     for _ in 0..20 {
         assert!(get(&front, &format!("/client/web/http/{address}/")).ends_with("ok"));
         assert!(get(&forward, "/").ends_with("ok"));
@@ -215,125 +216,80 @@ fn a_second_signal_leaves_at_once() {
 
 const EAST: &str = "east=ws://127.0.0.1:1/connect";
 
+/// Runs a command that must fail and name `word` in its errors.
+fn fails(command: &mut Command, word: &str) {
+    let output = run(command);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && text.contains(word),
+        "{word}: {text}"
+    );
+}
+
+fn server() -> Command {
+    command(&["server", "--listen", "127.0.0.1:0"])
+}
+
 #[test]
-fn what_is_missing_or_wrong_is_named() {
-    let server = ["server", "--listen", "127.0.0.1:0"];
-    for (output, word) in [
-        (
-            run(command(&server).env_remove("TUNNEL_TOKEN")),
-            "--token-file",
-        ),
-        (
-            run(command(&server).env("TUNNEL_TOKEN", " ")),
-            "TUNNEL_TOKEN is empty",
-        ),
-        (
-            run(command(&server).args(["--token-file", "/nonexistent"])),
-            "/nonexistent",
-        ),
-        (
-            run(command(&server).args(["--forward", "127.0.0.1:0=web"])),
-            "AGENT/tcp/HOST:PORT",
-        ),
-        (run(command(&server).args(["--drain", "soon"])), "--drain"),
-        (run(command(&server).args(["--peer", EAST])), "--peer-id"),
-        (
-            run(command(&server).args(["--peer", "east", "--peer-id", "west"])),
-            "ID=URL",
-        ),
-        (
-            run(command(&server).args(["--peer", EAST, "--peer-id", "west"])),
-            "TUNNEL_PEER_TOKEN",
-        ),
-        (
-            run(command(&server)
-                .args(["--peer", EAST, "--peer-id", "west"])
-                .env("TUNNEL_PEER_TOKEN", "secret")),
-            "an agent could pass for a peer",
-        ),
-        (
-            run(command(&server)
-                .args(["--peer", EAST, "--peer-id", "east"])
-                .env("TUNNEL_PEER_TOKEN", "shared")),
-            "the name east is taken",
-        ),
-        (
-            run(command(&server).args(["--compat-metrics", "remotedialer"])),
-            "--admin",
-        ),
-        (
-            run(&mut command(&[
-                "agent",
-                "--server",
-                "ws://a/connect",
-                "--name",
-                "web",
-                "--links",
-                "17",
-            ])),
-            "1..=16",
-        ),
-        (
-            run(&mut command(&[
-                "agent",
-                "--server",
-                "ws://a/connect",
-                "--name",
-                "web",
-                "--links",
-                "2",
-                "--dialect",
-                "remotedialer",
-            ])),
-            "--dialect native",
-        ),
-        (
-            run(&mut command(&[
-                "agent",
-                "--server",
-                "https://a/connect",
-                "--name",
-                "web",
-            ])),
-            "wss://HOST:PORT/connect",
-        ),
-        (
-            run(&mut command(&[
-                "agent",
-                "--server",
-                "ws://a/connect",
-                "--name",
-                "a b",
-            ])),
-            "a name has",
-        ),
-        (
-            run(&mut command(&[
-                "agent",
-                "--server",
-                "ws://a/connect",
-                "--name",
-                "a",
-                "--allow",
-                "10.0.0.0/40:1",
-            ])),
-            "10.0.0.0/40:1",
-        ),
+fn a_wrong_option_of_a_server_is_named() {
+    fails(server().env_remove("TUNNEL_TOKEN"), "--token-file");
+    fails(server().env("TUNNEL_TOKEN", " "), "TUNNEL_TOKEN is empty");
+    for (arguments, word) in [
+        (["--token-file", "/nonexistent"], "/nonexistent"),
+        (["--forward", "127.0.0.1:0=web"], "AGENT/tcp/HOST:PORT"),
+        (["--drain", "soon"], "--drain"),
+        (["--compat-metrics", "remotedialer"], "--admin"),
     ] {
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            !output.status.success() && text.contains(word),
-            "{word}: {text}"
-        );
+        fails(server().args(arguments), word);
     }
+}
+
+#[test]
+fn a_wrong_option_of_peers_is_named() {
+    fails(server().args(["--peer", EAST]), "--peer-id");
+    let with_id = |peer: &str, id: &str| {
+        let mut server = server();
+        server.args(["--peer", peer, "--peer-id", id]);
+        server
+    };
+    fails(&mut with_id("east", "west"), "ID=URL");
+    fails(&mut with_id(EAST, "west"), "TUNNEL_PEER_TOKEN");
+    fails(
+        with_id(EAST, "west").env("TUNNEL_PEER_TOKEN", "secret"),
+        "an agent could pass for a peer",
+    );
+    fails(
+        with_id(EAST, "east").env("TUNNEL_PEER_TOKEN", "shared"),
+        "the name east is taken",
+    );
+}
+
+#[test]
+fn a_wrong_option_of_an_agent_is_named() {
+    let agent = |url: &str, name: &str| command(&["agent", "--server", url, "--name", name]);
+    let url = "ws://a/connect";
+    fails(agent(url, "web").args(["--links", "17"]), "1..=16");
+    fails(
+        agent(url, "web").args(["--links", "2", "--dialect", "remotedialer"]),
+        "--dialect native",
+    );
+    fails(
+        &mut agent("https://a/connect", "web"),
+        "wss://HOST:PORT/connect",
+    );
+    fails(&mut agent(url, "a b"), "a name has");
+    fails(
+        agent(url, "a").args(["--allow", "10.0.0.0/40:1"]),
+        "10.0.0.0/40:1",
+    );
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
     let taken = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
     let address = taken.local_addr().unwrap().to_string();
-    let output = run(&mut command(&["server", "--listen", &address]));
-    assert!(
-        String::from_utf8(output.stderr)
-            .unwrap()
-            .contains(&format!("cannot listen on {address}"))
-    );
+    let word = format!("cannot listen on {address}");
+    fails(&mut command(&["server", "--listen", &address]), &word);
 }
 
 #[test]

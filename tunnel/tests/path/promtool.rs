@@ -10,7 +10,8 @@ use crate::rig::{Rig, round_trip};
 /// Set where no test may be skipped.
 const STRICT: &str = "WATERTIGHT_TEST_STRICT";
 
-/// Returns what `promtool check metrics` complains about, a line each; `None` where it is not installed.
+/// Returns what `promtool check metrics` complains about, a line each; `None` where it is not
+/// installed.
 fn complaints(text: &str) -> Option<Vec<String>> {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]).stdin(Stdio::piped());
@@ -52,7 +53,8 @@ async fn promtool_has_nothing_to_say_but_of_remotedialers_names() {
             assert!(complaints.is_empty(), "{complaints:?}");
         }
     }
-    // This agent has remotedialer's counters, too; their names are a contract, and show that the checker does complain.
+    // This agent has remotedialer's counters, too; their names are a contract, and show that the
+    // checker does complain.
     let text = rig.agent.counters().unwrap().text().unwrap();
     if let Some(complaints) = complaints(&text) {
         assert!(!complaints.is_empty(), "{text}");

@@ -159,14 +159,14 @@ async fn a_proxy_that_gives_no_connection_is_counted_and_let_go() {
             "proxy",
         ),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "proxy"),
-        // Whoever speaks here is not the server.
+        // These bytes do not come from the server.
         (
             b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n",
             "proxy",
         ),
         (endless, "proxy"),
         (b"HTTP/1.1 200 OK\r\n", "timed out"),
-        // A tunnel to nobody.
+        // A tunnel without a server.
         (GRANTED, "timed out"),
     ] {
         let proxy = FakeProxy::start(answer, None);

@@ -61,7 +61,8 @@ impl Site {
         (site, forward)
     }
 
-    /// Writes the configuration as people do who know what they do: the new file takes the place of the old one.
+    /// Writes the configuration as people do who know what they do: the new file takes the place of
+    /// the old one.
     fn rewrite(&self, forwards: &[u16], tokens: &[&str]) {
         write(self.folder.path(), &self.target, forwards, tokens);
     }
@@ -135,7 +136,7 @@ fn forwards_come_and_go_and_no_stream_is_dropped() {
     talk(&mut visitor, &mut target);
     talk(&mut another, &mut its_target);
 
-    // What is wrong is not taken, and nothing of it.
+    // A configuration with an error changes nothing.
     std::fs::write(
         site.folder.path().join("server.toml"),
         "[server]\nlisen = 1\n",

@@ -1,5 +1,5 @@
-//! Remotedialer's dialect: a scripted peer in the place of a Go program, at either end. Tests named after a leak (`l1` to `l30`)
-//! show that what is known to leak in such tunnels does not here.
+//! Remotedialer's dialect: a scripted peer in the place of a Go program, at either end. Tests named
+//! after a leak (`l1` to `l30`) show that what is known to leak in such tunnels does not here.
 
 mod agent;
 mod peers;

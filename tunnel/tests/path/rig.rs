@@ -42,7 +42,7 @@ pub(crate) async fn within<T>(limit: Duration, what: &str, future: impl Future<O
         .unwrap_or_else(|_| panic!("{what} took more than {limit:?}"))
 }
 
-/// Waits for something that nobody announces.
+/// Polls until a condition holds.
 pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     within(PROMPT, what, async {
         while !condition() {
@@ -116,7 +116,8 @@ impl Rig {
         connect(self.server.forwards()[0]).await.unwrap()
     }
 
-    /// Every stream must be gone, and its tasks with it: what is left is the link, and who reads what comes over it.
+    /// Every stream must be gone, and its tasks with it: what is left is the link, and the task
+    /// that reads what comes over it.
     pub(crate) async fn at_rest(&self) {
         self.at_rest_but(0).await;
     }

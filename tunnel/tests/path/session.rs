@@ -134,7 +134,8 @@ async fn a_draining_server_waits_for_its_streams() {
     } = rig;
     let forward = server.forwards()[0];
     let drained = tokio::spawn(server.drain(LONG));
-    // A visitor that came in the last moment would be one more to wait for, so the port is asked and not the listener.
+    // A visitor that came in the last moment would be one more to wait for, so the port is asked
+    // and not the listener.
     until("the listeners' end", || {
         std::net::TcpListener::bind(forward).is_ok()
     })

@@ -147,7 +147,7 @@ async fn what_is_sent_behind_the_request_is_not_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_says_why_there_is_no_stream() {
     let hole = BlackHole::open().await;
-    // Taken, and nobody listens.
+    // Bound, but not listening.
     let held = TcpSocket::new_v4().unwrap();
     held.bind(loopback()).unwrap();
     let closed = of_the_world(&held).local_addr().unwrap().port();
@@ -200,7 +200,7 @@ async fn with_credentials_only_they_open_the_door() {
     })
     .await;
     let target = rig.target.local_addr().unwrap().port();
-    // Nobody may come without.
+    // Credentials are required.
     let mut visitor_without = visitor(&rig).await;
     visitor_without.write_all(&[5, 1, 0]).await.unwrap();
     assert_eq!(hear(&mut visitor_without).await, [5, 0xff]);
@@ -285,7 +285,7 @@ async fn a_thousand_aborted_handshakes_leave_nothing() {
         () = accepting => {}
         () = aborting => {}
     }
-    // What is in the backlog has its stream.
+    // The visitors in the backlog have streams.
     let rest = async {
         loop {
             drop(rig.target.accept().await.unwrap());

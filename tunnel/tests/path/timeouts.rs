@@ -115,7 +115,8 @@ async fn dials_and_opens_that_take_too_long_are_counted() {
     }
 }
 
-/// Returns the socket of this process with these ports, 0 for any, that is connected (`/proc/net/tcp`, ESTABLISHED).
+/// Returns the socket of this process with these ports, 0 for any, that is connected
+/// (`/proc/net/tcp`, ESTABLISHED).
 fn socket(local: u16, remote: u16) -> OwnedFd {
     let port = |text: &str| u16::from_str_radix(text.rsplit_once(':').unwrap().1, 16).unwrap();
     let table = read_to_string("/proc/net/tcp").unwrap();
@@ -218,7 +219,8 @@ async fn a_peer_that_takes_nothing_any_more_is_given_up_by_tcp() {
         )
         .await;
         let (mut visitor, mut target) = rig.pair().await;
-        // With its window shut a peer acknowledges probes and takes no byte (tcp(7), TCP_USER_TIMEOUT).
+        // With its window shut a peer acknowledges probes and takes no byte (tcp(7),
+        // TCP_USER_TIMEOUT).
         let (source, silent) = if at_server {
             (&mut target, &mut visitor)
         } else {

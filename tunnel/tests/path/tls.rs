@@ -12,6 +12,7 @@ use tunnel::{agent, server};
 
 use crate::rig::Rig;
 
+mod files;
 mod front;
 mod identity;
 mod live;
@@ -27,7 +28,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-/// Who signs certificates.
+/// A certificate authority.
 struct Signer {
     name: String,
     pem: String,
@@ -165,7 +166,7 @@ impl Folder {
     }
 }
 
-/// A server with a certificate and an agent that trusts who signed it.
+/// A server with a certificate and an agent that trusts its authority.
 pub(crate) struct Secured {
     pub(crate) rig: Rig,
     signer: Signer,

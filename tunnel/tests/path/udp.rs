@@ -274,7 +274,8 @@ async fn a_full_queue_drops_what_comes_and_keeps_what_it_has() {
     assert_eq!(received, [vec![0; 1000], vec![1; 1000]]);
 }
 
-/// A source that never pauses is left alone after some datagrams, so that the flow's other direction has its turn.
+/// A source that never pauses is left alone after some datagrams, so that the flow's other
+/// direction has its turn.
 #[tokio::test]
 async fn a_flood_does_not_hold_its_task() {
     const SENT: usize = 200;

@@ -151,7 +151,8 @@ async fn the_front_speaks_http_to_it() {
     rig.at_rest().await;
 }
 
-/// Asks for `asked` under the rule `rule`, and expects to be refused for `reason` and nobody to be dialed.
+/// Asks for `asked` under the rule `rule`, and expects to be refused for `reason` and nobody to be
+/// dialed.
 async fn is_refused(asked: &Path, rule: &Path, reason: &str, listener: &UnixListener) {
     let rig = rig(asked, rule, Dialect::Native).await;
     refused(rig.server.forwards()[0]).await;

@@ -1,8 +1,9 @@
 //! The world around the tunnel: visitors, targets, strangers.
 //!
-//! When the tests run under the tracer, the tunnel is judged and the world is not: a visitor that never reads and a target
-//! that never ends are what these tests are about. So every socket of the world is annotated as pooled, which is judged by idleness
-//! alone, and a finding always means the tunnel.
+//! When the tests run under the tracer, the tunnel is judged and the world is not: a visitor that
+//! never reads and a target that never ends are what these tests are about. So every socket of the
+//! world is annotated as pooled, which is judged by idleness alone, and a finding always means the
+//! tunnel.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ pub(crate) use relay::{Pace, Relay};
 
 /// Tells a tracer that a socket belongs to the world.
 pub(crate) fn of_the_world<S: AsFd>(socket: S) -> S {
-    // Without a tracer nobody hears it.
+    // Without a tracer it has no effect.
     let _ = annotation::bind(&socket, Role::Pool, Owner::PRESENT, "the world");
     socket
 }
@@ -77,7 +78,8 @@ impl BlackHole {
         }
     }
 
-    /// How many sockets of this network namespace are dialing it (SYN_SENT, `include/net/tcp_states.h`).
+    /// How many sockets of this network namespace are dialing it (SYN_SENT,
+    /// `include/net/tcp_states.h`).
     pub(crate) fn dials(&self) -> usize {
         let remote = format!("0100007F:{:04X} 02", self.address.port());
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();

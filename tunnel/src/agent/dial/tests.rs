@@ -144,7 +144,8 @@ async fn only_what_was_allowed_of_the_answers_is_dialed() {
     }
 }
 
-/// A name with two answers, one of them forbidden: the forbidden one is not among those that are dialed.
+/// A name with two answers, one of them forbidden: the forbidden one is not among those that are
+/// dialed.
 #[test]
 fn a_rebinding_name_keeps_only_its_harmless_answers() {
     let endpoint = Endpoint::parse("rebound.example", Some(80)).unwrap();

@@ -69,11 +69,18 @@ impl<T> Watched<T> {
             File::open(&self.path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut content));
         match read {
             Ok(length) if length as u64 == FILE_MAX => {
-                tracing::warn!(file = %self.path.display(), "the file is too long; only its first {FILE_MAX} bytes count");
+                tracing::warn!(
+                    file = %self.path.display(),
+                    "the file is too long; only its first {FILE_MAX} bytes count"
+                );
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(file = %self.path.display(), %error, "cannot read the file; its defaults apply");
+                tracing::debug!(
+                    file = %self.path.display(),
+                    %error,
+                    "cannot read the file; its defaults apply"
+                );
                 content.clear();
             }
         }

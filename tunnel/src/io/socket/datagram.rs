@@ -19,14 +19,14 @@ pub struct DatagramSocket {
     io: UdpSocket,
 }
 
-/// A UDP socket that takes datagrams of everybody.
+/// A UDP socket that receives from everyone.
 #[derive(Debug)]
 pub struct DatagramListener {
     io: Arc<UdpSocket>,
     address: SocketAddr,
 }
 
-/// Sends datagrams from a listener that somebody else owns. It does not keep the listener open.
+/// Sends datagrams from a listener that another task owns. It does not keep the listener open.
 #[derive(Clone, Debug)]
 pub struct Replies {
     io: Weak<UdpSocket>,
@@ -56,8 +56,8 @@ fn adopt(socket: socket2::Socket) -> io::Result<UdpSocket> {
 }
 
 impl DatagramSocket {
-    /// Makes a socket that sends to `address` and hears nobody else. It is bound to its owner
-    /// before it has an address.
+    /// Makes a socket that sends to `address` and receives only from there. It is bound to its
+    /// owner before it has an address.
     ///
     /// # Errors
     ///
@@ -72,20 +72,20 @@ impl DatagramSocket {
         bind(&socket, role, owner, label);
         socket.connect(&address.into())?;
         let io = adopt(socket)?;
-        // It is at once, and until it was asked nothing can be sent.
+        // It is writable at once, but tokio sends nothing before it knows that.
         io.writable().await?;
         Ok(Self { io })
     }
 
-    /// Takes the next datagram. What an earlier one met (ICMP errors) is skipped. While nothing
-    /// arrives the buffer holds no memory.
+    /// Receives the next datagram. Errors of earlier ones (ICMP) are skipped. While it waits, the
+    /// buffer holds no memory.
     ///
     /// # Errors
     ///
     /// What waiting for the socket says.
     pub async fn receive(&self, buffer: &mut BytesMut) -> io::Result<Bytes> {
         loop {
-            // A source that never pauses must not keep others from their turn.
+            // A source that never pauses must not starve other tasks.
             tokio::task::consume_budget().await;
             buffer.clear();
             buffer.reserve(LENGTH_MAX);
@@ -146,7 +146,7 @@ impl DatagramSocket {
     /// What `send(2)` says: the datagram was dropped.
     pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
         let sent = match self.io.try_send(datagram) {
-            // The error is of an earlier datagram, and told once.
+            // The error belongs to an earlier datagram and is reported once.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 self.io.try_send(datagram)
             }
@@ -185,7 +185,7 @@ impl DatagramListener {
         self.address
     }
 
-    /// Takes the next datagram into `buffer`, which is cleared before, and returns who sent it.
+    /// Receives the next datagram into `buffer`, which is cleared first, and returns its sender.
     pub async fn receive(&self, buffer: &mut BytesMut) -> SocketAddr {
         loop {
             buffer.clear();

@@ -1,4 +1,4 @@
-//! Sockets that take connections.
+//! Listening TCP sockets.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -54,12 +54,13 @@ impl Listener {
         self.address
     }
 
-    /// Sets how TCP finds out that the other end of a connection is gone, for every connection that is made from now on.
+    /// Sets how TCP detects that the other end is gone, for all connections that are accepted from
+    /// now on.
     pub fn set_options(&self, options: Options) {
         options::apply(&*self.io, options);
     }
 
-    /// Returns a handle through which annotations can be told and that does not hold the listener.
+    /// Returns a handle that can send annotations and does not keep the listener open.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark {
@@ -67,8 +68,8 @@ impl Listener {
         }
     }
 
-    /// Takes the next connection. Errors that concern one connection only are skipped; when descriptors or memory run out it
-    /// waits a moment instead of spinning.
+    /// Accepts the next connection. Errors of a single connection are skipped. If descriptors or
+    /// memory run out, it waits a moment instead of spinning.
     #[expect(
         clippy::disallowed_methods,
         reason = "only the socket module makes sockets"
@@ -89,7 +90,11 @@ impl Listener {
                     tracing::debug!(%error, "a connection was gone before it was accepted");
                 }
                 Err(error) => {
-                    tracing::warn!(%error, listener = %self.address, "cannot accept; is the limit of open files reached?");
+                    tracing::warn!(
+                        %error,
+                        listener = %self.address,
+                        "cannot accept; is the limit of open files reached?"
+                    );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

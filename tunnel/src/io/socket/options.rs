@@ -1,25 +1,25 @@
-//! How TCP finds out that the other end is gone.
+//! How TCP detects that the other end is gone.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// How TCP finds out that the other end is gone. Unix sockets know without.
+/// How TCP detects that the other end is gone. Unix sockets need no options for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Probes while nothing is sent; none without.
+    /// Probes while the connection is idle. `None` means no probes.
     pub keepalive: Option<Keepalive>,
-    /// How long sent bytes may stay unacknowledged, or a peer's window shut, before the connection is reset (`tcp(7)`,
-    /// TCP_USER_TIMEOUT, in whole milliseconds). Without it the kernel goes on for a quarter of an hour. It also ends what the
-    /// probes of `keepalive` find dead, whatever their number.
+    /// How long sent bytes may stay unacknowledged, or a peer's window closed, before the
+    /// connection is reset (`tcp(7)`, TCP_USER_TIMEOUT, in whole milliseconds). Without it the
+    /// kernel retries for about 15 minutes. It also overrides the number of keep-alive probes.
     pub user_timeout: Option<Duration>,
 }
 
-/// When probes are sent (`tcp(7)`), in whole seconds of at least one.
+/// When probes are sent (`tcp(7)`), in whole seconds, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// How long nothing may arrive before the first probe.
+    /// How long the connection is idle before the first probe.
     pub idle: Duration,
     /// The time from one probe to the next.
     pub interval: Duration,
@@ -38,7 +38,8 @@ impl Default for Keepalive {
 }
 
 impl Options {
-    /// The default for sockets of streams: keep-alive. A peer that does not read for long is alive all the same.
+    /// The default for sockets of streams: keep-alive only, since a peer that does not read for a
+    /// long time is still alive.
     pub const STREAMS: Self = Self {
         keepalive: Some(Keepalive {
             idle: Duration::from_secs(60),
@@ -48,14 +49,14 @@ impl Options {
         user_timeout: None,
     };
 
-    /// The default for links, whose ends always read: keep-alive, and 30 seconds for what was sent.
+    /// The default for links, whose ends always read: keep-alive, and a user timeout of 30 seconds.
     pub const LINKS: Self = Self {
         user_timeout: Some(Duration::from_secs(30)),
         ..Self::STREAMS
     };
 }
 
-/// Sets the options of a TCP socket. Those that a listening one accepts have them from it.
+/// Sets the options of a TCP socket. Accepted sockets inherit them from their listener.
 pub(super) fn apply(socket: &impl AsFd, options: Options) {
     let socket = SockRef::from(socket);
     let keepalive = match options.keepalive {

@@ -1,4 +1,4 @@
-//! A stream socket of either family, and what may be done to it without waiting.
+//! A stream socket of either family, and its non-blocking operations.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,8 +28,8 @@ macro_rules! either {
 }
 
 impl Io {
-    /// Reads into `buffer`. A read that does not fill it has taken all there was (epoll(7), question 9), so the next one waits
-    /// to be told of more and does not ask the kernel in vain.
+    /// Reads into `buffer`. A read that does not fill it has drained the socket (epoll(7), question
+    /// 9). So the next read waits for readiness first, which saves a system call.
     pub(super) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         let room = buffer.chunk_mut().len();
         let mut read = Err(io::ErrorKind::WouldBlock.into());
@@ -40,7 +40,7 @@ impl Io {
                 Ok(_) | Err(_) => Ok(()),
             }
         };
-        // What it says is in `read`; here it only forgets that the socket was readable.
+        // The result is in `read`. This call only clears the readiness.
         let _ = either!(self, stream => stream.try_io(Interest::READABLE, attempt));
         read
     }

@@ -1,4 +1,4 @@
-//! Unix sockets: the file that was checked is the one that is dialed.
+//! Dials Unix sockets. The file that was checked is the file that is dialed.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -12,7 +12,8 @@ use tokio::net::UnixStream;
 
 use crate::io::socket::{Io, Owner, PeerAddr, Role, Socket, bind};
 
-/// The file of a Unix socket. Whoever changes links on the way to it changes nothing of what is dialed.
+/// The open file of a Unix socket. Changing symbolic links on its path no longer changes what is
+/// dialed.
 #[derive(Debug)]
 pub struct SocketFile {
     file: OwnedFd,
@@ -20,25 +21,27 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Follows `path` to its file. It blocks where the file system does.
+    /// Resolves `path` to its file. It may block on the file system.
     ///
     /// # Errors
     ///
-    /// What `open(2)` says of the way there.
+    /// What `open(2)` says.
     pub fn find(path: &Path) -> io::Result<Self> {
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let path = std::fs::read_link(handle(&file))?;
         Ok(Self { file, path })
     }
 
-    /// Returns where the file is, after all symbolic links. A file that was removed has a path that no file has.
+    /// Returns the path of the file with all symbolic links resolved. If the file was removed, no
+    /// file has this path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Connects to the socket. It is bound to its owner before. While the listener's backlog is full it goes on trying, since such
-    /// a connect does not wait by itself (`connect(2)`, EAGAIN); the caller has the deadline.
+    /// Connects to the socket. It is bound to its owner first. While the listener's backlog is full
+    /// it retries, because such a connect fails instead of waiting (`connect(2)`, EAGAIN). The
+    /// caller sets the deadline.
     ///
     /// # Errors
     ///
@@ -67,10 +70,10 @@ impl SocketFile {
     }
 }
 
-/// How long a full backlog is left alone.
+/// The pause before a retry when the backlog is full.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(10);
 
-/// A path that leads to an open file itself (`proc(5)`, /proc/pid/fd).
+/// Returns a path that refers to the open file itself (`proc(5)`, /proc/pid/fd).
 fn handle(file: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }

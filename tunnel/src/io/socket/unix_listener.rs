@@ -1,4 +1,4 @@
-//! Unix sockets that take connections, and their files.
+//! Listening Unix sockets and their files.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -11,15 +11,16 @@ use socket2::{Domain, SockAddr, Type};
 
 use crate::io::socket::{Io, NOBODY, PeerAddr, Role, Socket, bind};
 
-/// A listening Unix socket. When it goes, its file is removed, if it is still its own.
+/// A listening Unix socket. Dropping it removes its file, unless the file was replaced.
 #[derive(Debug)]
 pub struct UnixListener {
-    // Fields drop in this order: nobody is to take the file of a socket that is gone for a stale one.
+    // Fields drop in this order: the file is removed while the socket still listens, so that no
+    // other process takes it for stale.
     file: OwnFile,
     io: tokio::net::UnixListener,
 }
 
-/// The file that a bind made.
+/// The file that `bind(2)` created.
 #[derive(Debug)]
 struct OwnFile {
     path: PathBuf,
@@ -45,7 +46,11 @@ impl Drop for OwnFile {
         if self.is_ours()
             && let Err(error) = std::fs::remove_file(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the file of a listening socket");
+            tracing::warn!(
+                path = %self.path.display(),
+                %error,
+                "cannot remove the file of a listening socket"
+            );
         }
     }
 }
@@ -56,11 +61,13 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 impl UnixListener {
-    /// Listens at `path`. The file has `mode` before anybody can connect. One that a listener left behind is replaced.
+    /// Listens at `path`. The file has `mode` before anyone can connect. A stale socket file is
+    /// replaced.
     ///
     /// # Errors
     ///
-    /// What `bind(2)` says, that somebody listens there, or that the file is not a socket, with the path.
+    /// What `bind(2)` says, that another program listens there, or that the file is not a socket,
+    /// with the path.
     pub fn listen(path: &Path, mode: u32, label: &str) -> io::Result<Self> {
         listen(path, mode, label).map_err(|error| {
             let why = format!("cannot listen on unix:{}: {error}", path.display());
@@ -78,7 +85,7 @@ impl UnixListener {
     ///
     /// # Errors
     ///
-    /// What `chmod(2)` says, or that the file is not there any more.
+    /// What `chmod(2)` says, or that the file was replaced.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         if self.file.is_ours() {
             set_mode(&self.file.path, mode)
@@ -88,7 +95,8 @@ impl UnixListener {
         }
     }
 
-    /// Takes the next connection; when descriptors or memory run out it waits a moment instead of spinning.
+    /// Accepts the next connection. If descriptors or memory run out, it waits a moment instead of
+    /// spinning.
     pub async fn accept(&self) -> Socket {
         loop {
             match self.io.accept().await {
@@ -99,7 +107,11 @@ impl UnixListener {
                     };
                 }
                 Err(error) => {
-                    tracing::warn!(%error, listener = %self.file.path.display(), "cannot accept; is the limit of open files reached?");
+                    tracing::warn!(
+                        %error,
+                        listener = %self.file.path.display(),
+                        "cannot accept; is the limit of open files reached?"
+                    );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -109,7 +121,7 @@ impl UnixListener {
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections that wait to be accepted, as the standard library has it.
+/// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 #[expect(
@@ -121,7 +133,8 @@ fn listen(path: &Path, mode: u32, label: &str) -> io::Result<UnixListener> {
     let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     bind(&socket, Role::Listener, NOBODY, label);
-    // The file gets the socket's mode less the umask (`unix_bind_bsd` in net/unix/af_unix.c), so it is never wider than asked.
+    // The file gets the socket's mode minus the umask (`unix_bind_bsd` in net/unix/af_unix.c), so
+    // it never grants more than `mode`.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
     socket.bind(&SockAddr::unix(path)?)?;
     let file = OwnFile::of(path)?;
@@ -140,7 +153,7 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
-/// Removes the file of a socket on which nobody listens.
+/// Removes a socket file on which nobody listens.
 #[expect(
     clippy::disallowed_methods,
     reason = "only the socket module makes sockets"
@@ -151,7 +164,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         file => file?,
     };
     if !file.file_type().is_socket() {
-        let why = "there is a file that is not a socket; remove it, or listen elsewhere";
+        let why = "the file is not a socket; remove it, or listen elsewhere";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
     }
     let probe = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -162,10 +175,10 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             std::fs::remove_file(path)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full backlog is somebody's, too.
+        // A full backlog has a listener as well.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         Ok(()) | Err(_) => {
-            let why = "somebody listens there; end that program, or listen elsewhere";
+            let why = "another program listens there; stop it, or listen elsewhere";
             Err(io::Error::new(io::ErrorKind::AddrInUse, why))
         }
     }

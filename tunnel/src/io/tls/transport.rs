@@ -1,4 +1,4 @@
-//! What carries a link or a visitor's requests: a socket, with or without TLS around it.
+//! The transport of a link or of a visitor's requests: a socket, with or without TLS.
 
 use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
@@ -11,15 +11,16 @@ use tokio_rustls::TlsStream;
 
 use crate::io::socket::Socket;
 
-/// A connected socket after its handshake. With TLS it holds up to 64 KiB each way besides what the kernel holds.
+/// A connected socket after its handshake. TLS buffers up to 64 KiB per direction in addition to
+/// the kernel.
 ///
-/// An end of the other side that TLS did not announce (a FIN without `close_notify`) is an end like any other: HTTP and WebSocket say by
-/// themselves whether what came is whole.
+/// A FIN without `close_notify` is an end of the stream like any other: HTTP and WebSocket detect
+/// truncation by themselves.
 #[derive(Debug)]
 pub enum Transport {
     /// The bare socket.
     Plain(Socket),
-    /// A socket with TLS around it.
+    /// A socket with TLS.
     Tls(Box<TlsStream<Socket>>),
 }
 
@@ -30,7 +31,7 @@ impl From<Socket> for Transport {
 }
 
 impl Transport {
-    /// Returns the socket, to annotate it and to set it up.
+    /// Returns the socket, to annotate and configure it.
     #[must_use]
     pub fn socket(&self) -> &Socket {
         match self {
@@ -39,7 +40,7 @@ impl Transport {
         }
     }
 
-    /// Returns the certificate that the other end showed, which its handshake has verified.
+    /// Returns the certificate of the other end, which the handshake has verified.
     #[must_use]
     pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
         match self {
@@ -48,8 +49,8 @@ impl Transport {
         }
     }
 
-    /// Tells the other end by TLS that this was all (`close_notify`), as far as the socket takes it at once: nothing may wait for a
-    /// reader any more. Without TLS there is nothing to tell.
+    /// Sends `close_notify` as far as the socket accepts it at once: closing must not wait for the
+    /// reader. Without TLS it does nothing.
     pub fn send_close_notify(&mut self) {
         let Self::Tls(stream) = self else { return };
         match &mut **stream {

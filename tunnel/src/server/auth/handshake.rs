@@ -166,7 +166,8 @@ fn agents_dialect(
     }
     refuse(
         StatusCode::BAD_REQUEST,
-        "this server speaks the subprotocol watertight.v1; --accept-remotedialer takes clients that ask for none",
+        "this server speaks the subprotocol watertight.v1; --accept-remotedialer takes clients \
+         that ask for none",
     )
 }
 

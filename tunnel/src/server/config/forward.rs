@@ -37,7 +37,9 @@ impl fmt::Display for Forward {
 pub enum ForwardError {
     /// It does not have the three parts.
     #[error(
-        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as 127.0.0.1:8080=web/tcp/127.0.0.1:9000, LISTEN=AGENT/udp/HOST:PORT or LISTEN=AGENT/unix//PATH"
+        "{0:?} is not a forward: write LISTEN=AGENT/tcp/HOST:PORT, as \
+         127.0.0.1:8080=web/tcp/127.0.0.1:9000, LISTEN=AGENT/udp/HOST:PORT or \
+         LISTEN=AGENT/unix//PATH"
     )]
     Malformed(String),
     /// Nothing can listen there.

@@ -40,7 +40,8 @@ pub struct Connector {
 pub enum ConnectError {
     /// The connector does not serve the URI's scheme.
     #[error(
-        "{0} is not served: write http://HOST:PORT/; for https, put TLS over a connector that is beneath_tls"
+        "{0} is not served: write http://HOST:PORT/; for https, put TLS over a connector that is \
+         beneath_tls"
     )]
     Scheme(Uri),
     /// The dial failed.

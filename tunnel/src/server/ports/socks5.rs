@@ -73,8 +73,14 @@ pub(crate) async fn serve(
                     stream.watch().reset(Reason::Aborted);
                     return;
                 }
-                let ending = splice_after(early.freeze(), socket, stream, shared.config.splice).await;
-                tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
+                let ending =
+                    splice_after(early.freeze(), socket, stream, shared.config.splice).await;
+                tracing::debug!(
+                    visitor = %peer,
+                    stream = owner.stream,
+                    %ending,
+                    "visitor released"
+                );
             }
             Err(refused) => {
                 socket.bind(Role::Control, NOBODY, "visitor that was refused");
@@ -107,7 +113,11 @@ async fn negotiate(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)
                 Event::Send(reply) => send(socket, &reply).await.ok()?,
                 Event::Connect(target) => return Some((target, greeting.into_rest())),
                 Event::Refuse(refusal) => {
-                    tracing::debug!(visitor = %socket.peer_addr(), why = %refusal, "visitor refused");
+                    tracing::debug!(
+                        visitor = %socket.peer_addr(),
+                        why = %refusal,
+                        "visitor refused"
+                    );
                     reply_and_close(socket, &refusal.reply()).await;
                     return None;
                 }

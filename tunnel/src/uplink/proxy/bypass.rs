@@ -3,8 +3,8 @@
 use tunnel_proto::policy::network::Network;
 use tunnel_proto::target::Endpoint;
 
-/// Whether `host` is on this machine, or among the `exceptions`: names, which stand for all names below them too, addresses and
-/// networks, between commas or spaces; `*` is every host.
+/// Whether `host` is on this machine, or among the `exceptions`: names, which stand for all names
+/// below them too, addresses and networks, between commas or spaces; `*` is every host.
 pub(crate) fn applies(host: &Endpoint, exceptions: &str) -> bool {
     let is_here = host.address().map_or_else(
         || host.host() == "localhost",

@@ -16,7 +16,8 @@ pub(crate) enum TunnelError {
     #[error("the proxy {0} ended the connection: {1}")]
     Io(String, io::Error),
     #[error(
-        "the proxy {0} wants a user and a password, or other ones: write http://USER:PASSWORD@HOST:PORT into the variable that names it"
+        "the proxy {0} wants a user and a password, or other ones: write \
+         http://USER:PASSWORD@HOST:PORT into the variable that names it"
     )]
     Credentials(String),
     #[error("the proxy {0} refused: {1}")]
@@ -25,7 +26,8 @@ pub(crate) enum TunnelError {
     Malformed(String),
 }
 
-/// Asks the proxy at the other end of `socket` for a connection to `server`. The caller has the deadline.
+/// Asks the proxy at the other end of `socket` for a connection to `server`. The caller has the
+/// deadline.
 pub(crate) async fn tunnel(
     proxy: &Proxy,
     socket: Socket,

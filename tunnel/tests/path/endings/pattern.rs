@@ -1,4 +1,4 @@
-//! One end of a stream whose bytes everyone can check who knows their seed.
+//! One end of a stream whose bytes can be checked by their seed.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use super::Rng;
 
-/// The bytes of one direction, by their seed. They repeat after a prime number of bytes, so that lost or doubled frames are seen.
+/// The bytes of one direction, by their seed. They repeat after a prime number of bytes, so that
+/// lost or doubled frames are seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pattern(pub(super) u64);
 

@@ -1,4 +1,4 @@
-//! What is kept when nothing is going on any more: descriptors, tasks, memory, time.
+//! What remains when everything is idle: descriptors, tasks, memory, CPU time.
 
 use std::time::{Duration, Instant};
 
@@ -24,13 +24,14 @@ struct Tunnel {
 struct Held {
     sockets: usize,
     tasks: u64,
-    /// In KiB: all of it, and what is no file's.
+    /// In KiB: all of it, and the anonymous part.
     memory: u64,
     own: u64,
 }
 
 impl Held {
-    /// A tenth more memory may be held: code that only streams run, and pages of the heap that something small holds by chance.
+    /// A tenth more memory may be held: code that only streams run, and pages of the heap that
+    /// something small holds by chance.
     fn is_no_more_than(&self, before: &Self) -> bool {
         self.tasks <= before.tasks
             && self.sockets <= before.sockets
@@ -39,8 +40,8 @@ impl Held {
     }
 }
 
-/// A tenth of what a fresh process holds that is built for release, in KiB. What tests run is not optimized: a tenth of its code alone
-/// would hide as much.
+/// A tenth of what a fresh process holds that is built for release, in KiB. What tests run is not
+/// optimized: a tenth of its code alone would hide as much.
 const SPARE: u64 = 800;
 
 async fn counters(address: &str) -> String {
@@ -163,7 +164,8 @@ async fn settled(process: &Process) -> usize {
     }
 }
 
-/// The processes look every second whether there is memory to give back, and do so with the second look.
+/// The processes look every second whether there is memory to give back, and do so with the second
+/// look.
 const GIVEN_BACK: Duration = Duration::from_secs(3);
 
 async fn five_thousand(tunnel: &Tunnel) -> [Held; 2] {
@@ -180,8 +182,8 @@ async fn five_thousand(tunnel: &Tunnel) -> [Held; 2] {
             "{held:?}"
         );
     }
-    // Who was opened at the same time may have taken another's target. Not all end at once: that they do so within the tracer's
-    // grace is no promise of a slow machine.
+    // Who was opened at the same time may have taken another's target. Not all end at once: that
+    // they do so within the tracer's grace is no promise of a slow machine.
     let (mut visitors, targets): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
     while !visitors.is_empty() {
         visitors.truncate(visitors.len().saturating_sub(250));

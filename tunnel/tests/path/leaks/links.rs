@@ -34,7 +34,7 @@ async fn rig_behind_relay(silence: Duration) -> (Rig, Relay) {
     (rig, relay.unwrap())
 }
 
-/// A target that nobody is asked for.
+/// A target that is never asked for.
 fn nowhere() -> SocketAddr {
     SocketAddr::new(loopback().ip(), 9)
 }

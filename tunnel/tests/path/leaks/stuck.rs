@@ -1,4 +1,4 @@
-//! Streams that cannot move: whoever waits in them must come to an end with the stream, and hold up nobody else.
+//! Streams that cannot move: their tasks must end with the stream, and must not block others.
 
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,8 @@ async fn a_visitor_that_leaves_an_echo_full_both_ways_is_noticed() {
     }
 }
 
-/// Every end writes and reads at once on buffers smaller than what is under way, so none may wait for room before it reads.
+/// Every end writes and reads at once on buffers smaller than what is under way, so none may wait
+/// for room before it reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_ends_that_fill_each_other_go_on_reading() {
     let mut relay = None;
@@ -276,7 +277,8 @@ async fn a_throttled_link_delays_and_breaks_nothing() {
     rig.at_rest().await;
 }
 
-/// What piles up is bounded, and the link whose peer takes nothing is given up with everything in it.
+/// What piles up is bounded, and the link whose peer takes nothing is given up with everything in
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_nobody_reads_is_given_up_and_its_backlog_is_bounded() {
     let mut relay = None;

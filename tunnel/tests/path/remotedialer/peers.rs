@@ -24,7 +24,7 @@ use crate::rig::{
 };
 use crate::world::{TcpListener, connect};
 
-/// An address that nobody else binds, so that a server can be named before it listens.
+/// Reserves an address, so that a server has a name before it listens.
 fn own_address() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
@@ -115,7 +115,8 @@ impl Two {
         (visitor, target)
     }
 
-    /// Nothing is left but the links: who drives each, and who takes what comes over it.
+    /// Nothing is left but the links, each with the task that drives it and the task that accepts
+    /// its streams.
     async fn at_rest(&self) {
         let (east, west) = (&self.east, &self.west);
         until("coming to rest", || {
@@ -227,7 +228,8 @@ async fn a_target_that_goes_on_for_a_visitor_that_left_is_given_up() {
     let endless =
         tokio::spawn(async move { while target.write_all(&[7; 64 * 1024]).await.is_ok() {} });
     visitor.shutdown().await.unwrap();
-    // No half-close between servers: what comes after the visitor's end is dropped, and not for long.
+    // No half-close between servers: what comes after the visitor's end is dropped, and not for
+    // long.
     within(LONG, "the end of the target", endless)
         .await
         .unwrap();

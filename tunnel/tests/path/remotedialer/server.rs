@@ -188,7 +188,8 @@ async fn a_peer_that_ignores_the_pause_loses_that_connection_alone() {
             .await
             .is_err()
     );
-    // The rest was late data; once the stream is forgotten, the answer is "not found". The session goes on.
+    // The rest was late data; once the stream is forgotten, the answer is "not found". The session
+    // goes on.
     let mut visitor = connect_visitor(script.server.forwards()[0]).await.unwrap();
     let connection = loop {
         if let (connection, Body::Connect(_)) = script.peer.receive().await {
@@ -217,7 +218,8 @@ async fn data_of_an_unknown_connection_is_answered() {
     );
 }
 
-/// The list was made before its agent knew of the connection, and the end of an orphan was told to nobody.
+/// The list was made before its agent knew of the connection, and the end of an orphan was told to
+/// nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
     let mut script = Script::start().await;
@@ -233,7 +235,8 @@ async fn a_list_ends_only_what_its_agent_knew_of_and_tells_so() {
     within(PROMPT, "the bytes", visitor.read_exact(&mut [0; 4]))
         .await
         .unwrap();
-    // A round trip on the link: the lists have been read, and the ping that they led to came before the answer.
+    // A round trip on the link: the lists have been read, and the ping that they led to came before
+    // the answer.
     script.peer.send(98, data(b"?")).await;
     assert_eq!(script.peer.receive().await.0, 98);
     assert_eq!(script.peer.pings, 1);

@@ -218,7 +218,8 @@ async fn visitors_come_by_tls_again_and_again() {
     secured.rig.at_rest().await;
 }
 
-/// With `close_notify`, with a FIN alone, and with both; the response comes nevertheless, and then TLS says that it was all.
+/// With `close_notify`, with a FIN alone, and with both; the response comes nevertheless, and then
+/// TLS says that it was all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_finishes_first_gets_its_response() {
     let secured = Secured::start().await;
@@ -284,7 +285,7 @@ async fn a_response_that_breaks_off_does_not_end_in_order() {
     secured.rig.at_rest().await;
 }
 
-/// Whoever does not read keeps its own connection and nothing else, and is let go with its agent.
+/// A visitor that does not read holds only its own connection, which ends with the agent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_does_not_read_is_released_with_its_request() {
     let secured = Secured::start().await;

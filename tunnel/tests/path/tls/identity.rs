@@ -1,4 +1,4 @@
-//! Mutual TLS: who must show a certificate, and what it is good for.
+//! Mutual TLS: which clients need a certificate, and what it allows.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,4 +1,5 @@
-//! Links inside TLS: bulk, half-close, resets, breaks, drains and a new certificate, in both dialects.
+//! Links inside TLS: bulk, half-close, resets, breaks, drains and a new certificate, in both
+//! dialects.
 
 use std::time::{Duration, Instant};
 
@@ -183,7 +184,7 @@ async fn drains_end_links_in_order() {
     }
 }
 
-/// Old links keep what they shook hands with; new ones get what is new.
+/// Old links keep the certificate of their handshake. New links get the new one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_disturbs_no_stream() {
     for dialect in DIALECTS {

@@ -9,8 +9,7 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::io::socket::{Listener, NOBODY, Role, Socket};
 use tunnel::io::tls::{
-    Client, ClientError, ClientFiles, Failure, Files, HandshakeError, Pin, Server, TlsError,
-    Transport, Warning,
+    Client, ClientError, ClientFiles, Failure, HandshakeError, Pin, Server, TlsError, Transport,
 };
 
 use super::{DAY, Folder, Pair, Signer};
@@ -159,7 +158,7 @@ async fn nobody_else_is_believed() {
         }
         Err(error) => assert!(matches!(error, TlsError::NoRoots), "{error}"),
     }
-    // Who is certified as a server certifies no others.
+    // A server certificate cannot sign others.
     let middle = signer.sign(&["b"]);
     let forger = Signer {
         name: "forger".to_owned(),
@@ -298,7 +297,7 @@ async fn a_pin_and_an_authority_must_both_hold() {
     );
 }
 
-/// Who shows the pinned certificate must have its key, by either version of TLS.
+/// A server that shows the pinned certificate must have its key, in either version of TLS.
 #[tokio::test]
 async fn a_copied_certificate_is_worth_nothing() {
     let folder = Folder::new();
@@ -397,129 +396,4 @@ async fn old_versions_are_refused_by_both_ends() {
         HandshakeError::Incompatible(_) | HandshakeError::Protocol(_)
     );
     assert!(is_told, "{error:?}");
-}
-
-#[test]
-fn files_that_make_no_server_are_named() {
-    let (folder, signer) = (Folder::new(), Signer::new("authority"));
-    let (pair, other) = (signer.sign(&["a"]), signer.sign(&["a"]));
-    let good = folder.files(&pair, &[]);
-    let key = pair.key.serialize_pem();
-    let file = |name: &str, text: &str| folder.write(name, text);
-    let truncated = &pair.pem[..pair.pem.len() / 2];
-    let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-    let canary = "-----BEGIN PRIVATE KEY-----\ncanary\n-----END PRIVATE KEY-----\n";
-    let with_ca = |path| Files {
-        client_ca: Some(path),
-        ..good.clone()
-    };
-    let with_certificate = |certificate| Files {
-        certificate,
-        ..good.clone()
-    };
-    let with_key = |key| Files {
-        key,
-        ..good.clone()
-    };
-    for (files, told) in [
-        (
-            with_certificate(folder.path().join("absent.pem")),
-            "cannot read",
-        ),
-        (with_certificate(file("empty.pem", "")), "no certificate"),
-        (with_certificate(file("key.pem", &key)), "no certificate"),
-        (
-            with_certificate(file("cut.pem", truncated)),
-            "cannot be read",
-        ),
-        (
-            with_certificate(file("bad.pem", nonsense)),
-            "cannot be read",
-        ),
-        (
-            with_certificate(file("large.pem", &"a".repeat(1 << 21))),
-            "1 MiB",
-        ),
-        (with_key(folder.path().join("absent.key")), "cannot read"),
-        (with_key(file("no.key", &pair.pem)), "no private key"),
-        (with_key(file("bad.key", canary)), "cannot be used"),
-        (
-            with_key(file("other.key", &other.key.serialize_pem())),
-            "does not belong",
-        ),
-        (with_ca(folder.path().join("absent.ca")), "cannot read"),
-        (with_ca(file("empty.ca", "")), "no certificate"),
-    ] {
-        let error = Server::load(&files).unwrap_err();
-        let all = format!("{error} {error:?}");
-        let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-        let names = [
-            Some(&files.certificate),
-            Some(&files.key),
-            files.client_ca.as_ref(),
-        ];
-        let names: Vec<_> = names.into_iter().flatten().map(|path| name(path)).collect();
-        let unusual = names.iter().find(|name| !name.starts_with("server."));
-        assert!(
-            all.contains(told) && all.contains(unusual.unwrap()),
-            "{all}"
-        );
-        assert!(!all.contains("canary"), "{all}");
-    }
-    assert!(Server::load(&good).is_ok());
-}
-
-#[test]
-fn files_that_make_no_client_are_named() {
-    let (folder, signer) = (Folder::new(), Signer::new("authority"));
-    let pair = signer.sign(&["web"]);
-    let showing = folder.showing(ClientFiles::default(), &pair);
-    let other = folder.write("other.key", &signer.sign(&["web"]).key.serialize_pem());
-    let pins = vec![signer.pin()];
-    let files = |change: &dyn Fn(&mut ClientFiles)| {
-        let mut files = ClientFiles {
-            pins: pins.clone(),
-            ..showing.clone()
-        };
-        change(&mut files);
-        Client::load(files)
-            .map(drop)
-            .map_err(|error| error.to_string())
-    };
-    files(&|_| {}).unwrap();
-    let absent = folder.path().join("absent.pem");
-    for (told, change) in [
-        (
-            "go together",
-            &(|files: &mut ClientFiles| files.key = None) as &dyn Fn(&mut ClientFiles),
-        ),
-        ("go together", &|files| files.certificate = None),
-        ("absent.pem", &|files| {
-            files.certificate = Some(absent.clone())
-        }),
-        ("absent.pem", &|files| files.ca_file = Some(absent.clone())),
-        ("other.key does not belong", &|files| {
-            files.key = Some(other.clone())
-        }),
-        ("neither a host's name", &|files| {
-            files.server_name = Some("a b".to_owned())
-        }),
-    ] {
-        let error = files(change).unwrap_err();
-        assert!(error.contains(told), "{error}");
-    }
-}
-
-#[test]
-fn a_certificate_out_of_its_time_is_warned_of() {
-    let (folder, signer) = (Folder::new(), Signer::new("authority"));
-    let server = folder.server(&signer.sign(&["a"]), &[]);
-    let now = SystemTime::now();
-    assert_eq!(server.warning(now), None);
-    let soon = server.warning(now + 47 * DAY);
-    assert!(matches!(soon, Some(Warning::ExpiresSoon(_))), "{soon:?}");
-    let late = server.warning(now + 61 * DAY);
-    assert!(matches!(late, Some(Warning::Expired(_))), "{late:?}");
-    let early = server.warning(now - 2 * DAY);
-    assert!(matches!(early, Some(Warning::NotYetValid(_))), "{early:?}");
 }

@@ -1,4 +1,5 @@
-//! What lies between an agent and its server: it can slow down, stop and break what it carries, as a bad network does.
+//! What lies between an agent and its server: it can slow down, stop and break what it carries, as
+//! a bad network does.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::rig::loopback;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
     Free,
-    /// Nothing is read, so what is sent piles up and an end is not noticed.
+    /// Nothing is read, so sent bytes pile up and an end goes unnoticed.
     Held,
     BytesPerSecond(usize),
 }
@@ -79,12 +80,13 @@ impl Relay {
         self.pace.send_replace(pace);
     }
 
-    /// Breaks what is carried now.
+    /// Breaks the current connections.
     pub(crate) fn cut(&self) {
         let _ = self.cut.send(());
     }
 
-    /// Breaks what is carried now, and waits until the agent has noticed. It may be back before it is asked whether it was gone.
+    /// Breaks the current connections, and waits until the agent has noticed. It may be back before
+    /// it is asked whether it was gone.
     pub(crate) async fn cut_off(&self, agent: &agent::Agent) {
         let mut taken = self.taken.clone();
         let before = *taken.borrow();
@@ -100,7 +102,7 @@ async fn carry(agent: TcpStream, server: SocketAddr, pace: watch::Receiver<Pace>
     let server = connect(server).await.unwrap();
     for end in [&agent, &server] {
         end.set_nodelay(true).unwrap();
-        // Small, so that what is held back is held back at the ends. A break is a reset.
+        // Small buffers keep pending bytes at the ends. A break is a reset.
         SockRef::from(end).set_recv_buffer_size(32 * 1024).unwrap();
         SockRef::from(end).set_send_buffer_size(32 * 1024).unwrap();
         end.set_zero_linger().unwrap();

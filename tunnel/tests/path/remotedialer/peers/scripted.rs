@@ -176,7 +176,7 @@ async fn a_peer_that_we_dial_is_told_of_our_agents_and_opens_streams_to_them() {
         assert_eq!(peer.receive().await, (3, text(why)), "{connect}");
     }
 
-    // A newer session of the same agent is told before the older one is taken back.
+    // A newer session of the same agent is announced before the older one is withdrawn.
     let _second = agent(&west, address, Dialect::Native).await;
     assert!(matches!(peer.receive().await, (0, Body::AddClient(newer)) if newer != session));
     assert_eq!(peer.receive().await, (0, Body::RemoveClient(session)));
@@ -196,7 +196,7 @@ async fn a_stream_of_a_peer_is_never_passed_on_to_another_peer() {
     // The original announces its peers, too: these are no agents.
     has.send(0, add("west/1")).await;
     has.send(0, add("east/1")).await;
-    // Nor is what a peer announced passed on: who dials hears of nobody.
+    // The announcements of a peer are not passed on: the dialing side gets none.
     asks.send(99, data(b"?")).await;
     assert_eq!(asks.receive().await.0, 99);
     has.send(99, data(b"?")).await;
@@ -235,7 +235,7 @@ async fn a_wedged_peer_holds_nobody_up() {
         within(PROMPT, "its end", agent.drain(Duration::ZERO)).await;
     }
     let _agent = agent(&west, address, Dialect::Native).await;
-    // Until it is registered, visitors find nobody or the one before.
+    // Until it is registered, visitors find no session or the previous one.
     within(PROMPT, "the dial", async {
         loop {
             let _visitor = connect(west.forwards()[0]).await;
