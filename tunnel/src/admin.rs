@@ -11,14 +11,15 @@
 //!
 //! It answers GET and HEAD only, and changes nothing. It shows names, addresses and targets, so it
 //! listens on loopback unless [`Config::public`] says otherwise. A request must name an address,
-//! `localhost` or one of [`Config::hosts`] as its host. A web page whose own name is made to resolve
-//! to this machine (DNS rebinding) cannot have a browser read the port.
+//! `localhost` or one of [`Config::hosts`] as its host. A web page whose own name is made to
+//! resolve to this machine (DNS rebinding) cannot have a browser read the port.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use axum::Router;
 use tokio::sync::Semaphore;
 
 mod answer;
@@ -120,6 +121,28 @@ impl Admin {
         self
     }
 
+    /// Returns why the program should not be sent work now, if it should not.
+    fn not_ready_reason(&self) -> Option<String> {
+        let reasons = self
+            .parts
+            .iter()
+            .filter_map(|part| part.0.not_ready_reason());
+        reasons.reduce(|all, next| all + "; " + &next)
+    }
+
+    /// Returns all sessions with at most `streams_max` streams in all.
+    fn sessions(&self, streams_max: usize) -> Vec<SessionView> {
+        let mut left = streams_max;
+        let mut all = Vec::new();
+        for Inspector(part) in &self.parts {
+            let sessions = part.sessions(left);
+            let streams: usize = sessions.iter().map(|it| it.stats.sample.len()).sum();
+            left = left.saturating_sub(streams);
+            all.extend(sessions);
+        }
+        all
+    }
+
     /// Listens.
     ///
     /// # Errors
@@ -140,6 +163,7 @@ impl Admin {
 pub struct Port {
     listener: Listener,
     shared: Arc<Shared>,
+    router: Router,
 }
 
 #[derive(Debug)]
@@ -151,7 +175,12 @@ struct Shared {
 impl Port {
     pub(crate) fn new(admin: Admin, config: Config, listener: Listener) -> Self {
         let shared = Arc::new(Shared { admin, config });
-        Self { listener, shared }
+        let router = answer::router(Arc::clone(&shared));
+        Self {
+            listener,
+            shared,
+            router,
+        }
     }
 
     /// Returns the address that it listens on, with the real port.
@@ -169,10 +198,10 @@ impl Port {
             };
             let socket = self.listener.accept().await;
             socket.bind(Role::Control, NOBODY, "admin");
-            let shared = Arc::clone(&self.shared);
+            let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
             scope.spawn_interruptible(async move {
                 let _permit = permit;
-                answer::serve(shared, socket).await;
+                answer::serve(&shared, router, socket).await;
             });
         }
     }

@@ -1,11 +1,12 @@
-//! By which names the port may be asked.
+//! The host names that requests may use.
 
 use std::net::IpAddr;
 
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode, Version, header};
 
-/// Checks whom a request believes to ask. A page of `evil.example` whose name is made to resolve to this machine has the browser say so.
+/// Checks the host that a request names. When `evil.example` is made to resolve to this machine,
+/// the browser still names `evil.example`.
 pub(super) fn check<B>(request: &Request<B>, hosts: &[String]) -> Result<(), (StatusCode, String)> {
     let refuse = |why: &str| Err((StatusCode::BAD_REQUEST, format!("{why}\n")));
     let mut named = request.headers().get_all(header::HOST).iter();
