@@ -30,7 +30,7 @@ enum Check {
     Dependencies,
     /// The pure cores depend on nothing that does I/O.
     Cores,
-    /// clippy over the workspace.
+    /// clippy over the workspace, and over the tunnel with its other cryptography.
     Lints,
     /// clippy over the eBPF programs, for their own target.
     EbpfLints,
@@ -103,6 +103,8 @@ fn dependencies() -> Result<Outcome> {
 
 fn lints() -> Result<Outcome> {
     clippy(&["--workspace", "--all-targets"])?;
+    let ring = "--package tunnel --all-targets --no-default-features --features ring";
+    clippy(&ring.split(' ').collect::<Vec<_>>())?;
     Ok(Outcome::Done)
 }
 
