@@ -1,9 +1,8 @@
 //! Finds the eBPF object to embed and refuses one that is not built from the sources beside it.
 
-use std::env;
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 #[path = "../tracer-ebpf/digest.rs"]
 mod digest;

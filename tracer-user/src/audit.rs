@@ -7,21 +7,18 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 use thiserror::Error;
-
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
 use tracer_core::event::{self, printable};
-use tracer_core::ledger::Timeouts;
-use tracer_core::ledger::{ForeignSocket, Ledger, Walk};
+use tracer_core::ledger::{ForeignSocket, Ledger, Timeouts, Walk};
 use tracer_core::report::{AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
 use crate::cgroup::{Cgroup, CgroupError};
-use crate::clock;
 use crate::probes::{Limits, ProbeError, Probes, ProgramLog};
 use crate::selftest::{self, SelfTestError, WitnessCheck};
 use crate::stacks::Stacks;
-use crate::witness;
+use crate::{clock, witness};
 
 /// How many records one poll takes off the rings: a few milliseconds' worth, so that the rest of
 /// the loop runs too.

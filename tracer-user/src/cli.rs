@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
+use args::{Cli, Command, RunArgs};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use exit::{CANNOT_TRACE, INCONCLUSIVE, NOT_FOUND, USAGE};
 use tracer_core::report::Report;
 
 use crate::audit::{self, Audit};
@@ -19,8 +21,6 @@ use crate::report::file::write_file;
 use crate::report::{json, text};
 use crate::selftest::probe_child;
 use crate::{doctor, exec, run};
-use args::{Cli, Command, RunArgs};
-use exit::{CANNOT_TRACE, INCONCLUSIVE, NOT_FOUND, USAGE};
 
 /// Runs the command and returns its exit status.
 pub fn main() -> ExitCode {

@@ -1,9 +1,8 @@
 //! `tracer doctor`: whether this kernel, these privileges and mounts allow tracing, and how to fix
 //! it.
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use anstyle::{AnsiColor, Style};
 use caps::{CapSet, Capability};

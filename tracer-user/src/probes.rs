@@ -15,6 +15,11 @@ use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::Iter;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
+pub use error::{KERNEL_BTF, ProbeError};
+use error::{map_error, program_error};
+use links::AttachState;
+use offsets::offsets;
+use programs::{program, take_map};
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
 use tracer_abi::limits::{RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
@@ -23,12 +28,6 @@ use tracer_core::btf::Btf;
 use tracer_core::counters::Counters;
 use tracer_core::report::Attachment;
 use zerocopy::{FromBytes, IntoBytes};
-
-pub use error::{KERNEL_BTF, ProbeError};
-use error::{map_error, program_error};
-use links::AttachState;
-use offsets::offsets;
-use programs::{program, take_map};
 
 /// The size of a ring that nothing is put into: one page, on any machine with pages of at most 64
 /// KiB.

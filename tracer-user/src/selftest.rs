@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use probe_child::{READY, SELFTEST_OWNER};
 use thiserror::Error;
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
@@ -15,7 +16,6 @@ use tracer_core::event::{self, Descriptor, Event};
 use crate::cgroup::Cgroup;
 use crate::probes::{ProbeError, Probes};
 use crate::witness;
-use probe_child::{READY, SELFTEST_OWNER};
 
 /// How long the probe child may take.
 const TIMEOUT: Duration = Duration::from_secs(5);

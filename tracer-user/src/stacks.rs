@@ -12,15 +12,14 @@ mod symbols;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use framehop::Unwinder as _;
-use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
-use tracer_abi::record::{STACK_BYTES, StackRecord};
-use zerocopy::FromBytes;
-
 use address_space::AddressSpace;
 use frame::Frame;
+use framehop::Unwinder as _;
+use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use module::Files;
+use tracer_abi::record::{STACK_BYTES, StackRecord};
 use tracer_core::report::Call;
+use zerocopy::FromBytes;
 
 /// The most frames of a stack.
 const FRAMES_MAX: usize = 64;

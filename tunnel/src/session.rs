@@ -1,8 +1,9 @@
 //! One session: the core behind a lock, and the handles that tasks use to reach it.
 //!
-//! Every call takes the lock for the time of one core command, passes the events of the core on (wakers, END annotations,
-//! counters) and wakes the link when there is something to send. So an END is told in the very call in which the stream
-//! ended by protocol, before its user can have let any socket go, and wherever the teardown code is.
+//! Every call takes the lock for the time of one core command, passes the events of the core on
+//! (wakers, END annotations, counters) and wakes the link when there is something to send. So an
+//! END is told in the very call in which the stream ended by protocol, before its user can have let
+//! any socket go, and wherever the teardown code is.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -32,7 +33,8 @@ pub use crate::session::stats::{SessionStats, StreamStats};
 pub use crate::session::stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
 use crate::session::throttle::Throttle;
 
-/// A handle to one session. Cloning it is cheap; the session ends with its link and not with its handles.
+/// A handle to one session. Cloning it is cheap; the session ends with its link and not with its
+/// handles.
 #[derive(Clone)]
 pub struct Session {
     shared: Arc<Shared>,
@@ -177,7 +179,8 @@ impl Session {
         self.open_as(target, target.to_string())
     }
 
-    /// Starts to open a stream to a target of `client`, which the peer has announced. Dropping the result cancels the open.
+    /// Starts to open a stream to a target of `client`, which the peer has announced. Dropping the
+    /// result cancels the open.
     ///
     /// # Errors
     ///
@@ -201,8 +204,9 @@ impl Session {
         Ok(Opening::new(Stream::new(Arc::clone(&self.shared), id)))
     }
 
-    /// Tells the peer, a server that we dialed, that streams of `client` can be opened through us by the session `key`, or no
-    /// longer. It never waits: what the peer has not read stays in the session, once for each client.
+    /// Tells the peer, a server that we dialed, that streams of `client` can be opened through us
+    /// by the session `key`, or no longer. It never waits: what the peer has not read stays in the
+    /// session, once for each client.
     pub fn announce(&self, client: &str, key: i64, present: bool) {
         self.shared
             .with(|mux, _| mux.announce(client, key, present));
@@ -250,8 +254,8 @@ impl Session {
         .await;
     }
 
-    /// Whether the peer acknowledges what was delivered. One that does not needs a moment to pass on what was sent last, before
-    /// it hears that the session is over.
+    /// Whether the peer acknowledges what was delivered. One that does not needs a moment to pass
+    /// on what was sent last, before it hears that the session is over.
     #[must_use]
     pub fn acknowledges(&self) -> bool {
         match self.shared.lock().mux {
@@ -283,7 +287,8 @@ impl Session {
         self.shared.lock().mux.streams()
     }
 
-    /// Returns how much speaks against giving this session the next stream: first whether it may be dead, then its streams.
+    /// Returns how much speaks against giving this session the next stream: first whether it may be
+    /// dead, then its streams.
     pub(crate) fn load(&self) -> (bool, usize) {
         let now = self.shared.clock.now();
         let state = self.shared.lock();
@@ -312,7 +317,8 @@ impl Session {
         self.shared.with(|mux, _| mux.handle_heartbeat(now, pong));
     }
 
-    /// For the link: appends the next WebSocket message of about `batch` bytes to `out`; nothing when there is none.
+    /// For the link: appends the next WebSocket message of about `batch` bytes to `out`; nothing
+    /// when there is none.
     pub(crate) fn send_message(&self, batch: usize, out: &mut BytesMut) {
         let mut state = self.shared.lock();
         let transmitted = state.mux.poll_message(batch, out);
@@ -325,9 +331,9 @@ impl Session {
         self.shared.lock().mux.poll_ping()
     }
 
-    /// For the link: registers it to be woken when there is something to send, and returns its next deadline, and whether it
-    /// need not wait for others the next time: it did already, or there are none. A link that waits for its socket has no use for more
-    /// frames.
+    /// For the link: registers it to be woken when there is something to send, and returns its next
+    /// deadline, and whether it need not wait for others the next time: it did already, or there
+    /// are none. A link that waits for its socket has no use for more frames.
     pub(crate) fn register_link(&self, cx: &Context<'_>, waits: bool) -> (bool, Option<Time>) {
         let mut state = self.shared.lock();
         register(&mut state.link, cx);

@@ -85,8 +85,8 @@ fn done(command: &mut Command) -> Result<Outcome> {
     shell::run(command).map(|()| Outcome::Done)
 }
 
-/// The advisories of cargo-deny are left out: they come from a repository that is fetched each time,
-/// so the same sources would pass on one day and fail on the next.
+/// The advisories of cargo-deny are left out: they come from a repository that is fetched each
+/// time, so the same sources would pass on one day and fail on the next.
 fn dependencies() -> Result<Outcome> {
     if shell::read(cargo().args(["deny", "--version"])).is_err() {
         return Ok(Outcome::Skipped(

@@ -17,7 +17,7 @@ use crate::shell::{self, cargo, target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Runs the same load through a proxy that forgets upstream sockets. The tracer must convict
+    /// Runs the same load through a proxy that forgets upstream sockets. The tracer must find
     /// it: exit status 3.
     #[arg(long)]
     leaky: bool,

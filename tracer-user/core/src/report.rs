@@ -5,11 +5,11 @@ mod groups;
 mod missing;
 mod notes;
 
-use crate::ledger::Ledger;
-use crate::verdict::{Finding, Level, Verdict};
-
 pub use audit_log::{Attachment, AuditLog, Call, Target, Window};
 pub use groups::{Group, advice};
+
+use crate::ledger::Ledger;
+use crate::verdict::{Finding, Level, Verdict};
 
 /// How many remote addresses a report lists.
 pub const PEERS_LISTED: usize = 50;

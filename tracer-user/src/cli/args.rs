@@ -12,12 +12,10 @@ use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::{Kind, Level, Levels};
 
 use super::exit::ExitRule;
-use crate::audit;
-use crate::exec;
 use crate::probes::Limits;
 use crate::report::file::check_writable;
 use crate::selftest::probe_child;
-use crate::stacks;
+use crate::{audit, exec, stacks};
 
 /// Shows, with evidence from the kernel, whether every socket of a program closed when its request
 /// was over.

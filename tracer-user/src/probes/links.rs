@@ -1,8 +1,7 @@
 //! Whether the programs are still attached, and how often the kernel skipped one, from
 //! `/proc/self/fdinfo`.
 
-use std::fs;
-use std::io;
+use std::{fs, io};
 
 /// The eBPF objects of this process in `/proc/self/fdinfo`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,14 +10,13 @@ mod layout;
 
 use std::io::{self, Write};
 
+use finding::{FindingRow, Frame, frames};
+use layout::Layout;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::counter::Counter;
 use tracer_core::report::{AuditLog, PEERS_LISTED, Report, advice};
 use tracer_core::verdict::Level;
-
-use finding::{FindingRow, Frame, frames};
-use layout::Layout;
 
 /// The schema's name.
 pub const SCHEMA: &str = "watertight.audit/1";

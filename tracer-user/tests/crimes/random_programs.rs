@@ -14,12 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
+pub(crate) use program::run;
+use program::{COUNT, PROGRAMS};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::case::{self, FIXTURE, expect};
-pub(crate) use program::run;
-use program::{COUNT, PROGRAMS};
 
 /// The grace that the tracer is given.
 const GRACE: &str = "1s";

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// A user's name and password. The password is never printed, and compared in a time that does not depend on where two differ.
+/// A user's name and password. The password is never printed, and compared in a time that does not
+/// depend on where two differ.
 #[derive(Clone)]
 pub struct Credentials {
     user: String,

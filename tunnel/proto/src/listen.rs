@@ -104,7 +104,8 @@ impl Listen {
         }
     }
 
-    /// Whether both are the same place, whatever the mode; a port that the system chooses is never the same.
+    /// Whether both are the same place, whatever the mode; a port that the system chooses is never
+    /// the same.
     pub fn is_where(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Inet(one), Self::Inet(other)) => one == other && one.port() != 0,

@@ -25,7 +25,8 @@ pub use streams::Streams;
 use crate::Time;
 use crate::wire::frame::StreamId;
 
-/// What the core has to tell its user. Each stream has at most one event of each kind waiting, so they need no bound.
+/// What the core has to tell its user. Each stream has at most one event of each kind waiting, so
+/// they need no bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The peer opened a stream: accept it or reset it.
@@ -59,7 +60,8 @@ pub enum Event {
     },
     /// The peer takes no new streams.
     PeerDraining,
-    /// The peer is a server with more clients than are remembered: those beyond are not reached through it. Told once.
+    /// The peer is a server with more clients than are remembered: those beyond are not reached
+    /// through it. Told once.
     TooManyClients,
     /// The session is over; every stream has ended.
     SessionOver(SessionError),
@@ -67,14 +69,15 @@ pub enum Event {
 
 /// One end of a session: many streams over one link, in either dialect.
 ///
-/// Messages go in and out by methods of the cores themselves, since each dialect has messages of its
-/// own. Nothing here is linear in the number of streams, except ending the whole session.
+/// Messages go in and out by methods of the cores themselves, since each dialect has messages of
+/// its own. Nothing here is linear in the number of streams, except ending the whole session.
 pub trait Mux: Streams + fmt::Debug + Send {
     /// Whether a stream that is opened at `now` can be expected to be answered.
     fn takes_opens(&self, now: Time) -> bool;
 
-    /// Opens a stream to `target`. The peer's answer comes as [`Event::Accepted`] or [`Event::Ended`];
-    /// a reset cancels the open. Remotedialer's dialect has no answer: the stream takes bytes at once.
+    /// Opens a stream to `target`. The peer's answer comes as [`Event::Accepted`] or
+    /// [`Event::Ended`]; a reset cancels the open. Remotedialer's dialect has no answer: the stream
+    /// takes bytes at once.
     ///
     /// # Errors
     ///
@@ -95,18 +98,18 @@ pub trait Mux: Streams + fmt::Debug + Send {
     /// more.
     fn consume(&mut self, id: StreamId, length: usize);
 
-    /// Takes note that everything up to the peer's finish reached the socket behind this end, finish
-    /// included.
+    /// Takes note that everything up to the peer's finish reached the socket behind this end,
+    /// finish included.
     fn deliver(&mut self, id: StreamId);
 
-    /// Detaches the stream from its user, who holds no handle and wants no events. A stream that its
-    /// user finished goes on, as a socket does after close(2): what was written is still sent, and the
-    /// peer's half ends with its finish. Bytes that the peer sends, and a linger timeout, abandon it.
-    /// Any other stream is cancelled, as by [`Streams::release`].
+    /// Detaches the stream from its user, who holds no handle and wants no events. A stream that
+    /// its user finished goes on, as a socket does after close(2): what was written is still sent,
+    /// and the peer's half ends with its finish. Bytes that the peer sends, and a linger timeout,
+    /// abandon it. Any other stream is cancelled, as by [`Streams::release`].
     fn detach(&mut self, now: Time, id: StreamId);
 
-    /// Takes no new streams from now on, and says so to the peer where the dialect can. Streams that
-    /// are open go on.
+    /// Takes no new streams from now on, and says so to the peer where the dialect can. Streams
+    /// that are open go on.
     fn drain(&mut self);
 
     /// Ends the session and every stream of it. The peer is told why.
@@ -115,8 +118,8 @@ pub trait Mux: Streams + fmt::Debug + Send {
     /// Takes note that the link is lost: the session and every stream of it are over.
     fn handle_link_lost(&mut self);
 
-    /// Takes note of time. Call it when [`Self::poll_timeout`] says so; calling it at other times is
-    /// harmless.
+    /// Takes note of time. Call it when [`Self::poll_timeout`] says so; calling it at other times
+    /// is harmless.
     fn handle_timeout(&mut self, now: Time);
 
     /// Returns when [`Self::handle_timeout`] must be called next.
@@ -125,8 +128,8 @@ pub trait Mux: Streams + fmt::Debug + Send {
     /// Whether there is something to send.
     fn has_transmit(&self) -> bool;
 
-    /// Takes how long the last ping took to be answered, once for each ping. `None` where pings are the
-    /// WebSocket's, which carry nothing by which to know them again.
+    /// Takes how long the last ping took to be answered, once for each ping. `None` where pings are
+    /// the WebSocket's, which carry nothing by which to know them again.
     fn poll_rtt(&mut self) -> Option<Duration> {
         None
     }

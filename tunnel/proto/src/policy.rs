@@ -1,7 +1,8 @@
 //! What an agent may dial: nothing, unless a rule allows it.
 //!
-//! What is checked is what is dialed: the address that a name was resolved to, the file that a path led to, never the name alone.
-//! Some addresses no rule reaches, and some only a rule that is about them:
+//! What is checked is what is dialed: the address that a name was resolved to, the file that a path
+//! led to, never the name alone. Some addresses no rule reaches, and some only a rule that is about
+//! them:
 //!
 //! | addresses | reached by |
 //! |---|---|
@@ -58,8 +59,8 @@ impl Policy {
         })
     }
 
-    /// Whether the Unix socket may be dialed whose file has the path `file` after all symbolic links. `resolve` gives the same form of
-    /// a rule's directory.
+    /// Whether the Unix socket may be dialed whose file has the path `file` after all symbolic
+    /// links. `resolve` gives the same form of a rule's directory.
     #[must_use]
     pub fn allows_unix(&self, file: &Path, resolve: impl Fn(&Path) -> Option<PathBuf>) -> bool {
         let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
@@ -79,8 +80,8 @@ impl Policy {
 }
 
 impl Policy {
-    /// Whether a rule is about `target` as it is asked for: no name is resolved, no file looked up, and no range guarded. It is for
-    /// who passes a request on; who dials checks what is dialed.
+    /// Whether a rule is about `target` as it is asked for: no name is resolved, no file looked up,
+    /// and no range guarded. It is for who passes a request on; who dials checks what is dialed.
     #[must_use]
     pub fn covers(&self, target: &Target) -> bool {
         let (by, endpoint) = match target {

@@ -1,5 +1,5 @@
-//! Tables and queues that were once much fuller give their room back: a session of few streams is not to pay for the burst of thousands
-//! before.
+//! Tables and queues that were once much fuller give their room back: a session of few streams is
+//! not to pay for the burst of thousands before.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -7,8 +7,8 @@ use std::hash::Hash;
 /// A table of less room than this stays as it is, in entries.
 const MIN_CAPACITY: usize = 32;
 
-/// Gives back the room of a table that is less than an eighth full. It is to be called after a removal, and moves no entry more often than
-/// others were removed before.
+/// Gives back the room of a table that is less than an eighth full. It is to be called after a
+/// removal, and moves no entry more often than others were removed before.
 pub fn shrink_if_sparse<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
     let room = table.capacity();
     if room > MIN_CAPACITY && table.len() < room / 8 {

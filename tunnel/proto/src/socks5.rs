@@ -1,4 +1,5 @@
-//! What a SOCKS5 visitor says until its request is known (RFC 1928, RFC 1929): bytes in, events out. No socket and no time.
+//! What a SOCKS5 visitor says until its request is known (RFC 1928, RFC 1929): bytes in, events
+//! out. No socket and no time.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -53,7 +54,8 @@ pub enum Code {
 }
 
 impl Code {
-    /// Returns the answer. What the agent's end is called is nobody's business here, so the address is empty.
+    /// Returns the answer. What the agent's end is called is nobody's business here, so the address
+    /// is empty.
     pub const fn reply(self) -> [u8; 10] {
         [VERSION, self as u8, 0, IPV4, 0, 0, 0, 0, 0, 0]
     }
@@ -152,8 +154,8 @@ pub struct Greeting<'a> {
 }
 
 impl<'a> Greeting<'a> {
-    /// The longest message in bytes: a name and a password of 255 bytes each. What is kept is never longer than this and what
-    /// was handed over last.
+    /// The longest message in bytes: a name and a password of 255 bytes each. What is kept is never
+    /// longer than this and what was handed over last.
     #[cfg(test)]
     pub const MESSAGE_MAX: usize = 3 + 2 * 255;
 

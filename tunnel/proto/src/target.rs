@@ -7,18 +7,21 @@ mod endpoint;
 
 pub use crate::target::endpoint::Endpoint;
 
-/// A target as the opener names it. Nothing is resolved here: the agent does that, and its policy checks the result.
+/// A target as the opener names it. Nothing is resolved here: the agent does that, and its policy
+/// checks the result.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// A TCP connection.
     Tcp(Endpoint),
-    /// A flow of datagrams from one address of the agent; the stream carries them as [`crate::wire::datagram`] says.
+    /// A flow of datagrams from one address of the agent; the stream carries them as
+    /// [`crate::wire::datagram`] says.
     Udp(Endpoint),
     /// A connection to a Unix stream socket.
     Unix(SocketPath),
 }
 
-/// The absolute path of a Unix socket, at most [`SocketPath::MAX`] bytes, without `.`, `..`, empty parts or control characters.
+/// The absolute path of a Unix socket, at most [`SocketPath::MAX`] bytes, without `.`, `..`, empty
+/// parts or control characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SocketPath(String);
 

@@ -1,5 +1,6 @@
-//! A hostile peer: every file of the corpus, and mutations of it, go through the decoders into both cores. Nothing panics, every
-//! bound of the configuration holds, and an error ends that session with all its streams and leaves nothing behind.
+//! A hostile peer: every file of the corpus, and mutations of it, go through the decoders into both
+//! cores. Nothing panics, every bound of the configuration holds, and an error ends that session
+//! with all its streams and leaves nothing behind.
 //!
 //! A file is what one peer sends: one WebSocket message a line, in hexadecimal.
 #![allow(
@@ -69,7 +70,8 @@ fn remotedialer_config() -> mux::remotedialer::Config {
 
 /// A session's core and its dialect, as a link has them.
 trait Core: Mux {
-    /// The most received bytes that its streams may hold together, one message of `message` bytes included.
+    /// The most received bytes that its streams may hold together, one message of `message` bytes
+    /// included.
     fn held_max(message: usize) -> usize;
     fn start(side: Side) -> Self;
     /// Takes a message; `false` when the link would let go.
@@ -131,7 +133,8 @@ impl Core for mux::remotedialer::Mux {
 enum User {
     /// Reads, writes, and lets go of what is over.
     Lively,
-    /// Opens and accepts, and does nothing more: all that is bounded fills up. The link takes nothing either.
+    /// Opens and accepts, and does nothing more: all that is bounded fills up. The link takes
+    /// nothing either.
     Idle,
 }
 

@@ -1,5 +1,5 @@
-//! What unmodified programs of remotedialer and ours said to each other over loopback, recorded on the wire: read, written and
-//! said again byte by byte.
+//! What unmodified programs of remotedialer and ours said to each other over loopback, recorded on
+//! the wire: read, written and said again byte by byte.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

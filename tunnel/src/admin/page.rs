@@ -1,4 +1,5 @@
-//! The page for people: plain HTML that a template escapes, without scripts; it loads itself again every few seconds.
+//! The page for people: plain HTML that a template escapes, without scripts; it loads itself again
+//! every few seconds.
 
 use std::time::Duration;
 

@@ -76,7 +76,8 @@ impl Core {
         Ok(())
     }
 
-    /// Appends one WebSocket message to `out`: as many frames as fit into `batch` bytes where the dialect allows more than one.
+    /// Appends one WebSocket message to `out`: as many frames as fit into `batch` bytes where the
+    /// dialect allows more than one.
     pub(super) fn poll_message(&mut self, batch: usize, out: &mut BytesMut) -> Transmitted {
         let mut transmitted = Transmitted::default();
         match self {

@@ -1,4 +1,5 @@
-//! One WebSocket and one session: the only place where they meet, and the only loop that waits for both.
+//! One WebSocket and one session: the only place where they meet, and the only loop that waits for
+//! both.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -29,10 +30,12 @@ pub struct Config {
     pub read_buffer: usize,
     /// The longest message that is taken, in bytes.
     pub message_max: usize,
-    /// The same for remotedialer's dialect, whose Go programs send in one message whatever their user writes at once.
+    /// The same for remotedialer's dialect, whose Go programs send in one message whatever their
+    /// user writes at once.
     pub remotedialer_message_max: usize,
-    /// Frames are gathered into one message until it has this many bytes. With the WebSocket's own head that is best just below
-    /// the peer's `read_buffer`: what a read brings of a next message is copied.
+    /// Frames are gathered into one message until it has this many bytes. With the WebSocket's own
+    /// head that is best just below the peer's `read_buffer`: what a read brings of a next message
+    /// is copied.
     pub batch: usize,
     /// Unsent bytes that the kernel holds; a ping waits behind them.
     pub unsent: u32,
@@ -106,7 +109,8 @@ impl LinkError {
     }
 }
 
-/// Drives a link until its session is over. The session is told before the socket is released, on every path.
+/// Drives a link until its session is over. The session is told before the socket is released, on
+/// every path.
 pub struct Link {
     // Fields drop in this order: the session ends first.
     ending: EndsSession,
@@ -156,7 +160,8 @@ impl Link {
     pub async fn run(mut self) -> LinkError {
         let error = poll_fn(|cx| self.poll(cx)).await;
         self.ending.0.link_lost();
-        // The last frame says why; a peer that does not take it learns it from the end of the connection.
+        // The last frame says why; a peer that does not take it learns it from the end of the
+        // connection.
         let _ = tokio::time::timeout(self.config.close_timeout, self.send_close()).await;
         error
     }
@@ -179,7 +184,8 @@ impl Link {
         if let Err(error) = self.poll_receive(cx) {
             return Poll::Ready(error);
         }
-        // What is new waits for one turn of the scheduler, so that frames of other streams that are about to run go out with it.
+        // What is new waits for one turn of the scheduler, so that frames of other streams that are
+        // about to run go out with it.
         if (self.sends || self.flushing.is_some())
             && let Err(error) = self.poll_send(cx)
         {

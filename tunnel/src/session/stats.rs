@@ -1,5 +1,5 @@
-//! What a session shows of itself. Its JSON form is that of the admin port: identifiers are strings,
-//! since JSON's numbers lose bits of theirs.
+//! What a session shows of itself. Its JSON form is that of the admin port: identifiers are
+//! strings, since JSON's numbers lose bits of theirs.
 
 use std::time::Duration;
 

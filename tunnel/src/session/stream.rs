@@ -45,7 +45,8 @@ impl Opening {
         self.stream.watch()
     }
 
-    /// Waits for the answer, at most for [`Config::open_timeout`](tunnel_proto::mux::native::Config::open_timeout).
+    /// Waits for the answer, at most for
+    /// [`Config::open_timeout`](tunnel_proto::mux::native::Config::open_timeout).
     ///
     /// # Errors
     ///
@@ -124,15 +125,18 @@ impl Incoming {
     }
 }
 
-/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the target.
+/// A stream that both ends accepted. As `AsyncRead` and `AsyncWrite` it is a connection to the
+/// target.
 ///
-/// One that [`Dialer::dial`](crate::Dialer::dial) gives behaves as a TCP connection does: `shutdown` finishes our half behind what was
-/// written and the other half goes on; dropped after that, it comes to its end by itself, at most for
-/// [`Config::linger_timeout`](tunnel_proto::mux::native::Config::linger_timeout), and bytes that the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
+/// One that [`Dialer::dial`](crate::Dialer::dial) gives behaves as a TCP connection does:
+/// `shutdown` finishes our half behind what was written and the other half goes on; dropped after
+/// that, it comes to its end by itself, at most for
+/// [`Config::linger_timeout`](tunnel_proto::mux::native::Config::linger_timeout), and bytes that
+/// the target sends in the meantime abandon it. Dropped before, it is reset at both ends. In
 /// remotedialer's dialect there is no half-close: a finish ends both halves.
 ///
-/// Of any other stream, reading its end does not report delivery, since the reader may still have to pass the bytes on; and what is dropped is
-/// reset, finished or not.
+/// Of any other stream, reading its end does not report delivery, since the reader may still have
+/// to pass the bytes on; and what is dropped is reset, finished or not.
 pub struct Stream {
     stream_ref: Arc<StreamRef>,
     chunk: Bytes,

@@ -1,5 +1,5 @@
-//! How many bytes a second the streams of one agent carry together, both directions counted. What is too much is not read: the
-//! sender waits, and nothing is dropped.
+//! How many bytes a second the streams of one agent carry together, both directions counted. What
+//! is too much is not read: the sender waits, and nothing is dropped.
 
 use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};

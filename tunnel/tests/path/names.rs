@@ -348,8 +348,8 @@ async fn no_socket_outlives_a_lookup() {
     // A tracer convicts whatever of it were open now.
     let listener = TcpListener::bind(loopback()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let carrier = Socket::dial(address, Role::Control, NOBODY, "tells an END");
-    carrier.await.unwrap().mark().end(owner, Ending::Finished);
+    let control = Socket::dial(address, Role::Control, NOBODY, "tells an END");
+    control.await.unwrap().mark().end(owner, Ending::Finished);
 }
 
 #[tokio::test]

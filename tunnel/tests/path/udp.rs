@@ -89,7 +89,7 @@ async fn each_visitor_has_a_flow_and_each_datagram_its_bounds() {
             target.send_to(&[], from).await.unwrap();
             assert!(receive(&visitor).await.0.is_empty());
         }
-        // A stranger that knows the agent's socket is not heard.
+        // A stranger that knows the agent's socket is ignored.
         let stranger = socket().await;
         let source = *sources.last().unwrap();
         stranger.send_to(b"stranger", source).await.unwrap();

@@ -42,7 +42,7 @@ const NEVER_READING: usize = 8;
 const SMALL: usize = 2_000;
 const LARGE: usize = 50_000_000;
 /// How long a visitor that never reads stays. Less than the tracer's grace: it does not notice when
-/// its connection dies, as when the agent is killed, and would be convicted for holding it.
+/// its connection dies, as when the agent is killed, and would be found holding it.
 const STUBBORN: Duration = Duration::from_millis(400);
 /// How long anything may take, the return of the agent included.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -92,7 +92,7 @@ fn many_in_the_kernel(report: &Value) -> Result<(), String> {
 }
 
 /// About half find a place. Were none given back, only those would that come to the address of a
-/// former tenant, a tenth.
+/// former owner, a tenth.
 fn many_share_few_places(report: &Value) -> Result<(), String> {
     many(report)?;
     let without = report["completeness"]["without_place"].as_u64();

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// A queue of bytes whose memory is a small multiple of its length, however small the pieces are that come in.
+/// A queue of bytes whose memory is a small multiple of its length, however small the pieces are
+/// that come in.
 #[derive(Debug, Default)]
 pub struct Buffer {
     chunks: VecDeque<Bytes>,
@@ -12,8 +13,8 @@ pub struct Buffer {
     length: usize,
 }
 
-/// A piece at least this long may be kept by reference: the memory behind it is at most this many times smaller than
-/// a message.
+/// A piece at least this long may be kept by reference: the memory behind it is at most this many
+/// times smaller than a message.
 const KEEP_MIN: usize = 8 * 1024;
 
 impl Buffer {
@@ -29,8 +30,9 @@ impl Buffer {
         self.length == 0
     }
 
-    /// Appends `data`. A large piece is kept by reference while the queue is empty, that is while the reader keeps up;
-    /// anything else is copied, so that a slow reader does not hold whole messages for a few bytes of each.
+    /// Appends `data`. A large piece is kept by reference while the queue is empty, that is while
+    /// the reader keeps up; anything else is copied, so that a slow reader does not hold whole
+    /// messages for a few bytes of each.
     pub fn push(&mut self, data: Bytes) {
         if data.is_empty() {
             return;

@@ -1,8 +1,9 @@
 //! Many streams over one link: a pure core.
 //!
-//! The core has no clock and does no I/O. Frames go in through [`Mux::handle_frame`], commands through the methods named for
-//! them; frames come out of [`Mux::poll_transmit`], events out of [`Mux::poll_event`], the next deadline out of
-//! [`Mux::poll_timeout`]. Time is always an argument, counted from an origin that the caller chooses.
+//! The core has no clock and does no I/O. Frames go in through [`Mux::handle_frame`], commands
+//! through the methods named for them; frames come out of [`Mux::poll_transmit`], events out of
+//! [`Mux::poll_event`], the next deadline out of [`Mux::poll_timeout`]. Time is always an argument,
+//! counted from an origin that the caller chooses.
 //!
 //! Nothing here is linear in the number of streams, except ending the whole session.
 

@@ -1,16 +1,20 @@
 //! Many connections over one link by remotedialer's rules: the second pure core.
 //!
-//! It has the grammar of [`Mux`](crate::mux::native::Mux) and tells the same events, and differs where the wire does: an open is not answered
-//! and its opener may send at once; there is no half-close, so an `EOF` in either direction ends both, behind what was
-//! sent before; there is no credit, so the receiver asks the sender to pause and ends a connection that goes on regardless.
-//! Only the agent sends pings and the list of its connections. With the list it asks after each connection that was idle, by
-//! data of no bytes: a server that ended it without a word answers that there is none.
+//! It has the grammar of [`Mux`](crate::mux::native::Mux) and tells the same events, and differs
+//! where the wire does: an open is not answered and its opener may send at once; there is no
+//! half-close, so an `EOF` in either direction ends both, behind what was sent before; there is no
+//! credit, so the receiver asks the sender to pause and ends a connection that goes on regardless.
+//! Only the agent sends pings and the list of its connections. With the list it asks after each
+//! connection that was idle, by data of no bytes: a server that ended it without a word answers
+//! that there is none.
 //!
-//! Servers are each other's agents: one dials the other and announces whose streams can be opened through it.
+//! Servers are each other's agents: one dials the other and announces whose streams can be opened
+//! through it.
 //!
-//! The list is where the original ends connections that are alive: it may have been made before the agent knew of one.
-//! Here the server ends a connection that is missing from two lists in a row which came after the agent has
-//! proved that it knew of it, by a message about it or by the answer to a later ping.
+//! The list is where the original ends connections that are alive: it may have been made before the
+//! agent knew of one. Here the server ends a connection that is missing from two lists in a row
+//! which came after the agent has proved that it knew of it, by a message about it or by the answer
+//! to a later ping.
 
 use std::collections::VecDeque;
 
@@ -170,7 +174,8 @@ impl crate::mux::Mux for Mux {
         if stream.ending().is_some() {
             return;
         }
-        // The peer never hears of a stream whose connect still waits, and knows of an end that was told.
+        // The peer never hears of a stream whose connect still waits, and knows of an end that was
+        // told.
         let unknown = stream.ext.connect.take().is_some();
         if !unknown && stream.send.phase != SendPhase::Finished {
             stream.ext.error = Some(reason);

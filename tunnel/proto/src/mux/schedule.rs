@@ -1,13 +1,15 @@
-//! Which stream sends next: control frames first, then data, one frame from each stream in turn. A stream that had nothing to send
-//! goes before those that always have, once in each round, as in RFC 8290 (section 4.2): a few bytes do not wait behind bulk.
+//! Which stream sends next: control frames first, then data, one frame from each stream in turn. A
+//! stream that had nothing to send goes before those that always have, once in each round, as in
+//! RFC 8290 (section 4.2): a few bytes do not wait behind bulk.
 
 use std::collections::VecDeque;
 
 use crate::shrink;
 use crate::wire::frame::StreamId;
 
-/// Queues of stream identifiers. A stream is in each at most once, and in one of the two for data (its own flags see to that), so each
-/// is bounded by the number of streams. All operations take constant time.
+/// Queues of stream identifiers. A stream is in each at most once, and in one of the two for data
+/// (its own flags see to that), so each is bounded by the number of streams. All operations take
+/// constant time.
 #[derive(Debug, Default)]
 pub struct Schedule {
     control: VecDeque<StreamId>,
@@ -34,7 +36,8 @@ impl Schedule {
         shrink::pop(&mut self.control)
     }
 
-    /// Queues a stream that has data to send and had none since a turn of it, in which [`Self::round_end`] was `round`.
+    /// Queues a stream that has data to send and had none since a turn of it, in which
+    /// [`Self::round_end`] was `round`.
     pub fn push_data(&mut self, stream: StreamId, round: u64) {
         if self.turns >= round {
             self.fresh.push_back(stream);
@@ -48,7 +51,8 @@ impl Schedule {
         self.busy.push_back(stream);
     }
 
-    /// Returns when every stream that is busy now has had its turn: before that, one that has its turn now does not go first again.
+    /// Returns when every stream that is busy now has had its turn: before that, one that has its
+    /// turn now does not go first again.
     #[must_use]
     pub fn round_end(&self) -> u64 {
         self.turns.saturating_add(self.busy.len() as u64)

@@ -54,7 +54,8 @@ pub enum ReceivePhase {
     /// More may arrive.
     #[default]
     Open,
-    /// The peer's finish arrived, or the connection is over; what is queued is still to be delivered.
+    /// The peer's finish arrived, or the connection is over; what is queued is still to be
+    /// delivered.
     Finished,
     /// Everything reached the socket behind this end.
     Delivered,
@@ -112,7 +113,8 @@ impl<R> Stream<R> {
 }
 
 impl<R> Stream<R> {
-    /// Whether the stream can come to its end without its user: that finished it and has read what arrived.
+    /// Whether the stream can come to its end without its user: that finished it and has read what
+    /// arrived.
     pub(crate) fn can_detach(&self) -> bool {
         let finished = match self.send.phase {
             SendPhase::Finishing | SendPhase::Finished | SendPhase::Delivered => true,

@@ -39,8 +39,8 @@ pub trait Streams {
     /// [`WriteError::Blocked`] promises an [`Event::Writable`]; the others are final.
     fn capacity(&mut self, id: StreamId) -> Result<usize, WriteError>;
 
-    /// Queues bytes of `data` to be sent and returns how many were taken: from the front, and at least
-    /// one unless `data` is empty.
+    /// Queues bytes of `data` to be sent and returns how many were taken: from the front, and at
+    /// least one unless `data` is empty.
     ///
     /// # Errors
     ///
@@ -56,21 +56,21 @@ pub trait Streams {
     /// The ending, when the stream is over.
     fn finish(&mut self, id: StreamId) -> Result<(), Ending>;
 
-    /// Abandons both halves behind what was written: the reset goes out when the last queued byte has.
-    /// What the peer sends in the meantime is dropped.
+    /// Abandons both halves behind what was written: the reset goes out when the last queued byte
+    /// has. What the peer sends in the meantime is dropped.
     fn abort(&mut self, id: StreamId, reason: Reason);
 
-    /// Takes up to `max` bytes that arrived; `None` after the peer's finish. After a reset because the
-    /// peer's socket broke ([`Reason::Aborted`]) what arrived before it comes first; after any other
-    /// reset it is gone. The bytes count as held until [`Mux::consume`].
+    /// Takes up to `max` bytes that arrived; `None` after the peer's finish. After a reset because
+    /// the peer's socket broke ([`Reason::Aborted`]) what arrived before it comes first; after any
+    /// other reset it is gone. The bytes count as held until [`Mux::consume`].
     ///
     /// # Errors
     ///
     /// [`ReadError::Blocked`] promises an [`Event::Readable`]; the other is final.
     fn read(&mut self, id: StreamId, max: usize) -> Result<Option<Bytes>, ReadError>;
 
-    /// Gives the stream up: its user holds no handle and wants no events. A stream that has not ended
-    /// is cancelled.
+    /// Gives the stream up: its user holds no handle and wants no events. A stream that has not
+    /// ended is cancelled.
     fn release(&mut self, id: StreamId);
 
     /// Takes the next event.

@@ -1,4 +1,5 @@
-//! The streams of a session and what every dialect does with them: who sends next, who waits for room, who is told what.
+//! The streams of a session and what every dialect does with them: who sends next, who waits for
+//! room, who is told what.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -129,7 +130,8 @@ impl<R: Dialect> Table<R> {
         Ok(())
     }
 
-    /// Abandons the stream behind what was written; `false` when nothing is, and it can be reset at once.
+    /// Abandons the stream behind what was written; `false` when nothing is, and it can be reset at
+    /// once.
     pub(crate) fn abort(&mut self, id: StreamId, reason: Reason) -> bool {
         let Some(stream) = self.streams.get_mut(&id) else {
             return true;
@@ -186,8 +188,9 @@ impl<R: Dialect> Table<R> {
         self.forget_if_gone(id);
     }
 
-    /// The one function through which a stream ends: its buffers go back here, and the event is told here. What else the
-    /// dialect takes back is up to the caller, and so is [`Self::wake_starved`].
+    /// The one function through which a stream ends: its buffers go back here, and the event is
+    /// told here. What else the dialect takes back is up to the caller, and so is
+    /// [`Self::wake_starved`].
     pub(crate) fn end(&mut self, id: StreamId, ending: Ending) -> Option<&mut Stream<R>> {
         self.disarm(id);
         let stream = self.streams.get_mut(&id)?;
@@ -283,7 +286,8 @@ impl<R: Dialect> Table<R> {
         }
     }
 
-    /// Wakes a writer once half its buffer is free, so that it reads from its socket in large pieces.
+    /// Wakes a writer once half its buffer is free, so that it reads from its socket in large
+    /// pieces.
     pub(crate) fn wake_writer(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
@@ -304,8 +308,8 @@ impl<R: Dialect> Table<R> {
         }
     }
 
-    /// Wakes everyone who waits for room once half of it is free. What keeps the room short is still to be sent, so this
-    /// is called again while anyone waits.
+    /// Wakes everyone who waits for room once half of it is free. What keeps the room short is
+    /// still to be sent, so this is called again while anyone waits.
     pub(crate) fn wake_starved(&mut self) {
         if self.buffered > self.buffered_max / 2 {
             return;

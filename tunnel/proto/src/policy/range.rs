@@ -32,7 +32,8 @@ const GUARDED: [Network; 7] = [
     // Loopback (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
     Network::v4([127, 0, 0, 0], 8),
     Network::v6(1, 128),
-    // Link-local (RFC 3927; RFC 4291, section 2.5.6). 169.254.169.254 tells most clouds' instances their credentials.
+    // Link-local (RFC 3927; RFC 4291, section 2.5.6). 169.254.169.254 tells most clouds' instances
+    // their credentials.
     Network::v4([169, 254, 0, 0], 16),
     Network::v6(0xfe80 << 112, 10),
     // The same service elsewhere: Alibaba Cloud, Azure's wire server, Amazon's by IPv6.
@@ -66,7 +67,8 @@ fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let word =
         |shift: u32| Ipv4Addr::from_bits(u32::try_from((bits >> shift) & 0xffff_ffff).unwrap_or(0));
     match (bits >> 96, bits >> 112) {
-        // IPv4-compatible, deprecated (RFC 4291, section 2.5.5.1); the unspecified and the loopback address are none.
+        // IPv4-compatible, deprecated (RFC 4291, section 2.5.5.1); the unspecified and the loopback
+        // address are none.
         (0, _) if bits > 1 && bits >> 32 == 0 => Some(word(0)),
         // NAT64 (RFC 6052, section 2.1).
         (0x0064_ff9b, _) if (bits >> 32) & 0xffff_ffff_ffff_ffff == 0 => Some(word(0)),

@@ -9,8 +9,9 @@ use crate::target::{Endpoint, SocketPath};
 
 /// One rule: `HOST:PORT`, `udp:HOST:PORT` or `unix:PATH`.
 ///
-/// HOST is an address, a network (`10.0.0.0/8`, IPv6 in brackets), a name, or `*.NAME` for every name below NAME. PORT is a number, a
-/// range (`8000-8099`) or `*`. PATH is a socket's, or `DIRECTORY/*` for every socket in that directory.
+/// HOST is an address, a network (`10.0.0.0/8`, IPv6 in brackets), a name, or `*.NAME` for every
+/// name below NAME. PORT is a number, a range (`8000-8099`) or `*`. PATH is a socket's, or
+/// `DIRECTORY/*` for every socket in that directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule(pub(super) Allowed);
 

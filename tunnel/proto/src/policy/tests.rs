@@ -132,7 +132,8 @@ fn addresses_networks_names_and_ports() {
     }
 }
 
-/// What a stranger who may name targets tries, under rules that look wide enough for it. No row may be allowed.
+/// What a stranger who may name targets tries, under rules that look wide enough for it. No row may
+/// be allowed.
 #[test]
 fn the_corpus_of_forged_requests() {
     let wide = [

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::target::TargetError;
 
-/// `HOST:PORT` as somebody wrote it: an address, or a name in lower case and without its trailing dot.
+/// `HOST:PORT` as somebody wrote it: an address, or a name in lower case and without its trailing
+/// dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     host: String,
@@ -84,7 +85,8 @@ fn name(text: &str) -> Option<String> {
     };
     let is_name = text.len() <= HOST_MAX && text.split('.').all(is_label);
     let last = text.rsplit('.').next().unwrap_or_default();
-    // A name does not end in a number (URL standard, "ends in a number checker"): it would be an address to some and not to others.
+    // A name does not end in a number (URL standard, "ends in a number checker"): it would be an
+    // address to some and not to others.
     let ends_in_number = last.bytes().all(|byte| byte.is_ascii_digit())
         || last
             .strip_prefix("0x")

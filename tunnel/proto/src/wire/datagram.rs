@@ -1,4 +1,5 @@
-//! Datagrams in a stream of `watertight.v1`: each is its length in two bytes, in network order, and then its bytes.
+//! Datagrams in a stream of `watertight.v1`: each is its length in two bytes, in network order, and
+//! then its bytes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -14,7 +15,8 @@ pub fn encode(datagram: &[u8], out: &mut BytesMut) {
     }
 }
 
-/// Cuts a stream into its datagrams. It holds at most one that is not complete, besides what was pushed last.
+/// Cuts a stream into its datagrams. It holds at most one that is not complete, besides what was
+/// pushed last.
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: BytesMut,

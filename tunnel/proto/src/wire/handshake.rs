@@ -25,10 +25,12 @@ pub const PEER_TOKEN_HEADER: &str = "x-api-tunnel-token";
 /// The response header with the session's identifier, a decimal number.
 pub const SESSION_HEADER: &str = "x-tunnel-session";
 
-/// The response header with the token that an agent which was let in by an invitation has for its own from then on.
+/// The response header with the token that an agent which was let in by an invitation has for its
+/// own from then on.
 pub const OWN_TOKEN_HEADER: &str = "x-tunnel-token";
 
-/// The request header by which the links of one agent are told from those of another of the same name: a [`LinkId`].
+/// The request header by which the links of one agent are told from those of another of the same
+/// name: a [`LinkId`].
 pub const LINK_HEADER: &str = "x-tunnel-link";
 
 /// The most links that one agent may have to one server.

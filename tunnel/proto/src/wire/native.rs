@@ -279,7 +279,8 @@ mod tests {
                     Frame::Data { data, .. } => data.len(),
                     _ => 0,
                 };
-                // An open has one more number, and a target is short enough for its length to be small.
+                // An open has one more number, and a target is short enough for its length to be
+                // small.
                 prop_assert!(message.len() - before <= OVERHEAD_MAX + payload);
             }
             let decoded: Result<Vec<_>, _> = Decoder::new(message.freeze()).collect();

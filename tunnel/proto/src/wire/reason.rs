@@ -55,8 +55,8 @@ impl Reason {
         Self::Overrun,
     ];
 
-    /// Returns the reason with this number on the wire; an unknown number is a later version's reason and reads as
-    /// [`Reason::Aborted`].
+    /// Returns the reason with this number on the wire; an unknown number is a later version's
+    /// reason and reads as [`Reason::Aborted`].
     #[must_use]
     pub const fn from_wire(value: u8) -> Self {
         match value {

@@ -1,8 +1,10 @@
-//! The dialect of remotedialer: one message a binary WebSocket message, so that its Go programs can be the other end.
+//! The dialect of remotedialer: one message a binary WebSocket message, so that its Go programs can
+//! be the other end.
 //!
-//! A message is three numbers (`id`, connection, type), one more for data and connect (a deadline in milliseconds that nobody
-//! uses any more), then a body up to the end of the WebSocket message. Numbers are zig-zag LEB128 varints of 64 bits, as
-//! Go's `binary.PutVarint` writes them. The `id` counts messages and is for logs only.
+//! A message is three numbers (`id`, connection, type), one more for data and connect (a deadline
+//! in milliseconds that nobody uses any more), then a body up to the end of the WebSocket message.
+//! Numbers are zig-zag LEB128 varints of 64 bits, as Go's `binary.PutVarint` writes them. The `id`
+//! counts messages and is for logs only.
 //!
 //! | type | message | body |
 //! |---|---|---|
@@ -54,7 +56,8 @@ pub struct Message {
 pub enum Body {
     /// Bytes of the connection.
     Data(Bytes),
-    /// Start the connection by dialing `proto/address`. The reader decides what is longer than [`ADDRESS_MAX`].
+    /// Start the connection by dialing `proto/address`. The reader decides what is longer than
+    /// [`ADDRESS_MAX`].
     Connect(Bytes),
     /// The connection is over. At most [`TEXT_MAX`] bytes; the rest of a longer text is dropped.
     Error(Bytes),

@@ -1,5 +1,6 @@
-//! How long freed memory is kept. While streams are busy glibc would return the ends of its heaps to the kernel and fetch them again with
-//! every few messages; after a burst it would keep pages of thousands of streams that are gone.
+//! How long freed memory is kept. While streams are busy glibc would return the ends of its heaps
+//! to the kernel and fetch them again with every few messages; after a burst it would keep pages of
+//! thousands of streams that are gone.
 
 mod cache;
 
@@ -15,8 +16,8 @@ const STEP: Duration = Duration::from_secs(1);
 /// How many streams must have been there for their pages to be worth the search.
 const MIN_STREAMS: i64 = 16;
 
-/// Watches how many streams there are, and gives memory back each time that half of them are gone and stay so for a step: under a
-/// steady load of short ones their number goes up and down.
+/// Watches how many streams there are, and gives memory back each time that half of them are gone
+/// and stay so for a step: under a steady load of short ones their number goes up and down.
 pub(crate) async fn trim_after_bursts(metrics: &Metrics) -> Infallible {
     let mut timer = interval(STEP);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -37,14 +38,17 @@ pub(crate) async fn trim_after_bursts(metrics: &Metrics) -> Infallible {
     }
 }
 
-/// What glibc may keep at the end of each of its heaps while streams are busy, in bytes: about what a few of them hold.
+/// What glibc may keep at the end of each of its heaps while streams are busy, in bytes: about what
+/// a few of them hold.
 #[cfg(target_env = "gnu")]
 const KEPT: libc::c_int = 4 * 1024 * 1024;
-/// How much more than it needs glibc asks the kernel for, and leaves where it gives back, in bytes: its own default.
+/// How much more than it needs glibc asks the kernel for, and leaves where it gives back, in bytes:
+/// its own default.
 #[cfg(target_env = "gnu")]
 const PAD: libc::c_int = 128 * 1024;
 
-/// Lets buffers of busy streams be used again before their pages are given back. To be called before there are threads.
+/// Lets buffers of busy streams be used again before their pages are given back. To be called
+/// before there are threads.
 #[cfg(target_env = "gnu")]
 pub(crate) fn keep_some() {
     keep(KEPT, PAD);
@@ -56,8 +60,9 @@ pub(crate) fn keep_some() {}
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc's allocator has no safe interface")]
 fn keep(most: libc::c_int, pad: libc::c_int) {
-    // SAFETY: they take no pointer. The manual warns of calls beside other threads because these read the numbers without a lock: a
-    // word each, and either value of it is good at any time. Where they fail everything works as before.
+    // SAFETY: they take no pointer. The manual warns of calls beside other threads because these
+    // read the numbers without a lock: a word each, and either value of it is good at any time.
+    // Where they fail everything works as before.
     unsafe {
         libc::mallopt(libc::M_TRIM_THRESHOLD, most);
         libc::mallopt(libc::M_TOP_PAD, pad);
@@ -67,7 +72,8 @@ fn keep(most: libc::c_int, pad: libc::c_int) {
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc's allocator has no safe interface")]
 fn trim(taken: Taken) {
-    // `malloc_trim` looks at the end of the first heap only; the others' ends go as what was taken of them is freed.
+    // `malloc_trim` looks at the end of the first heap only; the others' ends go as what was taken
+    // of them is freed.
     keep(0, 0);
     taken.free();
     // SAFETY: it takes no pointer and locks the arenas itself.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often the files are looked at. A token that is removed from a file is refused within a moment
-/// more than this.
+/// How often the files are looked at. A token that is removed from a file is refused within a
+/// moment more than this.
 const STEP: Duration = Duration::from_millis(500);
 
 /// The files that the configuration depends on.

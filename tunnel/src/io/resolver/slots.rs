@@ -79,11 +79,12 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use futures_util::future::join_all;
     use std::future::pending;
+
+    use futures_util::future::join_all;
     use tokio::time::{sleep, timeout};
 
+    use super::*;
     use crate::io::clock::Clock;
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,9 @@
 //! An authority of one's own: what a server needs that nobody has given a certificate.
 //!
-//! A directory holds `ca.pem` and `ca.key`, made once, and `server.pem` and `server.key`, made anew when their time comes or the server's
-//! names change. The authority's [`Pin`] stays the same as long as `ca.key` does, and is all that agents need. `server.pem` has the
-//! authority's certificate in it, too, so that a server shows what was pinned.
+//! A directory holds `ca.pem` and `ca.key`, made once, and `server.pem` and `server.key`, made anew
+//! when their time comes or the server's names change. The authority's [`Pin`] stays the same as
+//! long as `ca.key` does, and is all that agents need. `server.pem` has the authority's certificate
+//! in it, too, so that a server shows what was pinned.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -31,7 +32,8 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long an authority is valid.
 pub const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
 
-/// An authority with less time than this is given a new certificate for its old key, and keeps its pin.
+/// An authority with less time than this is given a new certificate for its old key, and keeps its
+/// pin.
 pub const AUTHORITY_REST: Duration = DAY.saturating_mul(365);
 
 /// How long the certificate of a server is valid. It is renewed when a third of this is left.
@@ -67,7 +69,8 @@ pub enum AuthorityError {
         /// What the system says.
         error: io::Error,
     },
-    /// The authority's certificate is there, and its key is not. A new one would break every pin that was handed out.
+    /// The authority's certificate is there, and its key is not. A new one would break every pin
+    /// that was handed out.
     #[error(
         "{0} is missing, but its certificate ca.pem is there: put the key back, or remove ca.pem too and give all agents the pin of the new authority"
     )]
@@ -99,8 +102,9 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Opens the authority in `directory`, and makes what is missing or due at `now`; the server's certificate is for `names`, which are
-    /// host names and IP addresses. The directory is made for its owner alone. Waits for another process that does the same.
+    /// Opens the authority in `directory`, and makes what is missing or due at `now`; the server's
+    /// certificate is for `names`, which are host names and IP addresses. The directory is made for
+    /// its owner alone. Waits for another process that does the same.
     ///
     /// # Errors
     ///
@@ -304,7 +308,8 @@ fn make_server(ca: &Ca, names: &BTreeSet<String>, now: SystemTime) -> Result<Mad
     })
 }
 
-/// Whether the certificate of a server must be made anew: too little time is left, its names are others, or the authority is.
+/// Whether the certificate of a server must be made anew: too little time is left, its names are
+/// others, or the authority is.
 fn is_due(
     certificate: &CertificateDer<'_>,
     ca: &Ca,

@@ -13,15 +13,19 @@ use crate::io::tls::error::{HandshakeError, TlsError};
 use crate::io::tls::pin::{Pin, Pinned};
 use crate::io::tls::{ALPN, Transport, pem, provider, release};
 
-/// How a server is trusted, and how this end shows who it is. The default trusts the authorities of the system.
+/// How a server is trusted, and how this end shows who it is. The default trusts the authorities of
+/// the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// A PEM file with the certificates of the authorities that are trusted instead of the system's.
+    /// A PEM file with the certificates of the authorities that are trusted instead of the
+    /// system's.
     pub ca_file: Option<PathBuf>,
-    /// Keys one of which must be the server's or that of an authority which signed it. Without `ca_file` nothing else is trusted; with
-    /// it the server must pass both. Several are for the time of a change.
+    /// Keys one of which must be the server's or that of an authority which signed it. Without
+    /// `ca_file` nothing else is trusted; with it the server must pass both. Several are for the
+    /// time of a change.
     pub pins: Vec<Pin>,
-    /// A PEM file with the certificate that is shown to a server that asks for one, and what is between it and its authority.
+    /// A PEM file with the certificate that is shown to a server that asks for one, and what is
+    /// between it and its authority.
     pub certificate: Option<PathBuf>,
     /// A PEM file with its private key.
     pub key: Option<PathBuf>,
@@ -29,8 +33,8 @@ pub struct ClientFiles {
     pub server_name: Option<String>,
 }
 
-/// TLS towards servers. The files are read at each connection, so what is renewed counts from the next one on; the system's
-/// authorities are read once.
+/// TLS towards servers. The files are read at each connection, so what is renewed counts from the
+/// next one on; the system's authorities are read once.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     files: Arc<ClientFiles>,
@@ -55,7 +59,8 @@ impl Client {
         Ok(client)
     }
 
-    /// Shakes hands with the server `host` at the other end of `socket`. The caller has the deadline.
+    /// Shakes hands with the server `host` at the other end of `socket`. The caller has the
+    /// deadline.
     ///
     /// # Errors
     ///

@@ -16,8 +16,9 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// Whether its holder may be the agent or peer `name`: the name must be one of the certificate's DNS names, letter for letter, so that
-    /// the name by which visitors are routed is the one that was certified. A wildcard names nobody.
+    /// Whether its holder may be the agent or peer `name`: the name must be one of the
+    /// certificate's DNS names, letter for letter, so that the name by which visitors are routed is
+    /// the one that was certified. A wildcard names nobody.
     ///
     /// # Errors
     ///

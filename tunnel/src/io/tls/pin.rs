@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 
 use crate::io::tls::certificate::Validity;
 
-/// The SHA-256 of a certificate's key (its SubjectPublicKeyInfo), as RFC 7469 has it: `sha256:` and 64 hexadecimal digits, or 43
-/// characters of base64url.
+/// The SHA-256 of a certificate's key (its SubjectPublicKeyInfo), as RFC 7469 has it: `sha256:` and
+/// 64 hexadecimal digits, or 43 characters of base64url.
 ///
-/// The pin of an authority trusts the servers that it signs, by their names; the pin of a server's own certificate trusts that server by
-/// whatever name.
+/// The pin of an authority trusts the servers that it signs, by their names; the pin of a server's
+/// own certificate trusts that server by whatever name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pin([u8; 32]);
 
@@ -92,7 +92,8 @@ impl Pinned {
         Pin::of(certificate).is_some_and(|pin| self.pins.contains(&pin))
     }
 
-    /// A pinned key that is the server's, or that signs it, directly or by other authorities between the two.
+    /// A pinned key that is the server's, or that signs it, directly or by other authorities
+    /// between the two.
     fn check(
         &self,
         end_entity: &CertificateDer<'_>,

@@ -30,8 +30,8 @@ pub struct Files {
     pub clients: ClientCertificates,
 }
 
-/// Who must show a client certificate. One that is shown must be valid in any case, and that of an agent or peer must have its
-/// name among its DNS names.
+/// Who must show a client certificate. One that is shown must be valid in any case, and that of an
+/// agent or peer must have its name among its DNS names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificates {
     /// Nobody.

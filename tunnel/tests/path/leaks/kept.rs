@@ -21,7 +21,7 @@ struct Tunnel {
 
 /// What a process holds.
 #[derive(Debug)]
-struct Held {
+struct Resources {
     sockets: usize,
     tasks: u64,
     /// In KiB: all of it, and the anonymous part.
@@ -29,9 +29,9 @@ struct Held {
     own: u64,
 }
 
-impl Held {
+impl Resources {
     /// A tenth more memory may be held: code that only streams run, and pages of the heap that
-    /// something small holds by chance.
+    /// something small happens to hold.
     fn is_no_more_than(&self, before: &Self) -> bool {
         self.tasks <= before.tasks
             && self.sockets <= before.sockets
@@ -103,10 +103,10 @@ impl Tunnel {
         (visitor, target)
     }
 
-    async fn held(&self) -> [Held; 2] {
+    async fn held(&self) -> [Resources; 2] {
         let mut held = Vec::new();
         for (process, counters_at) in &self.processes {
-            held.push(Held {
+            held.push(Resources {
                 tasks: gauge(&counters(counters_at).await, "watertight_tasks "),
                 sockets: settled(process).await,
                 memory: process.memory("VmRSS:"),
@@ -128,7 +128,7 @@ impl Tunnel {
     }
 
     /// Waits until there are no more tasks and sockets than there were, and memory was given back.
-    async fn rest(&self, before: &[Held; 2]) {
+    async fn rest(&self, before: &[Resources; 2]) {
         let rest = async {
             let mut reported = Instant::now();
             loop {
@@ -168,7 +168,7 @@ async fn settled(process: &Process) -> usize {
 /// look.
 const GIVEN_BACK: Duration = Duration::from_secs(3);
 
-async fn five_thousand(tunnel: &Tunnel) -> [Held; 2] {
+async fn five_thousand(tunnel: &Tunnel) -> [Resources; 2] {
     const STREAMS: usize = 5000;
     let pairs: Vec<_> = stream::iter(0..STREAMS)
         .map(|_| tunnel.pair())

@@ -54,7 +54,7 @@ async fn a_link_that_swallows_everything_is_given_up_by_both_ends() {
         round_trip(&mut visitor, &mut target).await;
         pairs.push((visitor, target));
     }
-    relay.set(Pace::Held);
+    relay.set(Pace::Stopped);
     until("the end at the server", || !rig.server.has_agent("web")).await;
     within(PROMPT, "the end at the agent", rig.agent.disconnected()).await;
     for (mut visitor, mut target) in pairs {
@@ -73,7 +73,7 @@ async fn a_frozen_agent_is_replaced_at_once() {
     let (rig, relay) = rig_behind_relay(LONG).await;
     let (mut visitor, mut target) = rig.pair().await;
     round_trip(&mut visitor, &mut target).await;
-    relay.set(Pace::Held);
+    relay.set(Pace::Stopped);
     let began = Instant::now();
     let newer = another_agent(&rig, |_| {});
     within(PROMPT, "connecting", newer.connected()).await;
@@ -117,7 +117,7 @@ async fn a_frozen_agent_holds_up_no_other() {
         let visitor = connect(rig.server.forwards()[1]).await.unwrap();
         stuck.push((visitor, rig.target.accept().await.unwrap().0));
     }
-    relay.as_ref().unwrap().set(Pace::Held);
+    relay.as_ref().unwrap().set(Pace::Stopped);
     join_all(stuck.iter_mut().map(|(visitor, _)| fill(visitor))).await;
     let mut slowest = Duration::ZERO;
     // Through the death of the frozen session and the resets of its streams.

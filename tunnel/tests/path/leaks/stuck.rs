@@ -23,7 +23,7 @@ async fn echo(target: TcpStream) {
     let _ = tokio::io::copy(&mut read, &mut write).await;
 }
 
-/// Several times, since where the writers are when the way is full is a matter of chance.
+/// Several times, since where the writers are when the way is full differs each time.
 #[tokio::test(flavor = "multi_thread")]
 async fn stuck_target_write_ends_with_its_stream() {
     for rig in rigs().await {
@@ -292,7 +292,7 @@ async fn a_link_that_nobody_reads_is_given_up_and_its_backlog_is_bounded() {
     for _ in 0..8 {
         pairs.push(rig.pair().await);
     }
-    relay.set(Pace::Held);
+    relay.set(Pace::Stopped);
     let fills = pairs.iter_mut().map(|(visitor, _)| fill(visitor));
     let taken: usize = within(LONG, "the fills", join_all(fills))
         .await

@@ -259,7 +259,7 @@ async fn an_agent_that_leaves_is_not_asked_for_any_more() {
             .await
             .is_err()
     );
-    until("the news", || !west.has_agent("web")).await;
+    until("the announcement", || !west.has_agent("web")).await;
     assert!(!east.has_agent("web"));
 }
 

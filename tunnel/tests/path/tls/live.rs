@@ -79,11 +79,14 @@ async fn half_closes_and_resets_pass() {
         target.write_all(&answer).await.unwrap();
         target.shutdown().await.unwrap();
     };
-    let mut heard = Vec::new();
-    let hear = visitor.read_to_end(&mut heard);
-    let (_, result) = within(LONG, "the answer", async { tokio::join!(write, hear) }).await;
+    let mut answered = Vec::new();
+    let read_answer = visitor.read_to_end(&mut answered);
+    let (_, result) = within(LONG, "the answer", async {
+        tokio::join!(write, read_answer)
+    })
+    .await;
     result.unwrap();
-    assert!(read == b"question" && heard == answer);
+    assert!(read == b"question" && answered == answer);
     drop((visitor, target));
 
     for dialect in DIALECTS {
@@ -154,7 +157,7 @@ async fn a_carrier_that_swallows_everything_is_given_up() {
         let (mut visitor, mut target) = rig.pair().await;
         round_trip(&mut visitor, &mut target).await;
         let (mut full, mut silent) = rig.pair().await;
-        relay.set(Pace::Held);
+        relay.set(Pace::Stopped);
         fill(&mut full).await;
         until("the end at the server", || !rig.server.has_agent("web")).await;
         within(PROMPT, "the end at the agent", rig.agent.disconnected()).await;

@@ -135,11 +135,11 @@ async fn nobody_else_is_believed() {
     for other in [Signer::new("another"), Signer::new("authority")] {
         let server = folder.server(&other.sign(&["a"]), &[&other.pem]);
         let error = verdict(&server, trusting(), "a").await.unwrap_err();
-        let is_told = matches!(
+        let says_so = matches!(
             error,
             HandshakeError::UnknownIssuer | HandshakeError::Certificate(_)
         );
-        assert!(is_told, "{error:?}");
+        assert!(says_so, "{error:?}");
     }
     let alone = folder.server(&Pair::self_signed(&["a"]), &[]);
     refuses!(
@@ -213,11 +213,11 @@ async fn a_pinned_authority_signs_servers_by_their_names() {
     for other in [Signer::new("another"), Signer::new("authority")] {
         let server = folder.server(&other.sign(&["a"]), &[&signer.pem, &other.pem]);
         let error = verdict(&server, pinned(pin), "a").await.unwrap_err();
-        let is_told = matches!(
+        let says_so = matches!(
             error,
             HandshakeError::UnknownIssuer | HandshakeError::Certificate(_)
         );
-        assert!(is_told, "{error:?}");
+        assert!(says_so, "{error:?}");
     }
     // One above and one between.
     let between = Signer::signed_by("between", Some(&signer));
@@ -329,11 +329,11 @@ async fn a_copied_certificate_is_worth_nothing() {
             let both = async { tokio::join!(serve, ask) };
             let (_, asked) = within(PROMPT, "the handshake", both).await;
             let error = asked.unwrap_err();
-            let is_told = matches!(
+            let says_so = matches!(
                 error,
                 HandshakeError::Certificate(_) | HandshakeError::Protocol(_)
             );
-            assert!(is_told, "{error:?}");
+            assert!(says_so, "{error:?}");
         }
     }
 }
@@ -391,9 +391,9 @@ async fn old_versions_are_refused_by_both_ends() {
     let both = async { tokio::join!(serve, ask) };
     let ((), asked) = within(PROMPT, "the refusal", both).await;
     let error = asked.unwrap_err();
-    let is_told = matches!(
+    let says_so = matches!(
         error,
         HandshakeError::Incompatible(_) | HandshakeError::Protocol(_)
     );
-    assert!(is_told, "{error:?}");
+    assert!(says_so, "{error:?}");
 }

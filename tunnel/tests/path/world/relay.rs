@@ -20,7 +20,7 @@ use crate::rig::loopback;
 pub(crate) enum Pace {
     Free,
     /// Nothing is read, so sent bytes pile up and an end goes unnoticed.
-    Held,
+    Stopped,
     BytesPerSecond(usize),
 }
 
@@ -126,7 +126,7 @@ async fn copy(
         let now = *pace.borrow_and_update();
         let most = match now {
             Pace::Free => buffer.len(),
-            Pace::Held => {
+            Pace::Stopped => {
                 pace.changed().await.map_err(std::io::Error::other)?;
                 continue;
             }

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 /// The bounds and deadlines of one session.
 ///
-/// Memory of a session: receive buffers hold at most `session_window + max_streams * window_floor` bytes and send buffers at
-/// most `session_send_buffer` bytes, whatever the peer does; frames that wait to be sent are flags of streams.
+/// Memory of a session: receive buffers hold at most `session_window + max_streams * window_floor`
+/// bytes and send buffers at most `session_send_buffer` bytes, whatever the peer does; frames that
+/// wait to be sent are flags of streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Streams that are alive at once, in both directions together.
     pub max_streams: usize,
-    /// The longest data frame sent while other streams have something to send, in bytes. One that fills a batch is copied least: its
-    /// reader keeps it by reference.
+    /// The longest data frame sent while other streams have something to send, in bytes. One that
+    /// fills a batch is copied least: its reader keeps it by reference.
     pub frame_max: usize,
     /// Bytes of one stream that wait for the link.
     pub send_buffer: usize,
@@ -33,7 +34,8 @@ pub struct Config {
     pub linger_timeout: Duration,
     /// After this long without a frame from the peer a ping is sent.
     pub ping_interval: Duration,
-    /// How long the answer to a ping may take until streams are rather opened in another session of the same agent.
+    /// How long the answer to a ping may take until streams are rather opened in another session of
+    /// the same agent.
     pub pong_due: Duration,
     /// After this long without a frame from the peer the session is over.
     pub silence: Duration,

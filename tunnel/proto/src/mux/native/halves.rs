@@ -33,7 +33,8 @@ use crate::wire::frame::{Frame, StreamId};
 ///   F: recv_finish     D: recv_delivered     finishing --> finished: the last queued byte and the finish are sent
 /// ```
 ///
-/// The ending is the moment at which the request is over by protocol: an END is told there, and nowhere else.
+/// The ending is the moment at which the request is over by protocol: an END is told there, and
+/// nowhere else.
 #[derive(Debug)]
 pub(crate) struct Halves {
     /// The credit that the peer gave.
@@ -43,7 +44,8 @@ pub(crate) struct Halves {
     pub(super) due: Due,
 }
 
-/// The control frames that a stream has to send. They are flags and not a queue, so they need no bound.
+/// The control frames that a stream has to send. They are flags and not a queue, so they need no
+/// bound.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
     pub(super) open: Option<Bytes>,
@@ -139,8 +141,8 @@ impl Stream {
             .map(|reason| Frame::Reset { stream, reason })
     }
 
-    /// Takes the next data frame of at most `max` bytes, or the finish or reset behind the last one. The second value is
-    /// the number of bytes that left the queue.
+    /// Takes the next data frame of at most `max` bytes, or the finish or reset behind the last
+    /// one. The second value is the number of bytes that left the queue.
     pub(crate) fn next_data(&mut self, stream: StreamId, max: usize) -> Option<(Frame, usize)> {
         if self.phase != Phase::Open {
             return None;

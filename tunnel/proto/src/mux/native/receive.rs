@@ -1,4 +1,5 @@
-//! What a frame from the peer does. Frames for streams that are unknown or over are late, and dropped.
+//! What a frame from the peer does. Frames for streams that are unknown or over are late, and
+//! dropped.
 
 use bytes::Bytes;
 
@@ -16,7 +17,8 @@ impl Mux {
     ///
     /// # Errors
     ///
-    /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the link go.
+    /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the
+    /// link go.
     pub fn handle_frame(&mut self, now: Time, frame: Frame) -> Result<(), SessionError> {
         if let Some(error) = self.table.over {
             return Err(error);

@@ -8,9 +8,10 @@ use crate::shrink;
 use crate::wire::frame::Frame;
 
 impl Mux {
-    /// Takes the next frame to send: the session's control frames, then the streams', then data, one frame from each stream in turn.
-    /// A data frame has at most `room` bytes of data, and at most [`Config::frame_max`](crate::mux::native::Config::frame_max) while another
-    /// stream waits for its turn.
+    /// Takes the next frame to send: the session's control frames, then the streams', then data,
+    /// one frame from each stream in turn. A data frame has at most `room` bytes of data, and at
+    /// most [`Config::frame_max`](crate::mux::native::Config::frame_max) while another stream waits
+    /// for its turn.
     #[must_use]
     pub fn poll_transmit(&mut self, room: usize) -> Option<Frame> {
         if let Some(nonce) = self.pong.take() {

@@ -12,7 +12,8 @@ impl SendWindow {
     /// The most credit that a peer can pile up, in bytes.
     pub const MAX: u64 = u32::MAX as u64;
 
-    /// Takes what the peer gives. What would exceed [`Self::MAX`] is ignored: less credit than given is always safe.
+    /// Takes what the peer gives. What would exceed [`Self::MAX`] is ignored: less credit than
+    /// given is always safe.
     pub fn give(&mut self, credit: u32) {
         self.credit = self.credit.saturating_add(u64::from(credit)).min(Self::MAX);
     }
@@ -31,8 +32,9 @@ impl SendWindow {
     }
 }
 
-/// The session's budget for receive windows, in bytes. Every stream has its floor outside of it, so an exhausted budget
-/// slows streams down and never stops one: a slow reader cannot hold up the others.
+/// The session's budget for receive windows, in bytes. Every stream has its floor outside of it, so
+/// an exhausted budget slows streams down and never stops one: a slow reader cannot hold up the
+/// others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     limit: u64,
@@ -70,8 +72,8 @@ impl Budget {
 
 /// What we let the peer send on one stream.
 ///
-/// Always: `outstanding` (credit the peer holds) + `held` (buffered here) + `due` (consumed, not yet given back)
-/// = `size`.
+/// Always: `outstanding` (credit the peer holds) + `held` (buffered here) + `due` (consumed, not
+/// yet given back) = `size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveWindow {
     size: u32,
@@ -87,7 +89,8 @@ pub struct ReceiveWindow {
 pub struct Overrun;
 
 impl ReceiveWindow {
-    /// Opens a window: the configured initial size, halved until the budget has it, and never under the floor.
+    /// Opens a window: the configured initial size, halved until the budget has it, and never under
+    /// the floor.
     #[must_use]
     pub fn open(config: &Config, budget: &mut Budget) -> Self {
         let floor = config.window_floor.min(config.window_initial);
@@ -128,8 +131,8 @@ impl ReceiveWindow {
         Ok(())
     }
 
-    /// Takes note of `length` bytes that reached the socket; they become due. A stream that used its whole window
-    /// gets twice as much if the budget has it.
+    /// Takes note of `length` bytes that reached the socket; they become due. A stream that used
+    /// its whole window gets twice as much if the budget has it.
     pub fn consume(&mut self, length: usize, config: &Config, budget: &mut Budget) {
         let length = u32::try_from(length).unwrap_or(u32::MAX).min(self.held);
         self.held -= length;

@@ -9,7 +9,8 @@ use crate::mux::remotedialer::Mux;
 use crate::wire::frame::Side;
 use crate::wire::remotedialer::{Body, TEXT_MAX};
 
-/// The clients that the peer has. A client may be there by several sessions, and is until the last of them is gone.
+/// The clients that the peer has. A client may be there by several sessions, and is until the last
+/// of them is gone.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     sessions: HashMap<Box<str>, HashSet<i64>>,
@@ -23,8 +24,8 @@ fn parse(text: &[u8]) -> Option<(&str, i64)> {
     Some((client, session.parse().ok()?))
 }
 
-/// What the peer is to be told of our clients. It holds no more than what the peer knows and what it should know: what is over
-/// before it was told is never told.
+/// What the peer is to be told of our clients. It holds no more than what the peer knows and what
+/// it should know: what is over before it was told is never told.
 #[derive(Debug, Default)]
 pub(crate) struct Announcements {
     waiting: VecDeque<(Box<str>, bool)>,
@@ -60,8 +61,9 @@ impl Announcements {
 }
 
 impl Mux {
-    /// Tells the peer that streams of `client` can be opened through us by the session `key`, or no longer. What is longer
-    /// than [`TEXT_MAX`] bytes is not told, because the peer would read another name.
+    /// Tells the peer that streams of `client` can be opened through us by the session `key`, or no
+    /// longer. What is longer than [`TEXT_MAX`] bytes is not told, because the peer would read
+    /// another name.
     pub fn announce(&mut self, client: &str, key: i64, present: bool) {
         let text = format!("{client}/{key}");
         if self.table.over.is_none() && text.len() <= TEXT_MAX {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// The bounds and deadlines of one session in remotedialer's dialect.
 ///
-/// Memory of a session: receive buffers hold at most `session_cap + max_streams * pause_floor` bytes and one message, send
-/// buffers at most `session_send_buffer` bytes, whatever the peer does.
+/// Memory of a session: receive buffers hold at most `session_cap + max_streams * pause_floor`
+/// bytes and one message, send buffers at most `session_send_buffer` bytes, whatever the peer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Streams that are alive at once.
@@ -20,18 +20,22 @@ pub struct Config {
     pub pause_above: usize,
     /// The peer is asked to go on with a stream that holds no more than this many bytes.
     pub resume_below: usize,
-    /// While the session holds more than `session_pause`, these take the place of `pause_above` and, at a quarter, of `resume_below`.
+    /// While the session holds more than `session_pause`, these take the place of `pause_above`
+    /// and, at a quarter, of `resume_below`.
     pub pause_floor: usize,
     /// Bytes held by the session above which streams are paused at `pause_floor`.
     pub session_pause: usize,
-    /// A stream that holds more than this many bytes is ended: its peer does not pause, or has far too much on the way.
+    /// A stream that holds more than this many bytes is ended: its peer does not pause, or has far
+    /// too much on the way.
     pub stream_cap: usize,
-    /// While the session holds more than this many bytes, a stream that gets more and holds more than `pause_floor` is ended.
+    /// While the session holds more than this many bytes, a stream that gets more and holds more
+    /// than `pause_floor` is ended.
     pub session_cap: usize,
-    /// Errors that wait for the link and belong to no stream; more are dropped, since the peer's next message asks again.
+    /// Errors that wait for the link and belong to no stream; more are dropped, since the peer's
+    /// next message asks again.
     pub answers_max: usize,
-    /// Sessions of clients that the peer may announce, at most 100 bytes each; more are not remembered. 0 for a peer that is no
-    /// server.
+    /// Sessions of clients that the peer may announce, at most 100 bytes each; more are not
+    /// remembered. 0 for a peer that is no server.
     pub clients_max: usize,
     /// How often the agent sends a ping.
     pub ping_interval: Duration,
@@ -41,7 +45,8 @@ pub struct Config {
     pub silence: Duration,
     /// How long an agent goes on to dial for an opener that has sent bytes and left.
     pub dial_grace: Duration,
-    /// How long an agent goes on to deliver for an opener that has left, without the target taking a byte.
+    /// How long an agent goes on to deliver for an opener that has left, without the target taking
+    /// a byte.
     pub delivery_grace: Duration,
 }
 

@@ -16,7 +16,8 @@ impl Mux {
     ///
     /// # Errors
     ///
-    /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the link go.
+    /// [`SessionError`] when the session is over now, with every stream of it; the caller lets the
+    /// link go.
     pub fn handle_message(&mut self, now: Time, message: Message) -> Result<(), SessionError> {
         if let Some(error) = self.table.over {
             return Err(error);
@@ -57,7 +58,8 @@ impl Mux {
             Side::Agent => None,
         };
         if let Some(reason) = refusal {
-            // At the server the number is one of ours: an error would end that stream at the peer, which asked for it.
+            // At the server the number is one of ours: an error would end that stream at the peer,
+            // which asked for it.
             self.answer(connection, Answer::Because(reason));
             return;
         }
@@ -125,7 +127,8 @@ impl Mux {
                 stream.ext.progress = false;
                 self.both_over(id);
                 if self.side == Side::Agent {
-                    // Nobody waits for an answer any more, so a target that takes nothing must not hold its socket.
+                    // Nobody waits for an answer any more, so a target that takes nothing must not
+                    // hold its socket.
                     let grace = if opening {
                         self.config.dial_grace
                     } else {

@@ -8,8 +8,8 @@ use crate::mux::remotedialer::stream::{connection, stream_of};
 use crate::mux::remotedialer::{Answer, Mux, Probe};
 use crate::wire::frame::{Side, StreamId};
 
-/// So many lists in a row must miss a connection that the peer knew of. The first may have been made before the peer's proof and sent
-/// behind it; the second was made after the first was sent.
+/// So many lists in a row must miss a connection that the peer knew of. The first may have been
+/// made before the peer's proof and sent behind it; the second was made after the first was sent.
 const MISSED_MAX: u8 = 2;
 
 impl Mux {
@@ -45,8 +45,8 @@ impl Mux {
         connections
     }
 
-    /// Asks the peer after every connection that was idle since the last time. The original ends a connection that it misses
-    /// in a list without a word, and a list is all that it is sent.
+    /// Asks the peer after every connection that was idle since the last time. The original ends a
+    /// connection that it misses in a list without a word, and a list is all that it is sent.
     pub(crate) fn probe_idle(&mut self) {
         let mut idle = Vec::new();
         for (id, stream) in &mut self.table.streams {

@@ -196,7 +196,8 @@ fn a_paused_stream_sends_nothing_and_goes_on_when_resumed() {
     assert_eq!(sent(&mut mux).len(), 1);
 }
 
-/// One flag for both directions. Here a peer that is paused can still pause us, and the other way round.
+/// One flag for both directions. Here a peer that is paused can still pause us, and the other way
+/// round.
 #[test]
 fn both_directions_pause_independently() {
     let mut mux = server(Config::default());
@@ -336,7 +337,8 @@ fn a_message_about_the_connection_starts_the_count_again() {
     assert!(!mux.is_open(id(2)));
 }
 
-/// The end of a reconciled connection was told to nobody, and what only the agent had stayed for good.
+/// The end of a reconciled connection was told to nobody, and what only the agent had stayed for
+/// good.
 #[test]
 fn both_ends_are_told_what_the_lists_disagree_on() {
     let mut mux = server(Config::default());

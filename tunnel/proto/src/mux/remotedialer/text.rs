@@ -1,4 +1,5 @@
-//! Reasons as the texts of errors. Go programs pass on what their system said, so a few words are all there is to know one by.
+//! Reasons as the texts of errors. Go programs pass on what their system said, so a few words are
+//! all there is to know one by.
 
 use bytes::Bytes;
 
@@ -24,7 +25,8 @@ pub(crate) fn of(reason: Reason) -> Bytes {
     })
 }
 
-/// Returns the reason that a text other than `EOF` stands for; what nobody knows is [`Reason::Aborted`].
+/// Returns the reason that a text other than `EOF` stands for; what nobody knows is
+/// [`Reason::Aborted`].
 pub(crate) fn reason(text: &[u8]) -> Reason {
     let text = String::from_utf8_lossy(text);
     let known = [

@@ -9,8 +9,8 @@ use crate::shrink;
 use crate::wire::remotedialer::{Body, EOF, Message, TEXT_MAX};
 
 impl Mux {
-    /// Takes the next message to send: the session's, then the streams' control messages, then data, one message from each stream
-    /// in turn.
+    /// Takes the next message to send: the session's, then the streams' control messages, then
+    /// data, one message from each stream in turn.
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Message> {
         if std::mem::take(&mut self.sync) {

@@ -1,5 +1,5 @@
-//! What each thread has freed and keeps at hand. After a burst these pieces lie all over the heap, and one of a few bytes holds its page
-//! for as long as its thread lives and has no use for it.
+//! What each thread has freed and keeps at hand. After a burst these pieces lie all over the heap,
+//! and one of a few bytes holds its page for as long as its thread lives and has no use for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,13 +10,15 @@ use tokio::runtime::Handle;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
-/// The pieces that glibc keeps at hand, in bytes, how their sizes differ, and how many it keeps of each size (`malloc.c`, and
-/// `glibc.malloc.tcache_max` and `glibc.malloc.tcache_count` in its manual).
+/// The pieces that glibc keeps at hand, in bytes, how their sizes differ, and how many it keeps of
+/// each size (`malloc.c`, and `glibc.malloc.tcache_max` and `glibc.malloc.tcache_count` in its
+/// manual).
 const SMALLEST: usize = 24;
 const LARGEST: usize = 1032;
 const GRAIN: usize = 16;
 const OF_EACH: usize = 7;
-/// A piece that is too large to be kept at hand, in bytes: when it is freed glibc looks whether the heap that it is of can end earlier.
+/// A piece that is too large to be kept at hand, in bytes: when it is freed glibc looks whether the
+/// heap that it is of can end earlier.
 const LARGE: usize = 64 * 1024;
 /// How long workers that are busy are waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -26,7 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Taken(HashMap<ThreadId, Vec<Vec<u8>>>);
 
 impl Taken {
-    /// Frees the pieces for good: on a thread that ends, and its cache with it. Only once it is joined is that empty.
+    /// Frees the pieces for good: on a thread that ends, and its cache with it. Only once it is
+    /// joined is that empty.
     pub(super) fn free(self) {
         // Where there can be no thread they are freed on this one, which keeps a few of them.
         if let Ok(freeing) = thread::Builder::new().spawn(|| drop(self)) {
@@ -47,7 +50,8 @@ pub(super) async fn take_out() -> Taken {
     std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Has the worker that it runs on take its part, and holds it until all have, so that the other visits come to the others.
+/// Has the worker that it runs on take its part, and holds it until all have, so that the other
+/// visits come to the others.
 async fn visit(taken: Arc<Mutex<Taken>>, workers: usize) {
     loop {
         {

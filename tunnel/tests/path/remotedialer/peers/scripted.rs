@@ -78,7 +78,7 @@ async fn a_stream_goes_to_the_peer_that_announced_its_client() {
         4
     );
     peer.send(0, remove("web/-7")).await;
-    until("the news", || !west.has_agent("web")).await;
+    until("the announcement", || !west.has_agent("web")).await;
     let counters = west.counters().text().unwrap();
     assert!(counters.contains("add_websocket_session{clientkey=\"east\",peer=\"true\"} 1"));
     assert_eq!(left(&counters, "connections"), 0);

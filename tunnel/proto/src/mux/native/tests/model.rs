@@ -1,5 +1,6 @@
-//! Random lives of streams against a naive model: whatever happens, what is read is a prefix of what was written, a finish
-//! arrives behind everything, each stream ends exactly once on each side, and nothing is left behind.
+//! Random lives of streams against a naive model: whatever happens, what is read is a prefix of
+//! what was written, a finish arrives behind everything, each stream ends exactly once on each
+//! side, and nothing is left behind.
 
 use std::collections::HashMap;
 

@@ -51,7 +51,8 @@ impl TlsSource {
         Ok(tls)
     }
 
-    /// Returns the pin by which agents trust the certificate, unless they trust its authority anyway.
+    /// Returns the pin by which agents trust the certificate, unless they trust its authority
+    /// anyway.
     pub(crate) fn pin(&self, tls: &tls::Server) -> Option<String> {
         match self {
             Self::Files(_) => None,
