@@ -1,11 +1,7 @@
-//! Many streams over one link: a pure core.
+//! Many streams over one link, in the dialect `watertight.v1`: a pure core.
 //!
-//! The core has no clock and does no I/O. Frames go in through [`Mux::handle_frame`], commands
-//! through the methods named for them; frames come out of [`Mux::poll_transmit`], events out of
-//! [`Mux::poll_event`], the next deadline out of [`Mux::poll_timeout`]. Time is always an argument,
-//! counted from an origin that the caller chooses.
-//!
-//! Nothing here is linear in the number of streams, except ending the whole session.
+//! Frames go in through [`Mux::handle_frame`] and come out of [`Mux::poll_transmit`]. Commands, events
+//! and deadlines are those of the traits [`crate::mux::Mux`] and [`crate::mux::Streams`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
