@@ -304,8 +304,12 @@ async fn the_file_of_a_socket_is_replaced_only_if_nobody_listens() {
     let error = set(vec![listen(&at)]).await.unwrap_err().to_string();
     assert!(error.contains("another program listens"), "{error}");
     std::os::unix::net::UnixStream::connect(&path).unwrap();
-    // Nothing listens there.
+    // Nothing listens there. A process that another test starts may have it a moment longer.
     drop(live);
+    until("nobody to listen", || {
+        std::os::unix::net::UnixStream::connect(&path).is_err()
+    })
+    .await;
     set(vec![listen(&at)]).await.unwrap();
     drop(visit(&path).await);
     // The mode changes without a gap.

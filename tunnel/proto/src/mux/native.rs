@@ -1,7 +1,7 @@
 //! Many streams over one link, in the dialect `watertight.v1`: a pure core.
 //!
-//! Frames go in through [`Mux::handle_frame`] and come out of [`Mux::poll_transmit`]. Commands, events
-//! and deadlines are those of the traits [`crate::mux::Mux`] and [`crate::mux::Streams`].
+//! Frames go in through [`Mux::handle_frame`] and come out of [`Mux::poll_transmit`]. Commands,
+//! events and deadlines are those of the traits [`crate::mux::Mux`] and [`crate::mux::Streams`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
