@@ -276,7 +276,8 @@ impl Audit {
                 self.record_failure(&error);
                 return;
             }
-            let has_piled_up = std::mem::take(&mut self.needs_walk);
+            let walk = self.audit_log.walk.as_ref();
+            let has_piled_up = walk.is_some_and(|walk| walk.has_piled_up);
             if self.audit_log.agrees() && !has_piled_up || clock::now_ns() > deadline_ns {
                 return;
             }

@@ -148,8 +148,8 @@ impl Ledger {
             self.released_before_bind.insert(facts.id);
         }
         self.peers.count_released(Remote::of(facts));
-        if of.head.flags & BY_EXIT != 0 {
-            self.piles.opener_exited(facts.opener);
+        if of.head.flags & BY_EXIT != 0 && of.tgid == facts.opener {
+            self.piles.opener_exited(facts.opener, at_ns);
         }
         let evidence = Evidence {
             facts,

@@ -8,7 +8,7 @@
 //! it, and stand still: the size of the pile when its oldest member has been in it for a while is
 //! its baseline, and only growth above that tells.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use tracer_abi::annotation::Role;
@@ -75,7 +75,7 @@ pub(super) struct Piles {
     grown: HashMap<u64, u64>,
     /// The processes whose connections were released by their exit: it proves nothing, so their
     /// piles stay as they were.
-    exited: HashSet<u32>,
+    exited: HashMap<u32, u64>,
     /// Members of piles that grew which were released soon after they had joined, and when.
     drained: Vec<(u64, u64)>,
 }
@@ -137,10 +137,11 @@ impl Piles {
         self.samples.push(sample);
     }
 
-    /// Records that a connection was released only because the process that opened it exited.
-    pub(super) fn opener_exited(&mut self, opener: u32) {
+    /// Records that a connection was released at `at_ns` only because the process that opened it
+    /// exited.
+    pub(super) fn opener_exited(&mut self, opener: u32, at_ns: u64) {
         if self.exited.len() < PILES_MAX {
-            self.exited.insert(opener);
+            self.exited.insert(opener, at_ns);
         }
     }
 
@@ -167,15 +168,21 @@ impl Piles {
     ) -> Change {
         let mut by_key: HashMap<PileKey, Vec<Sample>> = HashMap::new();
         for sample in std::mem::take(&mut self.samples) {
+            // The number of a process is used again.
+            let opener = sample.key.opener;
+            let exited_ns = self.exited.get(&opener);
+            if exited_ns.is_some_and(|at_ns| *at_ns < sample.born_ns) {
+                self.exited.remove(&opener);
+            }
             by_key.entry(sample.key).or_default().push(sample);
         }
         let exited = &self.exited;
         self.piles
-            .retain(|key, _| by_key.contains_key(key) || exited.contains(&key.opener));
+            .retain(|key, _| by_key.contains_key(key) || exited.contains_key(&key.opener));
         let before = std::mem::take(&mut self.grown);
         let mut change = Change::default();
         for (key, samples) in by_key {
-            if self.exited.contains(&key.opener) {
+            if self.exited.contains_key(&key.opener) {
                 continue;
             }
             // A single connection was never passed over.

@@ -249,12 +249,30 @@ fn the_exit_of_the_process_does_not_clear_its_pile() {
         program.ticks(2);
     }
     let size = program.piles.notes(&LIMITS)[0].size;
-    program.piles.opener_exited(42);
+    program.piles.opener_exited(42, program.now_ns);
     program.open.truncate(2);
     program.tick();
     program.open.clear();
     program.tick();
     assert_eq!(program.piles.notes(&LIMITS)[0].size, size);
+}
+
+#[test]
+fn a_process_with_the_number_of_one_that_exited_is_judged() {
+    let mut program = Program::default();
+    for _ in 0..10 {
+        program.open_and_use();
+        program.ticks(2);
+    }
+    program.piles.opener_exited(42, program.now_ns);
+    program.open.clear();
+    program.ticks(2);
+    for _ in 0..30 {
+        program.open_and_use();
+        program.ticks(2);
+    }
+    assert!(program.reported.len() >= 8, "{:?}", program.reported);
+    assert!(program.reported.iter().all(|id| *id > 10));
 }
 
 #[test]
