@@ -1,5 +1,7 @@
 //! The report for people, on a terminal.
 
+mod targets;
+
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
@@ -7,6 +9,8 @@ use tracer_abi::counter::Counter;
 use tracer_core::ledger::tcp_state_name;
 use tracer_core::report::{Call, Group, Report, advice};
 use tracer_core::verdict::{Finding, Holder, Kind, Level, Verdict};
+
+use targets::write_targets;
 
 /// How many calls of a stack are shown.
 const CALLS_SHOWN: usize = 12;
@@ -51,6 +55,12 @@ fn write_all(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         writeln!(text, "note       {note}")?;
     }
     write_counts(text, report)?;
+    write_targets(
+        text,
+        &report.ledger.peers().top(usize::MAX),
+        report.audit_log.window.end_ns,
+        report.audit_log.counters.lost_records() == 0,
+    )?;
     for (level, listed) in [(Level::Deny, DENIED_SHOWN), (Level::Warn, WARNED_SHOWN)] {
         let groups = || report.groups.iter().filter(|group| group.level == level);
         for group in groups().take(listed) {

@@ -19,6 +19,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "counts_are_served_while_it_runs",
             counts_are_served_while_it_runs,
         ),
+        privileged(
+            "a_clean_summary_has_the_targets",
+            a_clean_summary_has_the_targets,
+        ),
         privileged("nothing_is_left_behind", nothing_is_left_behind),
         privileged(
             "an_early_signal_leaves_nothing",
@@ -107,6 +111,23 @@ fn counts_are_served_while_it_runs() -> Result<(), Failed> {
     }
     if !status.success() {
         return Err(format!("SIGTERM ended it with {status}").into());
+    }
+    Ok(())
+}
+
+fn a_clean_summary_has_the_targets() -> Result<(), Failed> {
+    let output = tracer()
+        .args(["run", "--"])
+        .arg(std::env::current_exe()?)
+        .args([case::FIXTURE, "busy"])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let is_target = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        matches!(words.as_slice(), [target, "1", "1", "0", "-"] if target.starts_with("127.0.0.1:"))
+    };
+    if !text.contains("verdict    clean") || !text.lines().any(is_target) {
+        return Err(text.into_owned().into());
     }
     Ok(())
 }
