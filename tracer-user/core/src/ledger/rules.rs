@@ -91,7 +91,10 @@ impl Evidence<'_> {
             Kind::Idle => self
                 .last_byte_ns
                 .filter(|_| facts.flags & fact::LISTENER == 0),
-            Kind::OpenAtExit => (self.flags & BY_EXIT != 0).then_some(self.at_ns),
+            // A server ends with its listeners open.
+            Kind::OpenAtExit => {
+                (self.flags & BY_EXIT != 0 && !is_listener(facts)).then_some(self.at_ns)
+            }
         }
     }
 
@@ -123,6 +126,11 @@ const fn timeout_ns(kind: Kind, timeouts: &Timeouts) -> u64 {
 
 const fn nonzero(at_ns: u64) -> Option<u64> {
     if at_ns == 0 { None } else { Some(at_ns) }
+}
+
+fn is_listener(facts: &Facts) -> bool {
+    facts.flags & fact::LISTENER != 0
+        || facts.bound_ns != 0 && Role::from_u16(facts.role) == Some(Role::Listener)
 }
 
 fn is_pooled(facts: &Facts) -> bool {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::audit_log::{AuditLog, Call};
@@ -37,8 +38,27 @@ pub struct Group<'a> {
 struct Key<'a> {
     kind: Kind,
     program: Option<&'a str>,
-    place: Option<(bool, std::net::SocketAddr)>,
-    stack: Option<&'a [Call]>,
+    place: Option<(bool, SocketAddr)>,
+    stack: Option<&'a Arc<[Call]>>,
+}
+
+impl<'a> Key<'a> {
+    fn of(finding: &'a Finding, stacks: &'a HashMap<u64, Arc<[Call]>>) -> Self {
+        let is_by_program = is_by_program(finding.kind);
+        let stack = stacks.get(&finding.id).filter(|_| !is_by_program);
+        Self {
+            kind: finding.kind,
+            program: program(finding),
+            // What opened them says more than where they go.
+            place: place(finding).filter(|_| !is_by_program && stack.is_none()),
+            stack,
+        }
+    }
+}
+
+/// Whether findings of a kind have one cause for each program, whatever their targets are.
+fn is_by_program(kind: Kind) -> bool {
+    kind == Kind::OpenAtExit
 }
 
 /// Groups the findings: those that deny first, the largest first among equals.
@@ -49,14 +69,7 @@ pub(super) fn groups<'a>(
 ) -> Vec<Group<'a>> {
     let mut groups: HashMap<Key<'a>, Vec<&'a Finding>> = HashMap::new();
     for finding in findings {
-        let stack = audit_log.stacks.get(&finding.id);
-        let key = Key {
-            kind: finding.kind,
-            program: program(finding),
-            // What opened them says more than where they go.
-            place: place(finding).filter(|_| stack.is_none()),
-            stack: stack.map(AsRef::as_ref),
-        };
+        let key = Key::of(finding, &audit_log.stacks);
         groups.entry(key).or_default().push(finding);
     }
     let levels = ledger.findings().levels();
@@ -68,11 +81,10 @@ pub(super) fn groups<'a>(
                 kind: key.kind,
                 level: levels.of(key.kind),
                 program: key.program,
-                target: place(example).map(|(accepted, address)| {
-                    let way = if accepted { "accepted at " } else { "" };
-                    format!("{way}{address}")
-                }),
-                stack: audit_log.stacks.get(&example.id),
+                target: place(example)
+                    .filter(|_| !is_by_program(key.kind))
+                    .map(target),
+                stack: key.stack,
                 sockets: u64::try_from(findings.len()).unwrap_or(u64::MAX),
                 oldest_ns: findings.iter().map(|it| it.opened_ns).min()?,
                 growth_per_min: growth_per_min(&findings),
@@ -88,6 +100,14 @@ pub(super) fn groups<'a>(
     groups
 }
 
+fn target((is_accepted, address): (bool, SocketAddr)) -> String {
+    if is_accepted {
+        format!("accepted at {address}")
+    } else {
+        address.to_string()
+    }
+}
+
 fn program(finding: &Finding) -> Option<&str> {
     let holder = finding.holders.iter().find_map(|it| it.comm.as_deref());
     let opener = finding.opener.as_ref().map(|(_, comm)| comm.as_str());
@@ -97,7 +117,7 @@ fn program(finding: &Finding) -> Option<&str> {
 
 /// Returns the end of a connection that does not differ from one to the next, and whether it was
 /// accepted there.
-fn place(finding: &Finding) -> Option<(bool, std::net::SocketAddr)> {
+fn place(finding: &Finding) -> Option<(bool, SocketAddr)> {
     let tuple = finding.tuple?;
     Some(if finding.accepted {
         (true, tuple.local)
@@ -228,5 +248,13 @@ mod tests {
         let groups = of(&[accepted(1, 5000), accepted(2, 6000)]);
         assert_eq!(groups.len(), 1);
         assert_eq!(groups[0].1.as_deref(), Some("accepted at 127.0.0.1:80"));
+    }
+
+    #[test]
+    fn what_is_open_at_exit_is_counted_by_program() {
+        let findings: Vec<Finding> = (1..=9)
+            .map(|id| finding(id, Kind::OpenAtExit, 80 + u16::try_from(id).unwrap()))
+            .collect();
+        assert_eq!(of(&findings), [(Kind::OpenAtExit, None, 9, Some(60.0))]);
     }
 }

@@ -43,9 +43,16 @@ pub(super) fn cases() -> Vec<Case> {
             more: |report| {
                 let warned = &report["findings"][0];
                 expect(&warned["kind"], &"open-at-exit".into(), "kind")?;
-                expect(&warned["level"], &"warn".into(), "level")
+                expect(&warned["level"], &"warn".into(), "level")?;
+                let group = &report["groups"][0];
+                expect(&group["sockets"], &1.into(), "sockets of the group")?;
+                expect(&group["target"], &Value::Null, "target of the group")
             },
             ..clean("open_at_exit")
+        },
+        Case {
+            options: &["--grace", "300ms", "--deny", "open-at-exit"],
+            ..clean("listens_until_exit")
         },
         Case {
             options: &["--grace", "300ms", "--deny", "open-at-exit"],

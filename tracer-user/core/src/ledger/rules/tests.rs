@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use tracer_abi::annotation::Role;
-use tracer_abi::facts::{Ends, Facts};
+use tracer_abi::facts::{Ends, Facts, fact};
 use tracer_abi::record::{ANNOTATES, BY_EXIT};
 
 use super::super::fixtures::{NO_ENDS, facts};
@@ -93,6 +93,18 @@ fn the_first_rule_that_holds_wins() {
         violation(&facts, NO_ENDS, 0, 141),
         Some((Kind::DeadSocket, 130))
     );
+}
+
+#[test]
+fn a_listener_may_be_open_at_exit() {
+    let mut facts = facts(1);
+    assert!(violation(&facts, NO_ENDS, BY_EXIT, 105).is_some());
+    facts.flags |= fact::LISTENER;
+    assert_eq!(violation(&facts, NO_ENDS, BY_EXIT, 105), None);
+    facts.flags &= !fact::LISTENER;
+    facts.bound_ns = 105;
+    facts.role = Role::Listener as u16;
+    assert_eq!(violation(&facts, NO_ENDS, BY_EXIT, 105), None);
 }
 
 #[test]
