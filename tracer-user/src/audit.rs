@@ -1,21 +1,20 @@
 //! One audit: the programs, the ledger and the witness. The caller drives it. Dropping it undoes
 //! everything.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use thiserror::Error;
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
-use tracer_core::event::{self, printable};
+use tracer_core::event;
 use tracer_core::ledger::{ForeignSocket, Ledger, Timeouts, Walk};
 use tracer_core::report::{AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::probes::{Limits, ProbeError, Probes, ProgramLog};
+use crate::process_names::ProcessNames;
 use crate::selftest::{self, SelfTestError, WitnessCheck};
 use crate::stacks::Stacks;
 use crate::{clock, witness};
@@ -260,9 +259,8 @@ impl Audit {
         let walk = self.ledger.finish_walk(lossy);
         // Who holds the members of a pile is known after another walk.
         self.needs_walk |= walk.has_piled_up;
-        let mut names = HashMap::new();
-        self.ledger
-            .name_holders(|pid| names.entry(pid).or_insert_with(|| comm(pid)).clone());
+        let mut names = ProcessNames::default();
+        self.ledger.name_holders(|pid| names.of(pid));
         Ok(walk)
     }
 
@@ -374,9 +372,4 @@ pub fn kernel_release() -> String {
         .release()
         .to_string_lossy()
         .into_owned()
-}
-
-fn comm(pid: u32) -> Option<Arc<str>> {
-    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(printable(comm.trim_end_matches('\n')).into())
 }

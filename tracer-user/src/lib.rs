@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod exec;
 pub mod metrics;
 pub mod probes;
+mod process_names;
 pub mod report;
 pub mod run;
 pub mod selftest;

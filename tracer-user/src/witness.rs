@@ -70,7 +70,7 @@ fn foreign_socket(descriptor: &Descriptor) -> Option<ForeignSocket> {
         holder: Holder {
             pid: descriptor.sighting.tgid,
             fd: descriptor.sighting.fd,
-            comm: None,
+            name: None,
         },
         local_port: descriptor.sighting.local_port,
     })

@@ -139,6 +139,15 @@ impl Levels {
     }
 }
 
+/// What a process is called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProcessName {
+    /// Its `comm`, which it may change.
+    pub comm: String,
+    /// The path of its executable, as far as it can be read.
+    pub executable: Option<String>,
+}
+
 /// A process that has the socket open.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
@@ -147,7 +156,7 @@ pub struct Holder {
     /// Its file descriptor.
     pub fd: u32,
     /// Its name, shared by all that it holds; `None` when it was gone before it could be asked.
-    pub comm: Option<Arc<str>>,
+    pub name: Option<Arc<ProcessName>>,
 }
 
 /// Who a socket was for.
@@ -213,6 +222,14 @@ pub struct Finding {
     pub unread: Option<u32>,
     /// Bytes written that the peer has not acknowledged.
     pub unsent: Option<u32>,
+}
+
+impl Holder {
+    /// Returns the `comm` of the process, if it is known.
+    #[must_use]
+    pub fn comm(&self) -> Option<&str> {
+        self.name.as_ref().map(|name| name.comm.as_str())
+    }
 }
 
 /// The answer.

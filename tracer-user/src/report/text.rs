@@ -99,6 +99,9 @@ fn write_group(text: &mut String, report: &Report<'_>, group: &Group<'_>) -> std
     if let Some(program) = group.program {
         write!(text, " of {program}")?;
     }
+    if let Some(executable) = group.executable {
+        write!(text, " ({executable})")?;
+    }
     match &group.target {
         Some(target) if group.example.accepted => write!(text, " {target}")?,
         Some(target) => write!(text, " to {target}")?,
@@ -250,7 +253,7 @@ fn describe(finding: &Finding) -> String {
 /// Names the holders. The JSON report has all of them.
 fn holders(finding: &Finding) -> String {
     let one = |holder: &Holder| {
-        let comm = holder.comm.as_deref().unwrap_or("?");
+        let comm = holder.comm().unwrap_or("?");
         format!("{comm}[{}] fd {}", holder.pid, holder.fd)
     };
     let named: Vec<String> = finding

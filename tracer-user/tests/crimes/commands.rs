@@ -23,6 +23,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "a_clean_summary_has_the_targets",
             a_clean_summary_has_the_targets,
         ),
+        privileged("programs_are_named_safely", programs_are_named_safely),
         privileged("nothing_is_left_behind", nothing_is_left_behind),
         privileged(
             "an_early_signal_leaves_nothing",
@@ -129,6 +130,34 @@ fn a_clean_summary_has_the_targets() -> Result<(), Failed> {
     if !text.contains("verdict    clean") || !text.lines().any(is_target) {
         return Err(text.into_owned().into());
     }
+    Ok(())
+}
+
+/// A program whose file and `comm` would set a terminal's title.
+fn programs_are_named_safely() -> Result<(), Failed> {
+    let own = std::env::current_exe()?;
+    // A hard link, so on the same file system.
+    let directory = tempfile::tempdir_in(own.parent().ok_or("no folder")?)?;
+    let program = directory.path().join("p\u{1b}]0;x\u{7}");
+    std::fs::hard_link(&own, &program)?;
+    let output = tracer()
+        .args(["run", "--grace", "300ms", "--json", "-", "--"])
+        .arg(&program)
+        .args([case::FIXTURE, "close_wait_left_open"])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // The fixture prints, too.
+    let start = text.find('{').ok_or("no report")?;
+    let report: serde_json::Value = serde_json::from_str(text.get(start..).unwrap_or_default())?;
+    let group = &report["groups"][0];
+    let folder = directory.path().display();
+    let executable = format!("{folder}/p\u{fffd}]0;x\u{fffd}");
+    case::expect(
+        &group["program"],
+        &"p\u{fffd}]0;x\u{fffd}".into(),
+        "program",
+    )?;
+    case::expect(&group["executable"], &executable.into(), "executable")?;
     Ok(())
 }
 

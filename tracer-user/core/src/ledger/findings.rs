@@ -10,7 +10,7 @@ use super::payload::payload;
 use super::rules::{Evidence, Violation};
 use super::tcp::{is_tcp, tuple};
 use crate::event::comm_text;
-use crate::verdict::{Finding, Holder, Kind, Level, Levels, OwnerInfo};
+use crate::verdict::{Finding, Holder, Kind, Level, Levels, OwnerInfo, ProcessName};
 
 /// How many findings are kept with their evidence. Others are only counted.
 const FINDINGS_MAX: usize = 1 << 17;
@@ -115,15 +115,15 @@ impl Findings {
     }
 
     /// Asks `name` for the names of holders that have none yet.
-    pub(super) fn name_holders(&mut self, mut name: impl FnMut(u32) -> Option<Arc<str>>) {
+    pub(super) fn name_holders(&mut self, mut name: impl FnMut(u32) -> Option<Arc<ProcessName>>) {
         let holders = self
             .findings
             .values_mut()
             .filter(|finding| finding.released_ns.is_none())
             .flat_map(|finding| &mut finding.holders)
-            .filter(|holder| holder.comm.is_none());
+            .filter(|holder| holder.name.is_none());
         for holder in holders {
-            holder.comm = name(holder.pid);
+            holder.name = name(holder.pid);
         }
     }
 

@@ -55,7 +55,7 @@ impl Ledger {
         let holder = Holder {
             pid: sighting.tgid,
             fd: sighting.fd,
-            comm: None,
+            name: None,
         };
         if self.meet(facts) {
             self.findings

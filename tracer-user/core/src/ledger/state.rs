@@ -15,7 +15,7 @@ use super::peers::Peers;
 use super::piles::{PileNote, Piles};
 use super::rules::Timeouts;
 use super::walk::Walk;
-use crate::verdict::Levels;
+use crate::verdict::{Levels, ProcessName};
 
 /// The longest outlive that is measured, in nanoseconds: a day.
 const OUTLIVE_MAX_NS: u64 = 86_400_000_000_000;
@@ -176,7 +176,7 @@ impl Ledger {
     }
 
     /// Asks `name` for the names of holders that have none yet.
-    pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<Arc<str>>) {
+    pub fn name_holders(&mut self, name: impl FnMut(u32) -> Option<Arc<ProcessName>>) {
         self.findings.name_holders(name);
     }
 

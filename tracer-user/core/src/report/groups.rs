@@ -9,7 +9,7 @@ use super::audit_log::{AuditLog, Call};
 use crate::ledger::Ledger;
 use crate::verdict::{Finding, Kind, Level};
 
-/// Findings of one kind, of one program, about one target or opened by one stack.
+/// Findings of one kind, of one program (its name and its executable), about one target or opened by one stack.
 #[derive(Clone, Debug)]
 pub struct Group<'a> {
     /// The kind.
@@ -19,6 +19,8 @@ pub struct Group<'a> {
     /// The name of the process that holds the sockets, or else of the one that opened or released
     /// them; `None` if none is known.
     pub program: Option<&'a str>,
+    /// The executable of that process; `None` if it exited before it could be asked.
+    pub executable: Option<&'a str>,
     /// Where the connections go, or where they were accepted; `None` for sockets without addresses.
     pub target: Option<String>,
     /// The stack that opened them, if it was recorded.
@@ -38,17 +40,24 @@ pub struct Group<'a> {
 struct Key<'a> {
     kind: Kind,
     program: Option<&'a str>,
+    executable: Option<&'a str>,
     place: Option<(bool, SocketAddr)>,
     stack: Option<&'a Arc<[Call]>>,
 }
 
 impl<'a> Key<'a> {
-    fn of(finding: &'a Finding, stacks: &'a HashMap<u64, Arc<[Call]>>) -> Self {
+    fn of(
+        finding: &'a Finding,
+        executables: &Executables<'a>,
+        stacks: &'a HashMap<u64, Arc<[Call]>>,
+    ) -> Self {
+        let process = process(finding);
         let is_by_program = is_by_program(finding.kind);
         let stack = stacks.get(&finding.id).filter(|_| !is_by_program);
         Self {
             kind: finding.kind,
-            program: program(finding),
+            program: process.map(|(_, comm)| comm),
+            executable: process.and_then(|it| executables.get(&it).copied()),
             // What opened them says more than where they go.
             place: place(finding).filter(|_| !is_by_program && stack.is_none()),
             stack,
@@ -68,8 +77,9 @@ pub(super) fn groups<'a>(
     ledger: &Ledger,
 ) -> Vec<Group<'a>> {
     let mut groups: HashMap<Key<'a>, Vec<&'a Finding>> = HashMap::new();
+    let executables = executables(findings);
     for finding in findings {
-        let key = Key::of(finding, &audit_log.stacks);
+        let key = Key::of(finding, &executables, &audit_log.stacks);
         groups.entry(key).or_default().push(finding);
     }
     let levels = ledger.findings().levels();
@@ -81,6 +91,7 @@ pub(super) fn groups<'a>(
                 kind: key.kind,
                 level: levels.of(key.kind),
                 program: key.program,
+                executable: key.executable,
                 target: place(example)
                     .filter(|_| !is_by_program(key.kind))
                     .map(target),
@@ -108,11 +119,33 @@ fn target((is_accepted, address): (bool, SocketAddr)) -> String {
     }
 }
 
-fn program(finding: &Finding) -> Option<&str> {
-    let holder = finding.holders.iter().find_map(|it| it.comm.as_deref());
-    let opener = finding.opener.as_ref().map(|(_, comm)| comm.as_str());
-    let releaser = finding.releaser.as_ref().map(|(_, comm)| comm.as_str());
-    holder.or(opener).or(releaser)
+/// A process by its PID and `comm`.
+type Process<'a> = (u32, &'a str);
+
+/// The executables of the processes that could be asked.
+type Executables<'a> = HashMap<Process<'a>, &'a str>;
+
+/// Collects what the holders of all findings tell, so that it is also known of the processes of
+/// findings that no holder is left of.
+fn executables<'a>(findings: &[&'a Finding]) -> Executables<'a> {
+    let holders = findings.iter().flat_map(|finding| &finding.holders);
+    holders
+        .filter_map(|holder| {
+            let executable = holder.name.as_ref()?.executable.as_deref()?;
+            Some(((holder.pid, holder.comm()?), executable))
+        })
+        .collect()
+}
+
+/// Returns the process that holds the socket, or else the one that opened or released it.
+fn process(finding: &Finding) -> Option<Process<'_>> {
+    let holder = finding
+        .holders
+        .iter()
+        .find_map(|it| Some((it.pid, it.comm()?)));
+    let others = [&finding.opener, &finding.releaser];
+    let other = others.into_iter().flatten().next();
+    holder.or_else(|| other.map(|(pid, comm)| (*pid, comm.as_str())))
 }
 
 /// Returns the end of a connection that does not differ from one to the next, and whether it was
@@ -164,7 +197,7 @@ pub const fn advice(kind: Kind) -> &'static str {
 mod tests {
     use super::*;
     use crate::ledger::{PileLimits, Timeouts};
-    use crate::verdict::{Levels, Tuple};
+    use crate::verdict::{Holder, Levels, ProcessName, Tuple};
 
     fn finding(id: u64, kind: Kind, remote: u16) -> Finding {
         Finding {
@@ -194,8 +227,8 @@ mod tests {
         }
     }
 
-    fn of(findings: &[Finding]) -> Vec<(Kind, Option<String>, u64, Option<f64>)> {
-        let ledger = Ledger::new(
+    fn ledger() -> Ledger {
+        Ledger::new(
             Timeouts {
                 grace_ns: 1,
                 idle_ns: 1,
@@ -205,7 +238,11 @@ mod tests {
                 },
             },
             Levels::default(),
-        );
+        )
+    }
+
+    fn of(findings: &[Finding]) -> Vec<(Kind, Option<String>, u64, Option<f64>)> {
+        let ledger = ledger();
         let log = AuditLog::default();
         let findings: Vec<&Finding> = findings.iter().collect();
         let groups = groups(&findings, &log, &ledger);
@@ -235,6 +272,40 @@ mod tests {
                 (Kind::Idle, Some("127.0.0.1:6080".into()), 3, Some(60.0)),
             ]
         );
+    }
+
+    #[test]
+    fn programs_are_told_apart_by_their_executables() {
+        let held = |id, pid, executable: &str| {
+            let name = ProcessName {
+                comm: "server".to_owned(),
+                executable: Some(executable.to_owned()),
+            };
+            let mut finding = finding(id, Kind::PileUp, 80);
+            finding.holders.push(Holder {
+                pid,
+                fd: 3,
+                name: Some(Arc::new(name)),
+            });
+            finding
+        };
+        // The opener of the last one, which is released, is the first process.
+        let findings = [
+            held(1, 7, "/usr/bin/a"),
+            held(2, 8, "/usr/bin/b"),
+            held(3, 8, "/usr/bin/b"),
+            held(4, 8, "/usr/bin/b"),
+            finding(5, Kind::PileUp, 80),
+        ];
+        let ledger = ledger();
+        let log = AuditLog::default();
+        let findings: Vec<&Finding> = findings.iter().collect();
+        let groups = groups(&findings, &log, &ledger);
+        let rows: Vec<_> = groups
+            .iter()
+            .map(|it| (it.executable, it.sockets))
+            .collect();
+        assert_eq!(rows, [(Some("/usr/bin/b"), 3), (Some("/usr/bin/a"), 2)]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl<'a> FindingRow<'a> {
                 .iter()
                 .map(|holder| Holder {
                     pid: holder.pid,
-                    comm: holder.comm.as_deref(),
+                    comm: holder.comm(),
                     fd: holder.fd,
                 })
                 .collect(),

@@ -10,6 +10,9 @@ pub(super) fn cases() -> Vec<Case> {
             more: |report| {
                 let found = only(report)?;
                 expect(&found["tcp_state"], &"CLOSE_WAIT".into(), "state")?;
+                let own = std::env::current_exe().map_err(|error| error.to_string())?;
+                let executable = &report["groups"][0]["executable"];
+                expect(executable, &own.to_str().into(), "executable")?;
                 expect(&found["owner"], &Value::Null, "owner")?;
                 expect(&found["bytes_in"], &5.into(), "bytes in")?;
                 expect(&found["unread_bytes"], &5.into(), "unread")?;
