@@ -57,7 +57,7 @@ impl<'a> Report<'a> {
         Self {
             verdict,
             reasons,
-            notes: notes::notes(ledger),
+            notes: notes::notes(audit_log, ledger),
             audit_log,
             ledger,
             findings,
@@ -114,6 +114,26 @@ mod tests {
         assert_eq!(report.verdict, Verdict::Clean);
         assert!(report.reasons.is_empty());
         assert!(report.agrees());
+    }
+
+    #[test]
+    fn a_run_without_sockets_says_that_nothing_was_judged() {
+        let ledger = ledger();
+        let mut audit_log = whole();
+        let report = Report::new(&audit_log, &ledger);
+        assert_eq!(report.verdict, Verdict::Clean);
+        assert_eq!(
+            report.notes,
+            ["no internet socket was opened: nothing was judged"]
+        );
+        audit_log.walk = None;
+        assert!(Report::new(&audit_log, &ledger).notes.is_empty());
+        for counter in [Counter::Created, Counter::Accepted, Counter::Unhooked] {
+            let mut audit_log = whole();
+            audit_log.counters.set(counter as u32, 1);
+            let report = Report::new(&audit_log, &ledger);
+            assert!(report.notes.is_empty(), "{counter:?}");
+        }
     }
 
     #[test]

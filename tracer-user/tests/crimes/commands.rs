@@ -23,6 +23,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "a_clean_summary_has_the_targets",
             a_clean_summary_has_the_targets,
         ),
+        privileged(
+            "without_sockets_nothing_is_judged",
+            without_sockets_nothing_is_judged,
+        ),
         privileged("programs_are_named_safely", programs_are_named_safely),
         privileged("nothing_is_left_behind", nothing_is_left_behind),
         privileged(
@@ -128,6 +132,21 @@ fn a_clean_summary_has_the_targets() -> Result<(), Failed> {
         matches!(words.as_slice(), [target, "1", "1", "0", "-"] if target.starts_with("127.0.0.1:"))
     };
     if !text.contains("verdict    clean") || !text.lines().any(is_target) {
+        return Err(text.into_owned().into());
+    }
+    Ok(())
+}
+
+fn without_sockets_nothing_is_judged() -> Result<(), Failed> {
+    let output = tracer()
+        .args(["run", "--json", "-", "--", "true"])
+        .output()?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let note = "no internet socket was opened: nothing was judged";
+    case::expect(&report["notes"], &vec![note].into(), "notes")?;
+    case::expect(&report["verdict"], &"clean".into(), "verdict")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    if !text.contains(note) {
         return Err(text.into_owned().into());
     }
     Ok(())

@@ -1,24 +1,39 @@
 //! Notes of a report: they do not change the verdict.
 
+use tracer_abi::counter::Counter;
+
+use super::audit_log::AuditLog;
 use crate::ledger::{Ledger, PileNote};
 
 /// How many piles are named.
 const PILES_NAMED: usize = 8;
 
 /// Returns the notes, one whole sentence each.
-pub(super) fn notes(ledger: &Ledger) -> Vec<String> {
+pub(super) fn notes(audit_log: &AuditLog, ledger: &Ledger) -> Vec<String> {
+    let mut notes: Vec<String> = nothing_judged(audit_log).into_iter().collect();
     let after = seconds(ledger.timeouts().piles.after_ns);
     let piles = ledger.pile_notes();
-    let mut notes: Vec<String> = piles
-        .iter()
-        .take(PILES_NAMED)
-        .map(|pile| pile_note(pile, &after))
-        .collect();
+    let named = piles.iter().take(PILES_NAMED);
+    notes.extend(named.map(|pile| pile_note(pile, &after)));
     let rest = piles.len().saturating_sub(PILES_NAMED);
     if rest > 0 {
         notes.push(format!("{rest} more such piles are not named"));
     }
     notes
+}
+
+/// Says that no rule was tried on any socket, for want of one.
+fn nothing_judged(audit_log: &AuditLog) -> Option<String> {
+    let seen = [
+        Counter::Adopted,
+        Counter::Created,
+        Counter::Accepted,
+        Counter::Released,
+        Counter::Unhooked,
+    ];
+    let is_none = audit_log.walk.as_ref().is_some_and(|walk| walk.open == 0)
+        && seen.iter().all(|it| audit_log.counters.of(*it) == 0);
+    is_none.then(|| "no internet socket was opened: nothing was judged".to_owned())
 }
 
 fn pile_note(pile: &PileNote, after: &str) -> String {
