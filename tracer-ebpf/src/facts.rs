@@ -9,6 +9,8 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// `protocol` of TCP sockets (linux/in.h).
 pub const IPPROTO_TCP: u16 = 6;
+/// `protocol` of UDP sockets (linux/in.h).
+pub const IPPROTO_UDP: u16 = 17;
 /// `protocol` of MPTCP sockets (linux/in.h).
 pub const IPPROTO_MPTCP: u16 = 262;
 
@@ -23,7 +25,7 @@ pub mod fact {
     pub const RELEASED: u32 = 1 << 2;
     /// It listened.
     pub const LISTENER: u32 = 1 << 3;
-    /// It sent the SYN itself.
+    /// It sent the SYN itself, or is a UDP socket with a target.
     pub const DIALED: u32 = 1 << 4;
     /// It was bound to an owner at least once.
     pub const BOUND: u32 = 1 << 5;
@@ -49,7 +51,8 @@ shared! {
         pub held_ns: u64,
         /// When it was bound to its present owner.
         pub bound_ns: u64,
-        /// When TCP entered CLOSE_WAIT; 0 again when it left it within grace.
+        /// When TCP entered CLOSE_WAIT, or sent its last byte there, which is counted as it leaves
+        /// that state; 0 again when it left it within grace.
         pub peer_done_ns: u64,
         /// When TCP fell back to CLOSE after it had left it, or did not leave it though it was told
         /// to connect.

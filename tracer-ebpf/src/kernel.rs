@@ -8,7 +8,7 @@ use core::ptr;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
-use aya_ebpf::helpers::generated::{self, bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::helpers::generated::{self, bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns};
 use tracer_abi::limits::CGROUP_LEVELS;
 use tracer_abi::offsets::{Offsets, PID_NS_INIT_INUM};
 
@@ -54,11 +54,16 @@ static OFFSETS: Offsets = Offsets {
     tcp_copied_seq: 0,
     tcp_write_seq: 0,
     tcp_snd_una: 0,
+    tcp_lsndtime: 0,
 };
 
 /// Set before load: the grace in nanoseconds.
 #[unsafe(no_mangle)]
 static GRACE_NS: u64 = 0;
+
+/// Set before load: the length of a tick (`TICK_NSEC`, linux/jiffies.h) in nanoseconds.
+#[unsafe(no_mangle)]
+static TICK_NS: u64 = 0;
 
 /// Set before load: the inode number of the tracer's PID namespace.
 #[unsafe(no_mangle)]
@@ -93,6 +98,17 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// Returns how long ago a time in jiffies was (`tcp_jiffies32`, net/tcp.h), in nanoseconds; up to a
+/// tick less, since it may have been at the end of its own.
+#[inline(always)]
+fn since_jiffies32(then: u32) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let now = low_u32(unsafe { bpf_jiffies64() });
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    let tick_ns = unsafe { ptr::read_volatile(&raw const TICK_NS) };
+    u64::from(now.wrapping_sub(then).saturating_sub(1)) * tick_ns
+}
+
 /// Returns the number of the current process in the tracer's PID namespace.
 #[inline(always)]
 pub(crate) fn tgid() -> u32 {
@@ -107,6 +123,16 @@ pub(crate) fn tgid() -> u32 {
 )]
 pub(crate) const fn low_u16(word: u32) -> u16 {
     word as u16
+}
+
+/// Returns the lower half.
+#[inline(always)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the lower half is what is asked for"
+)]
+const fn low_u32(word: u64) -> u32 {
+    word as u32
 }
 
 /// Returns a size as the helpers want it.

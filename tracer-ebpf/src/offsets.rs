@@ -86,5 +86,7 @@ shared! {
         pub tcp_write_seq: u32,
         /// `tcp_sock.snd_una`
         pub tcp_snd_una: u32,
-    } is 144 bytes
+        /// `tcp_sock.lsndtime`
+        pub tcp_lsndtime: u32,
+    } is 148 bytes
 }

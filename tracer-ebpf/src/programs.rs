@@ -57,17 +57,17 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 /// `int __cgroup_bpf_run_filter_sock_addr(struct sock *sk, ..., CGROUP_INET4_CONNECT)`, from
-/// `tcp_v4_pre_connect`, before a route is looked for.
+/// `tcp_v4_pre_connect`, before a route is looked for, and from `udp_pre_connect`.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    tcp::tried(&ctx);
+    tcp::tried(&ctx, tcp::target4);
     ALLOW
 }
 
-/// The same from `tcp_v6_pre_connect`.
+/// The same from `tcp_v6_pre_connect` and `udpv6_pre_connect`.
 #[cgroup_sock_addr(connect6)]
 fn connect6(ctx: SockAddrContext) -> i32 {
-    tcp::tried(&ctx);
+    tcp::tried(&ctx, tcp::target6);
     ALLOW
 }
 

@@ -4,9 +4,12 @@ use tracer_abi::annotation::Role;
 use tracer_abi::facts::{Ends, IPPROTO_TCP};
 
 use crate::emit;
-use crate::kernel;
+use crate::kernel::{self, Sock};
 use crate::socket::SocketRef;
 use crate::storage;
+
+/// `TCP_CLOSE_WAIT` (net/tcp_states.h).
+pub(crate) const TCP_CLOSE_WAIT: u32 = 8;
 
 /// Returns when the request that the socket serves was over, by its own END or its session's; 0
 /// when it is not.
@@ -39,10 +42,23 @@ pub(crate) fn leave_pool(socket: SocketRef, now_ns: u64) {
     }
 }
 
+/// In CLOSE_WAIT, the clock starts again with each byte that is sent: the peer may have finished its
+/// half and still read.
+#[inline(always)]
+pub(crate) fn count_sent(socket: SocketRef, sk: Sock, now_ns: u64) {
+    let peer_done_ns = socket.peer_done_ns();
+    if peer_done_ns != 0 && sk.state() == Some(TCP_CLOSE_WAIT) {
+        socket.set_peer_done_ns(peer_done_ns.max(sk.sent_ns(now_ns)));
+    }
+}
+
 /// TCP leaves CLOSE_WAIT by its own FIN or a reset. Within grace, or where the rule did not apply,
 /// that was in time; otherwise the rule was broken already.
 #[inline(always)]
-pub(crate) fn leave_close_wait(socket: SocketRef, now_ns: u64) {
+pub(crate) fn leave_close_wait(socket: SocketRef, sk: Option<Sock>, now_ns: u64) {
+    if let Some(sk) = sk {
+        count_sent(socket, sk, now_ns);
+    }
     let held_ns = socket.held_ns();
     let applied = held_ns != 0 && !is_pooled(socket);
     if !applied || !overstayed(socket.peer_done_ns().max(held_ns), now_ns) {

@@ -10,7 +10,8 @@ pub const TCP_READ: u32 = 1;
 pub const KNOWN: u32 = 1 << 1;
 
 shared! {
-    /// One open file descriptor of a socket, as the witness (`iter/task_file`) met it. A
+    /// One open file descriptor of a socket, as the witness (`iter/task_file`) met it. Those of
+    /// sockets that are not in the ledger are of audited processes, or inherited from the tracer. A
     /// [`Socket`](crate::facts::Socket) follows when [`KNOWN`] is set.
     pub struct Sighting {
         /// The process (tgid) that holds it, by its number in the tracer's PID namespace; 0 when it
@@ -40,5 +41,10 @@ shared! {
         pub unread: u32,
         /// Written and not yet acknowledged (`write_seq - snd_una`).
         pub unsent: u32,
-    } is 64 bytes
+        /// When TCP last sent a byte, or the time of the walk while bytes wait to be sent; 0 if that
+        /// was not read.
+        pub sent_ns: u64,
+        /// The kernel's socket cookie.
+        pub cookie: u64,
+    } is 80 bytes
 }

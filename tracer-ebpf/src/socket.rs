@@ -196,6 +196,17 @@ impl SocketRef {
         }
     }
 
+    /// Sets the `N`th word of the remote address.
+    #[inline(always)]
+    pub(crate) fn set_remote<const N: usize>(self, word: u32) {
+        const { assert!(N < 4) };
+        // SAFETY: a word of sixteen bytes of a map's value, aligned.
+        unsafe {
+            let remote = (&raw mut (*self.facts()).remote).cast::<u32>();
+            remote.add(N).write_volatile(word);
+        }
+    }
+
     /// Copies everything, while other CPUs may write to it.
     ///
     /// # Safety

@@ -189,7 +189,7 @@ impl Audit {
         if self.ledger.may_pile_up() {
             self.timeouts.grace_ns / 2
         } else {
-            self.timeouts.idle_ns / 4
+            self.timeouts.idle_ns.min(self.timeouts.stuck_ns) / 4
         }
     }
 

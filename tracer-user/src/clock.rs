@@ -1,13 +1,23 @@
 //! The clock of the kernel side.
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// Returns CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` does.
 #[must_use]
 pub fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+/// Returns the length of a tick in nanoseconds: the step of the coarse clock, which the kernel
+/// advances once in each (`KTIME_LOW_RES`, linux/hrtimer.h).
+#[must_use]
+pub fn tick_ns() -> u64 {
+    nanoseconds(clock_getres(ClockId::MonotonicCoarse))
+}
+
+fn nanoseconds(of: Timespec) -> u64 {
+    let seconds = u64::try_from(of.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(of.tv_nsec).unwrap_or(0);
     seconds
         .saturating_mul(1_000_000_000)
         .saturating_add(nanoseconds)

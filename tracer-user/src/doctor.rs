@@ -202,6 +202,7 @@ fn self_test() -> Check {
     let settings = Settings {
         timeouts: Timeouts {
             grace_ns: u64::MAX,
+            stuck_ns: u64::MAX,
             idle_ns: u64::MAX,
             piles: PileLimits {
                 after_ns: u64::MAX,

@@ -29,6 +29,8 @@ use tracer_core::counters::Counters;
 use tracer_core::report::Attachment;
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::clock;
+
 /// The size of a ring that nothing is put into: one page, on any machine with pages of at most 64
 /// KiB.
 const UNUSED_BYTES: u32 = 64 << 10;
@@ -87,6 +89,7 @@ impl Probes {
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
+            .override_global("TICK_NS", &clock::tick_ns(), true)
             .override_global("CGROUP_ID", &cgroup_id, true)
             .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)

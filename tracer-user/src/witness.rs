@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 
+use tracer_abi::facts::{AF_INET, AF_INET6};
 use tracer_core::event::{Descriptor, next_descriptor};
 use tracer_core::ledger::{ForeignSocket, Ledger};
 use tracer_core::verdict::Holder;
@@ -25,12 +26,15 @@ pub fn read(
     each_chunk(walk, |descriptors| {
         let now_ns = now_ns();
         for descriptor in descriptors {
-            match foreign_socket(&descriptor) {
-                None => ledger.observe(&descriptor, now_ns),
-                Some(foreign) if targets.contains(&foreign.holder.pid) => {
-                    ledger.observe_foreign(foreign);
-                }
-                Some(_) => {}
+            let sighting = &descriptor.sighting;
+            if descriptor.socket.is_some() {
+                ledger.observe(&descriptor, now_ns);
+            } else if !targets.contains(&sighting.tgid) {
+                // The tracer's own.
+            } else if let Some(foreign) = foreign_socket(&descriptor) {
+                ledger.observe_foreign(foreign);
+            } else {
+                ledger.observe_unfollowed(sighting);
             }
         }
     })
@@ -65,14 +69,17 @@ pub fn meets(walk: impl Read, is_wanted: impl Fn(&Descriptor) -> bool) -> io::Re
     Ok(met)
 }
 
+/// Returns an internet socket that is not in the ledger.
 fn foreign_socket(descriptor: &Descriptor) -> Option<ForeignSocket> {
-    descriptor.socket.is_none().then_some(ForeignSocket {
+    let sighting = &descriptor.sighting;
+    let is_internet = matches!(sighting.family, AF_INET | AF_INET6);
+    (descriptor.socket.is_none() && is_internet).then_some(ForeignSocket {
         holder: Holder {
-            pid: descriptor.sighting.tgid,
-            fd: descriptor.sighting.fd,
+            pid: sighting.tgid,
+            fd: sighting.fd,
             name: None,
         },
-        local_port: descriptor.sighting.local_port,
+        local_port: sighting.local_port,
     })
 }
 

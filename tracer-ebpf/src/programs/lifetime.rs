@@ -76,6 +76,7 @@ pub(super) fn released(ctx: &SockContext) {
         // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
         socket.set_dead_ns(0);
     }
+    rules::count_sent(socket, sk, now_ns);
     emit_release(ctx, socket, now_ns);
     let is_tcp = socket.protocol() == IPPROTO_TCP;
     socket.mark(fact::RELEASED);

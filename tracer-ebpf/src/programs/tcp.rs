@@ -11,13 +11,13 @@ use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::{AF_INET, IPPROTO_TCP, fact};
+use tracer_abi::facts::{AF_INET, IPPROTO_TCP, IPPROTO_UDP, fact};
 use tracer_abi::record;
 
 use crate::counters::{count, discount};
 use crate::emit;
 use crate::kernel::{self, Sock, low_u16, now_ns, offset, read};
-use crate::rules;
+use crate::rules::{self, TCP_CLOSE_WAIT};
 use crate::socket::SocketRef;
 use crate::storage::{self, new_id};
 
@@ -25,7 +25,6 @@ use crate::storage::{self, new_id};
 const TCP_FIN_WAIT1: u32 = 4;
 const TCP_FIN_WAIT2: u32 = 5;
 pub(super) const TCP_CLOSE: u32 = 7;
-const TCP_CLOSE_WAIT: u32 = 8;
 const TCP_LAST_ACK: u32 = 9;
 const TCP_CLOSING: u32 = 11;
 
@@ -68,18 +67,56 @@ fn watch(ctx: &SockOpsContext) {
 /// A socket is told to connect. If that fails before a SYN is sent (no route, no address, no port),
 /// no other hook says so: it counts as dead until it dials.
 #[inline(always)]
-pub(super) fn tried(ctx: &SockAddrContext) {
+pub(super) fn tried(ctx: &SockAddrContext, address: impl FnOnce(&SockAddrContext, SocketRef)) {
     // SAFETY: the context is valid; `sk` is a socket, never null here.
     let sk = unsafe { Sock::new((*ctx.sock_addr).__bindgen_anon_1.sk.cast::<c_void>()) };
     let Some(socket) = storage::lookup(sk, || kernel::cookie(ctx)) else {
         return;
     };
-    if socket.protocol() == IPPROTO_TCP {
-        count(Counter::Undialed);
-        let now_ns = now_ns();
-        rules::begin_anew(socket, now_ns);
-        socket.set_dead_ns(now_ns);
+    match socket.protocol() {
+        IPPROTO_TCP => {
+            count(Counter::Undialed);
+            let now_ns = now_ns();
+            rules::begin_anew(socket, now_ns);
+            socket.set_dead_ns(now_ns);
+        }
+        IPPROTO_UDP => {
+            target(ctx, socket);
+            address(ctx, socket);
+        }
+        _ => {}
     }
+}
+
+/// Notes to which port a UDP socket is told to send.
+#[inline(always)]
+fn target(ctx: &SockAddrContext, socket: SocketRef) {
+    // SAFETY: the context is valid; the verifier rewrites the access. The port is in network order,
+    // in the lower half.
+    let port = unsafe { (*ctx.sock_addr).user_port };
+    socket.set_remote_port(u16::from_be(low_u16(port)));
+    socket.mark(fact::DIALED);
+}
+
+/// Copies the IPv4 address of the context.
+#[inline(always)]
+pub(super) fn target4(ctx: &SockAddrContext, socket: SocketRef) {
+    // SAFETY: as in `target`.
+    socket.set_remote::<0>(unsafe { (*ctx.sock_addr).user_ip4 });
+}
+
+/// Copies the IPv6 address of the context.
+#[inline(always)]
+pub(super) fn target6(ctx: &SockAddrContext, socket: SocketRef) {
+    macro_rules! set_words {
+        ($($n:literal)*) => {
+            // SAFETY: as in `target`; volatile, since the verifier wants loads of a word.
+            $(socket.set_remote::<$n>(unsafe {
+                ptr::read_volatile(&raw const (*ctx.sock_addr).user_ip6[$n])
+            });)*
+        };
+    }
+    set_words!(0 1 2 3);
 }
 
 #[inline(always)]
@@ -170,14 +207,14 @@ fn moved(ctx: &SockOpsContext) {
         }
         TCP_CLOSE => {
             if before == TCP_CLOSE_WAIT {
-                rules::leave_close_wait(socket, now_ns());
+                rules::leave_close_wait(socket, sk(ctx), now_ns());
             }
             mark_fins(ctx, socket, before);
             let now_ns = keep_counts(ctx, socket, state);
             emit::brief(record::DIED, now_ns, socket);
             socket.set_dead_ns(now_ns);
         }
-        TCP_LAST_ACK => rules::leave_close_wait(socket, now_ns()),
+        TCP_LAST_ACK => rules::leave_close_wait(socket, sk(ctx), now_ns()),
         TCP_FIN_WAIT2 => {
             socket.mark(fact::OWN_FIN);
         }

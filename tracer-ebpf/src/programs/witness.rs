@@ -81,6 +81,8 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
         bytes_acked: 0,
         unread: 0,
         unsent: 0,
+        sent_ns: 0,
+        cookie,
     };
     if let Some(socket) = known {
         hold(socket, now_ns);
@@ -88,7 +90,7 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
         sighting.flags |= KNOWN | storage::annotates_bit(socket, || tgid);
         sighting.ends = storage::ends(socket);
         tcp_counters(&mut sighting, sk);
-    } else if sighting.family != AF_INET && sighting.family != AF_INET6 {
+    } else if tgid == kernel::tracer() && !is_internet(sighting.family) {
         return;
     }
     // SAFETY: a variable of our own, and a map's value.
@@ -98,6 +100,11 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
             out.write(socket.as_ptr().cast_const());
         }
     }
+}
+
+#[inline(always)]
+const fn is_internet(family: u16) -> bool {
+    family == AF_INET || family == AF_INET6
 }
 
 /// Gives a record to a socket of the audit that no hook saw as it was accepted: MPTCP makes them
@@ -134,6 +141,7 @@ fn tcp_counters(sighting: &mut Sighting, sk: Sock) {
         sighting.bytes_acked = acked;
         sighting.unread = next.wrapping_sub(copied);
         sighting.unsent = written.wrapping_sub(una);
+        sighting.sent_ns = sk.sent_ns(now_ns());
     }
 }
 

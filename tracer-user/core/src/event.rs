@@ -176,13 +176,15 @@ mod tests {
 
     #[test]
     fn a_sight_is_whole_or_not_there() {
-        let mut bytes = [0; 64 + 224];
-        assert!(next_descriptor(&bytes[..63]).is_none());
-        let (descriptor, rest) = next_descriptor(&bytes[..70]).unwrap();
+        const SIGHTING: usize = size_of::<Sighting>();
+        const BOTH: usize = SIGHTING + size_of::<Socket>();
+        let mut bytes = [0; BOTH];
+        assert!(next_descriptor(&bytes[..SIGHTING - 1]).is_none());
+        let (descriptor, rest) = next_descriptor(&bytes[..SIGHTING + 6]).unwrap();
         assert!(descriptor.socket.is_none());
         assert_eq!(rest.len(), 6);
         bytes[8..12].copy_from_slice(&KNOWN.to_ne_bytes());
-        assert!(next_descriptor(&bytes[..287]).is_none());
+        assert!(next_descriptor(&bytes[..BOTH - 1]).is_none());
         let (descriptor, rest) = next_descriptor(&bytes).unwrap();
         assert!(descriptor.socket.is_some());
         assert!(rest.is_empty());

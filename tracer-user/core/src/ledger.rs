@@ -18,6 +18,7 @@ mod payload;
 mod peers;
 mod piles;
 mod rules;
+mod stall;
 mod state;
 mod tcp;
 #[cfg(test)]
@@ -26,7 +27,7 @@ mod walk;
 
 pub use findings::Findings;
 pub use peers::{OTHER, Peer, Peers};
-pub use piles::{PileLimits, PileNote};
+pub use piles::{PileLimits, PileNote, PileState};
 pub use rules::Timeouts;
 pub use state::{Counts, Ledger};
 pub use tcp::tcp_state_name;

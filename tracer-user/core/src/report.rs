@@ -91,6 +91,7 @@ mod tests {
     fn ledger() -> Ledger {
         let timeouts = Timeouts {
             grace_ns: 1,
+            stuck_ns: 1,
             idle_ns: 1,
             piles: PileLimits {
                 after_ns: u64::MAX,

@@ -17,8 +17,8 @@ pub enum Kind {
     OutlivedRequest,
     /// Only its session ended, and a descriptor was open for longer than grace after that.
     SessionRemnant,
-    /// TCP was in CLOSE_WAIT for longer than grace: the peer finished and the descriptor stayed
-    /// open.
+    /// TCP was in CLOSE_WAIT, and the program sent nothing for longer than grace: the peer finished
+    /// and the descriptor stayed open.
     PeerClosed,
     /// TCP fell to CLOSE (reset, failed connect), and a descriptor was open for longer than grace
     /// after that.
@@ -27,6 +27,9 @@ pub enum Kind {
     Unowned,
     /// It was passed over and kept, in a pile of such connections that grows.
     PileUp,
+    /// Bytes waited to be sent or read, or a connect waited for its answer, without progress for the
+    /// stuck time.
+    Stuck,
     /// No byte moved for the idle time.
     Idle,
     /// Released only because the process exited.
@@ -35,13 +38,14 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order in which they are tried.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OutlivedRequest,
         Self::SessionRemnant,
         Self::PeerClosed,
         Self::DeadSocket,
         Self::Unowned,
         Self::PileUp,
+        Self::Stuck,
         Self::Idle,
         Self::OpenAtExit,
     ];
@@ -56,6 +60,7 @@ impl Kind {
             Self::DeadSocket => "dead-socket",
             Self::Unowned => "unowned",
             Self::PileUp => "pile-up",
+            Self::Stuck => "stuck",
             Self::Idle => "idle",
             Self::OpenAtExit => "open-at-exit",
         }
@@ -69,7 +74,7 @@ impl Kind {
             | Self::DeadSocket
             | Self::Unowned
             | Self::PileUp => Level::Deny,
-            Self::Idle | Self::OpenAtExit => Level::Warn,
+            Self::Stuck | Self::Idle | Self::OpenAtExit => Level::Warn,
         }
     }
 }
@@ -84,7 +89,7 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
     "no finding is called {0:?}: use outlived-request, session-remnant, peer-closed, dead-socket, \
-     unowned, pile-up, idle or open-at-exit"
+     unowned, pile-up, stuck, idle or open-at-exit"
 )]
 pub struct UnknownKind(String);
 

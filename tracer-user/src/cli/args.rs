@@ -58,6 +58,9 @@ pub(super) struct RunArgs {
     /// How long a socket may stay open after its request, its peer or its connection ended.
     #[arg(long, default_value = "1s", value_parser = parse_time)]
     pub(super) grace: Duration,
+    /// How long bytes may wait to be sent or read, and a connect for its answer, without progress.
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_time)]
+    stuck_after: Duration,
     /// How long a connection may stay open without a byte.
     #[arg(long, default_value = "5m", value_parser = parse_time)]
     idle: Duration,
@@ -81,8 +84,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<SocketAddr>,
     /// Findings of this kind make the verdict a leak. Denied by default: outlived-request,
-    /// session-remnant, peer-closed, dead-socket, unowned and pile-up; warned of: idle and
-    /// open-at-exit.
+    /// session-remnant, peer-closed, dead-socket, unowned and pile-up; warned of: stuck, idle
+    /// and open-at-exit.
     #[arg(long, value_name = "KIND")]
     deny: Vec<Kind>,
     /// Findings of this kind are reported and do not change the verdict.
@@ -119,6 +122,7 @@ impl RunArgs {
         audit::Settings {
             timeouts: Timeouts {
                 grace_ns: nanoseconds(self.grace),
+                stuck_ns: nanoseconds(self.stuck_after),
                 idle_ns: nanoseconds(self.idle),
                 piles: PileLimits {
                     after_ns: nanoseconds(self.pile_up_after),

@@ -52,5 +52,6 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         tcp_copied_seq: btf.offset_of("tcp_sock", "copied_seq")?,
         tcp_write_seq: btf.offset_of("tcp_sock", "write_seq")?,
         tcp_snd_una: btf.offset_of("tcp_sock", "snd_una")?,
+        tcp_lsndtime: btf.offset_of("tcp_sock", "lsndtime")?,
     })
 }

@@ -8,6 +8,7 @@
 mod finding;
 mod layout;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use finding::{FindingRow, Frame, frames};
@@ -46,6 +47,8 @@ struct Document<'a> {
     kernel: Kernel<'a>,
     completeness: Completeness<'a>,
     sockets: Sockets,
+    /// What no rule judges, by family, as of the last walk.
+    not_judged: Option<&'a BTreeMap<&'static str, u64>>,
     owners: Owners,
     outlive_ns: Outlive,
     witness: Witness,
@@ -229,6 +232,7 @@ impl<'a> Document<'a> {
                 open: walk.map(|walk| walk.open),
                 unowned: audit_log.counters.unowned(),
             },
+            not_judged: audit_log.walk.as_ref().map(|walk| &walk.unjudged),
             owners: Owners {
                 listeners: unless_lost(counts.listeners),
                 links: unless_lost(counts.links),

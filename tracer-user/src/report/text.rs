@@ -141,6 +141,15 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         of(Counter::Released),
     )?;
     let counts = report.ledger.counts();
+    if let Some(walk) = &audit_log.walk
+        && !walk.unjudged.is_empty()
+    {
+        let sorts = walk.unjudged.iter();
+        let listed: Vec<String> = sorts
+            .map(|(sort, count)| format!("{count} {sort}"))
+            .collect();
+        writeln!(text, "           not judged: {}", listed.join(", "))?;
+    }
     writeln!(
         text,
         "requests   {}{} streams bound, {} ended; {} sockets never annotated",
@@ -241,10 +250,14 @@ fn describe(finding: &Finding) -> String {
     match finding.kind {
         Kind::OutlivedRequest => format!("{open} {lasted} after the end of its request"),
         Kind::SessionRemnant => format!("{open} {lasted} after the end of its session"),
-        Kind::PeerClosed => format!("{open} {lasted} after the peer finished"),
+        Kind::PeerClosed if finding.released_ns.is_some() => {
+            format!("the peer has finished sending, and the program closed it {lasted} later")
+        }
+        Kind::PeerClosed => format!("the peer has finished sending; {open} {lasted} after that"),
         Kind::DeadSocket => format!("{open} {lasted} after the connection died"),
         Kind::Unowned => format!("{open} {lasted} without an owner"),
         Kind::PileUp => format!("{open} {lasted} after newer ones took its place; they pile up"),
+        Kind::Stuck => format!("{open}, and what waits made no progress for {lasted}"),
         Kind::Idle => format!("{open} {lasted} after the last byte"),
         Kind::OpenAtExit => "was open until its process exited".to_owned(),
     }

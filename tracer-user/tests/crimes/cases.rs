@@ -7,6 +7,7 @@ mod owners;
 mod piles;
 mod reuse;
 mod sockets;
+mod stuck;
 mod tcp;
 mod tracer;
 
@@ -20,6 +21,7 @@ pub(crate) fn all() -> Vec<Case> {
         owners::cases(),
         piles::cases(),
         sockets::cases(),
+        stuck::cases(),
         environment::cases(),
         tracer::cases(),
         load::cases(),

@@ -13,6 +13,7 @@ mod piles;
 mod processes;
 mod reuse;
 mod sockets;
+mod stuck;
 mod tcp;
 mod unmodified;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(name: &str) {
         piles::run,
         processes::run,
         reuse::run,
+        stuck::run,
         tcp::run,
         unmodified::run,
     ];

@@ -11,7 +11,7 @@ use super::deadlines::Deadline;
 use super::findings::new_finding;
 use super::lifetime::Lifetime;
 use super::peers::Remote;
-use super::rules::Evidence;
+use super::rules::{Evidence, Sampled};
 use super::state::Ledger;
 use crate::event::{Event, comm_text, label_text};
 use crate::verdict::Kind;
@@ -84,8 +84,7 @@ impl Ledger {
             facts: &of.socket.facts,
             ends: &of.ends,
             flags: of.head.flags,
-            last_byte_ns: None,
-            piled_ns: None,
+            sampled: Sampled::default(),
             at_ns: of.head.at_ns,
         };
         if let Some(violation) = evidence.violation(&self.timeouts) {
@@ -155,8 +154,7 @@ impl Ledger {
             facts,
             ends: &of.ends,
             flags: of.head.flags,
-            last_byte_ns: None,
-            piled_ns: None,
+            sampled: Sampled::default(),
             at_ns,
         };
         if let Some(over_ns) = evidence.request_over_ns() {

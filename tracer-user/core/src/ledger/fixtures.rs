@@ -2,6 +2,7 @@
 
 use tracer_abi::annotation::Owner;
 use tracer_abi::facts::{AF_INET, Ends, Facts, IPPROTO_TCP, fact};
+use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
 pub(super) const NO_ENDS: Ends = Ends {
     own_ns: 0,
@@ -32,5 +33,26 @@ pub(super) fn facts(id: u64) -> Facts {
         local: [0; 16],
         remote: [0; 16],
         comm: [0; 16],
+    }
+}
+
+/// A descriptor of a connection that is established.
+pub(super) fn sighting() -> Sighting {
+    Sighting {
+        tgid: 42,
+        fd: 3,
+        flags: KNOWN | TCP_READ,
+        state: 1,
+        family: AF_INET,
+        protocol: IPPROTO_TCP,
+        local_port: 0,
+        reserved: 0,
+        ends: NO_ENDS,
+        bytes_received: 0,
+        bytes_acked: 0,
+        unread: 0,
+        unsent: 0,
+        sent_ns: 0,
+        cookie: 1001,
     }
 }

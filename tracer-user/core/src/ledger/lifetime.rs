@@ -5,6 +5,7 @@ use tracer_abi::facts::{AF_INET, AF_INET6, fact};
 use tracer_abi::record::Brief;
 
 use super::payload::Payload;
+use super::stall::Stall;
 
 /// One socket, from its creation to its release.
 ///
@@ -36,6 +37,8 @@ pub(super) struct Lifetime {
     pub(super) deadline_ns: u64,
     /// The last known byte counters, and when they last changed.
     pub(super) last_payload: Option<(Payload, u64)>,
+    /// What waits without progress.
+    pub(super) stall: Stall,
 }
 
 impl Lifetime {
@@ -50,6 +53,7 @@ impl Lifetime {
             walk: 0,
             deadline_ns: 0,
             last_payload: None,
+            stall: Stall::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The witness's walks: every open descriptor is observed, and the ledger is corrected.
 
-use tracer_abi::facts::Facts;
+use tracer_abi::facts::{Facts, IPPROTO_TCP, IPPROTO_UDP};
 use tracer_abi::record::ANNOTATES;
 use tracer_abi::sighting::Sighting;
 
@@ -9,9 +9,9 @@ use super::findings::new_finding;
 use super::lifetime::Lifetime;
 use super::payload::{Payload, is_reset, payload_seen, unread, unsent};
 use super::piles::{PileKey, Sample};
-use super::rules::Evidence;
+use super::rules::{Evidence, Sampled};
 use super::state::Ledger;
-use super::tcp::{TCP_CLOSE, is_tcp};
+use super::tcp::{TCP_CLOSE, TCP_CLOSE_WAIT, is_tcp};
 use super::walk::{ForeignSocket, Walk};
 use crate::event::{Descriptor, label_text};
 use crate::verdict::{Holder, Kind};
@@ -19,14 +19,24 @@ use crate::verdict::{Holder, Kind};
 /// How many foreign sockets a walk lists.
 const FOREIGN_MAX: usize = 4096;
 
-/// Returns the facts, with the time of death only if TCP says CLOSE. A socket that was told to
-/// connect may still wait for its first bytes (TCP_FASTOPEN_CONNECT).
+/// Returns the facts, with the time of death only if TCP says CLOSE: a socket that was told to
+/// connect may still wait for its first bytes (TCP_FASTOPEN_CONNECT). In CLOSE_WAIT, the clock
+/// starts again with each byte that is sent.
 fn as_observed(facts: &Facts, sighting: &Sighting) -> Facts {
-    let is_closed = sighting.state == u32::from(TCP_CLOSE);
+    let is = |state: u16| sighting.state == u32::from(state);
+    let is_sending = is(TCP_CLOSE_WAIT) && facts.peer_done_ns != 0;
     Facts {
-        dead_ns: if is_closed { facts.dead_ns } else { 0 },
+        dead_ns: if is(TCP_CLOSE) { facts.dead_ns } else { 0 },
+        peer_done_ns: facts
+            .peer_done_ns
+            .max(if is_sending { sighting.sent_ns } else { 0 }),
         ..*facts
     }
+}
+
+/// Whether a rule applies to the socket as long as it is open.
+fn is_judged(facts: &Facts) -> bool {
+    facts.bound_ns != 0 || matches!(facts.protocol, IPPROTO_TCP | IPPROTO_UDP)
 }
 
 impl Ledger {
@@ -44,6 +54,12 @@ impl Ledger {
         if self.walked.foreign_sockets.len() < FOREIGN_MAX {
             self.walked.foreign_sockets.push(foreign);
         }
+    }
+
+    /// Adds a socket that an audited process holds, of a family that the audit does not follow
+    /// unless it is annotated.
+    pub fn observe_unfollowed(&mut self, sighting: &Sighting) {
+        self.walked.add_unjudged(sighting);
     }
 
     /// Adds an open descriptor of a socket of the audit, as it was at `now_ns`.
@@ -64,12 +80,20 @@ impl Ledger {
         }
         let last_byte_ns = self.observe_bytes(facts, sighting, now_ns);
         self.observe_pile(facts, last_byte_ns);
+        if !is_judged(facts) {
+            self.walked.add_unjudged(sighting);
+        }
+        let lifetime = self.lifetimes.get_mut(&facts.id);
+        let sampled = Sampled {
+            last_byte_ns,
+            piled_ns: self.piles.joined_ns(facts.id),
+            stalled_ns: lifetime.and_then(|it| it.stall.observe(facts, sighting, now_ns)),
+        };
         let evidence = Evidence {
             facts,
             ends: &sighting.ends,
             flags: sighting.flags & ANNOTATES,
-            last_byte_ns,
-            piled_ns: self.piles.joined_ns(facts.id),
+            sampled,
             at_ns: now_ns,
         };
         if let Some(violation) = evidence.violation(&self.timeouts) {
@@ -94,16 +118,20 @@ impl Ledger {
     }
 
     fn observe_pile(&mut self, facts: &Facts, last_byte_ns: Option<u64>) {
+        let Some(key) = PileKey::of(facts) else {
+            return;
+        };
         let lifetime = self.lifetimes.get(&facts.id);
         let payload = lifetime.and_then(|lifetime| lifetime.last_payload);
-        if let (Some(key), Some(last_byte_ns)) = (PileKey::of(facts), last_byte_ns) {
+        let is_udp = facts.protocol == IPPROTO_UDP;
+        if let Some(last_byte_ns) = last_byte_ns.or(is_udp.then_some(facts.born_ns)) {
             self.piles.observe(Sample {
                 key,
                 id: facts.id,
                 born_ns: facts.born_ns,
                 last_byte_ns,
                 comm: facts.comm,
-                is_used: payload.is_some_and(|(seen, _)| seen != Payload::default()),
+                is_used: is_udp || payload.is_some_and(|(seen, _)| seen != Payload::default()),
             });
         }
     }

@@ -3,7 +3,7 @@
 use tracer_abi::facts::{Facts, fact};
 use tracer_abi::sighting::{Sighting, TCP_READ};
 
-use super::tcp::TCP_CLOSE;
+use super::tcp::{TCP_CLOSE, TCP_SYN_SENT};
 
 /// Payload bytes, in and out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,19 +48,17 @@ pub(super) fn unread(facts: &Facts, sighting: &Sighting) -> u32 {
 /// Returns the bytes that were written and not acknowledged. A SYN or a FIN in flight counts as
 /// one.
 pub(super) fn unsent(sighting: &Sighting) -> u32 {
-    const SYN_SENT: u32 = 2;
     const FIN_WAIT1: u32 = 4;
     const LAST_ACK: u32 = 9;
     const CLOSING: u32 = 11;
-    let in_flight = matches!(sighting.state, SYN_SENT | FIN_WAIT1 | LAST_ACK | CLOSING);
+    let in_flight = sighting.state == u32::from(TCP_SYN_SENT)
+        || matches!(sighting.state, FIN_WAIT1 | LAST_ACK | CLOSING);
     sighting.unsent.saturating_sub(u32::from(in_flight))
 }
 
 #[cfg(test)]
 mod tests {
-    use tracer_abi::facts::{AF_INET, IPPROTO_TCP};
-
-    use super::super::fixtures::{NO_ENDS, facts};
+    use super::super::fixtures::{facts, sighting};
     use super::*;
 
     #[test]
@@ -75,19 +73,10 @@ mod tests {
     #[test]
     fn counters_after_a_disconnect_differ_from_those_after_a_reset() {
         let mut sighting = Sighting {
-            tgid: 1,
-            fd: 3,
-            flags: TCP_READ,
             state: TCP_CLOSE.into(),
-            family: AF_INET,
-            protocol: IPPROTO_TCP,
-            local_port: 0,
-            reserved: 0,
-            ends: NO_ENDS,
-            bytes_received: 0,
-            bytes_acked: 0,
             unread: 1,
             unsent: 65485,
+            ..sighting()
         };
         let mut facts = facts(1);
         facts.flags |= fact::DIALED;

@@ -7,14 +7,21 @@
 //! moved a byte since are a pile. Pools and subscriptions that are quiet on purpose look just like
 //! it, and stand still: the size of the pile when its oldest member has been in it for a while is
 //! its baseline, and only growth above that tells.
+//!
+//! UDP has no byte counts: a UDP socket is passed over when a newer one to the same target was
+//! made, or when both have no target and are of the same family.
+//!
+//! A crawler that pins one connection to each origin has no pile to any target. The passed-over
+//! connections of one process to all targets are a pile too, of which only a note is made.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 
 use tracer_abi::annotation::Role;
-use tracer_abi::facts::{Facts, fact};
+use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP, IPPROTO_UDP, fact};
 
-use super::tcp::{address, is_tcp};
+use super::tcp::address;
 use crate::event::comm_text;
 
 /// How many piles are kept. The connections to further targets are not judged.
@@ -34,21 +41,66 @@ pub struct PileLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PileKey {
     opener: u32,
-    target: SocketAddr,
+    target: PileTarget,
+}
+
+/// Where the connections of a pile go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum PileTarget {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    /// UDP sockets of one family, without a target.
+    Unconnected {
+        is_ipv4: bool,
+    },
+    /// TCP connections to all targets.
+    All,
 }
 
 impl PileKey {
     /// Returns the pile that a connection would be in; `None` for sockets that are never in one:
-    /// those that others opened, those that serve a request of their own, and those without byte
-    /// counters.
+    /// those that others opened, those that serve a request of their own, and those that are
+    /// neither TCP nor UDP.
     pub(super) fn of(facts: &Facts) -> Option<Self> {
         let is_pooled = Role::from_u16(facts.role) == Some(Role::Pool);
-        let dialed = facts.flags & fact::DIALED != 0 && facts.remote_port != 0;
         let serves = facts.bound_ns != 0 && !is_pooled;
-        (is_tcp(facts) && dialed && !serves && facts.opener != 0).then(|| Self {
+        if serves || facts.opener == 0 {
+            return None;
+        }
+        let has_target = facts.flags & fact::DIALED != 0 && facts.remote_port != 0;
+        let remote = SocketAddr::new(address(facts.family, facts.remote), facts.remote_port);
+        let target = match (facts.protocol, has_target) {
+            (IPPROTO_TCP, true) => PileTarget::Tcp(remote),
+            (IPPROTO_UDP, true) => PileTarget::Udp(remote),
+            (IPPROTO_UDP, false) => PileTarget::Unconnected {
+                is_ipv4: facts.family == AF_INET,
+            },
+            _ => return None,
+        };
+        Some(Self {
             opener: facts.opener,
-            target: SocketAddr::new(address(facts.family, facts.remote), facts.remote_port),
+            target,
         })
+    }
+
+    /// Returns the pile of the same process over all targets.
+    const fn of_all(self) -> Self {
+        Self {
+            target: PileTarget::All,
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for PileTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Udp(address) => write!(f, "{address} by UDP"),
+            Self::Unconnected { is_ipv4: true } => f.write_str("no target by UDP over IPv4"),
+            Self::Unconnected { is_ipv4: false } => f.write_str("no target by UDP over IPv6"),
+            Self::All => f.write_str("all targets"),
+        }
     }
 }
 
@@ -58,9 +110,9 @@ pub(super) struct Sample {
     pub(super) key: PileKey,
     pub(super) id: u64,
     pub(super) born_ns: u64,
-    /// When a byte last moved; its birth for one that moved none.
+    /// When a byte last moved; its birth for one that moved none, and for UDP.
     pub(super) last_byte_ns: u64,
-    /// Whether it has moved a byte.
+    /// Whether it has moved a byte, as is assumed of UDP.
     pub(super) is_used: bool,
     /// `task_struct.comm` of the process that opened it.
     pub(super) comm: [u8; 16],
@@ -124,8 +176,19 @@ pub struct PileNote {
     pub target: String,
     /// How many connections are in it.
     pub size: usize,
-    /// Whether it stood still for long enough to be judged, and did not grow since.
-    pub is_steady: bool,
+    /// What is missing for a finding.
+    pub state: PileState,
+}
+
+/// Why a pile is no finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PileState {
+    /// Its oldest member has not been in it for long enough.
+    Young,
+    /// It did not grow since.
+    Steady,
+    /// It grew, over many targets: none has enough.
+    Spread,
 }
 
 impl Piles {
@@ -174,6 +237,9 @@ impl Piles {
             if exited_ns.is_some_and(|at_ns| *at_ns < sample.born_ns) {
                 self.exited.remove(&opener);
             }
+            if let PileTarget::Tcp(_) = sample.key.target {
+                by_key.entry(sample.key.of_all()).or_default().push(sample);
+            }
             by_key.entry(sample.key).or_default().push(sample);
         }
         let exited = &self.exited;
@@ -193,6 +259,9 @@ impl Piles {
             let pile = self.piles.entry(key).or_default();
             pile.settle(&samples, now_ns, grace_ns);
             pile.rebase(now_ns, limits);
+            if key.target == PileTarget::All {
+                continue;
+            }
             self.grown.extend(pile.growth(limits));
             let ids = samples.iter().map(|sample| sample.id);
             change
@@ -214,19 +283,37 @@ impl Piles {
         let mut notes: Vec<PileNote> = self
             .piles
             .iter()
-            .filter(|(_, pile)| {
-                pile.members.len() >= limits.growth && pile.growth(limits).next().is_none()
-            })
-            .map(|(key, pile)| PileNote {
-                opener: key.opener,
-                comm: comm_text(&pile.comm),
-                target: key.target.to_string(),
-                size: pile.members.len(),
-                is_steady: pile.baseline.is_some(),
+            .filter(|(_, pile)| pile.members.len() >= limits.growth)
+            .filter_map(|(key, pile)| {
+                let has_grown = pile.growth(limits).next().is_some();
+                let state = match (key.target, pile.baseline) {
+                    // What stands still to all targets are pools, one for each.
+                    (PileTarget::All, _) if has_grown && self.is_spread(key.opener, limits) => {
+                        PileState::Spread
+                    }
+                    (PileTarget::All, _) => return None,
+                    _ if has_grown => return None,
+                    (_, Some(_)) => PileState::Steady,
+                    (_, None) => PileState::Young,
+                };
+                Some(PileNote {
+                    opener: key.opener,
+                    comm: comm_text(&pile.comm),
+                    target: key.target.to_string(),
+                    size: pile.members.len(),
+                    state,
+                })
             })
             .collect();
         notes.sort_by(|a, b| (b.size, a.opener, &a.target).cmp(&(a.size, b.opener, &b.target)));
         notes
+    }
+
+    /// Whether no single pile of a process is large enough for a finding.
+    fn is_spread(&self, opener: u32, limits: &PileLimits) -> bool {
+        let own = self.piles.iter().filter(|(key, _)| key.opener == opener);
+        own.filter(|(key, _)| key.target != PileTarget::All)
+            .all(|(_, pile)| pile.members.len() < limits.growth)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::verdict::Kind;
 pub struct Timeouts {
     /// From the end of the request, or of the peer, to the release, in nanoseconds.
     pub grace_ns: u64,
+    /// Without progress although bytes wait, in nanoseconds.
+    pub stuck_ns: u64,
     /// Without a byte in either direction, in nanoseconds.
     pub idle_ns: u64,
     /// When connections that are passed over and kept count.
@@ -28,6 +30,17 @@ pub(super) struct Violation {
     pub(super) since_ns: u64,
 }
 
+/// What is known of an open socket by comparing walks; nothing of one that is released.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sampled {
+    /// When the byte counters last changed, for sockets that have any.
+    pub(super) last_byte_ns: Option<u64>,
+    /// When it joined a pile that grew, if it did.
+    pub(super) piled_ns: Option<u64>,
+    /// Since when bytes wait, or a connect, without progress.
+    pub(super) stalled_ns: Option<u64>,
+}
+
 /// The evidence that the rules are tried on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Evidence<'a> {
@@ -37,10 +50,8 @@ pub(super) struct Evidence<'a> {
     pub(super) ends: &'a Ends,
     /// [`ANNOTATES`] and [`BY_EXIT`].
     pub(super) flags: u32,
-    /// When the byte counters last changed, for sockets that have any.
-    pub(super) last_byte_ns: Option<u64>,
-    /// When it joined a pile that grew, if it did.
-    pub(super) piled_ns: Option<u64>,
+    /// What only walks tell.
+    pub(super) sampled: Sampled,
     /// When the rules are tried: now for an open socket, else its release.
     pub(super) at_ns: u64,
 }
@@ -57,11 +68,16 @@ impl Evidence<'_> {
     }
 
     /// Returns the rule that is broken next if nothing changes, and the last moment at which it is
-    /// not yet. Idleness has no such moment: every byte restarts its clock.
+    /// not yet. What only walks tell has no such moment: every byte restarts its clock.
     pub(super) fn deadline(&self, timeouts: &Timeouts) -> Option<(Kind, u64)> {
         Kind::ALL
             .into_iter()
-            .filter(|kind| !matches!(kind, Kind::PileUp | Kind::Idle | Kind::OpenAtExit))
+            .filter(|kind| {
+                !matches!(
+                    kind,
+                    Kind::PileUp | Kind::Stuck | Kind::Idle | Kind::OpenAtExit
+                )
+            })
             .filter_map(|kind| {
                 Some((
                     kind,
@@ -87,8 +103,10 @@ impl Evidence<'_> {
             Kind::DeadSocket => nonzero(facts.dead_ns).map(|at_ns| at_ns.max(facts.held_ns)),
             Kind::Unowned => (is_tcp(facts) && facts.bound_ns == 0 && self.flags & ANNOTATES != 0)
                 .then_some(facts.held_ns),
-            Kind::PileUp => self.piled_ns,
+            Kind::PileUp => self.sampled.piled_ns,
+            Kind::Stuck => self.sampled.stalled_ns,
             Kind::Idle => self
+                .sampled
                 .last_byte_ns
                 .filter(|_| facts.flags & fact::LISTENER == 0),
             // A server ends with its listeners open.
@@ -119,6 +137,7 @@ const fn timeout_ns(kind: Kind, timeouts: &Timeouts) -> u64 {
         | Kind::PeerClosed
         | Kind::DeadSocket
         | Kind::Unowned => timeouts.grace_ns,
+        Kind::Stuck => timeouts.stuck_ns,
         Kind::Idle => timeouts.idle_ns,
         Kind::PileUp | Kind::OpenAtExit => 0,
     }

@@ -6,8 +6,12 @@ use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP};
 
 use crate::verdict::Tuple;
 
+/// `TCP_SYN_SENT` (net/tcp_states.h).
+pub(super) const TCP_SYN_SENT: u16 = 2;
 /// `TCP_CLOSE` (net/tcp_states.h).
 pub(super) const TCP_CLOSE: u16 = 7;
+/// `TCP_CLOSE_WAIT` (net/tcp_states.h).
+pub(super) const TCP_CLOSE_WAIT: u16 = 8;
 
 /// Returns the name of a [`Facts::state`] or of a
 /// [`Sighting::state`](tracer_abi::sighting::Sighting::state).
@@ -15,13 +19,13 @@ pub(super) const TCP_CLOSE: u16 = 7;
 pub const fn tcp_state_name(state: u16) -> &'static str {
     match state {
         1 => "ESTABLISHED",
-        2 => "SYN_SENT",
+        TCP_SYN_SENT => "SYN_SENT",
         3 => "SYN_RECV",
         4 => "FIN_WAIT1",
         5 => "FIN_WAIT2",
         6 => "TIME_WAIT",
         TCP_CLOSE => "CLOSE",
-        8 => "CLOSE_WAIT",
+        TCP_CLOSE_WAIT => "CLOSE_WAIT",
         9 => "LAST_ACK",
         10 => "LISTEN",
         11 => "CLOSING",

@@ -11,7 +11,7 @@ use tracer_abi::record::{
 use tracer_abi::sighting::{KNOWN, Sighting};
 
 use super::deadlines::{DEADLINES_MAX, Deadline};
-use super::fixtures::{NO_ENDS, facts};
+use super::fixtures::{NO_ENDS, facts, sighting};
 use super::tcp::TCP_CLOSE;
 use super::{Ledger, PileLimits, Timeouts, Walk};
 use crate::event::{Descriptor, Event};
@@ -22,6 +22,7 @@ const GRACE_NS: u64 = 100;
 fn ledger() -> Ledger {
     let timeouts = Timeouts {
         grace_ns: GRACE_NS,
+        stuck_ns: u64::MAX,
         idle_ns: u64::MAX,
         piles: PileLimits {
             after_ns: u64::MAX,
@@ -173,19 +174,12 @@ impl Kernel {
     fn observe(&self, facts: &Facts, fd: u32) -> Descriptor {
         Descriptor {
             sighting: Sighting {
-                tgid: 42,
                 fd,
                 flags: KNOWN,
-                state: 1,
                 family: facts.family,
                 protocol: facts.protocol,
-                local_port: 0,
-                reserved: 0,
                 ends: self.ends_of(facts),
-                bytes_received: 0,
-                bytes_acked: 0,
-                unread: 0,
-                unsent: 0,
+                ..sighting()
             },
             socket: Some(Socket {
                 facts: *facts,
@@ -418,6 +412,7 @@ fn without_losses_ledger_and_witness_must_agree() {
 fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     let timeouts = Timeouts {
         grace_ns: GRACE_NS,
+        stuck_ns: u64::MAX,
         idle_ns: u64::MAX,
         piles: PileLimits {
             after_ns: u64::MAX,

@@ -186,6 +186,9 @@ pub const fn advice(kind: Kind) -> &'static str {
         Kind::PileUp => {
             "use one client with one connection pool for all requests, or give it an idle timeout"
         }
+        Kind::Stuck => {
+            "set a timeout for writes, reads and connects, and close the socket when it passes"
+        }
         Kind::Idle => {
             "set an idle timeout, or a longer --idle if the connection is quiet on purpose"
         }
@@ -231,6 +234,7 @@ mod tests {
         Ledger::new(
             Timeouts {
                 grace_ns: 1,
+                stuck_ns: 1,
                 idle_ns: 1,
                 piles: PileLimits {
                     after_ns: 1,

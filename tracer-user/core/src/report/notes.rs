@@ -3,7 +3,7 @@
 use tracer_abi::counter::Counter;
 
 use super::audit_log::AuditLog;
-use crate::ledger::{Ledger, PileNote};
+use crate::ledger::{Ledger, PileNote, PileState};
 
 /// How many piles are named.
 const PILES_NAMED: usize = 8;
@@ -42,12 +42,18 @@ fn pile_note(pile: &PileNote, after: &str) -> String {
         comm,
         target,
         size,
-        is_steady,
+        state,
     } = pile;
-    let why = if *is_steady {
-        "their number has not grown enough since: a pool or subscriptions look like this".to_owned()
-    } else {
-        format!("too young to judge: load it for longer than {after}, or set --pile-up-after")
+    let why = match state {
+        PileState::Young => {
+            format!("too young to judge: load it for longer than {after}, or set --pile-up-after")
+        }
+        PileState::Steady => "their number has not grown enough since: a pool or subscriptions \
+                              look like this"
+            .to_owned(),
+        PileState::Spread => "their number grows, and no target has enough of them for a finding: \
+                              one connection for each target, and none is closed"
+            .to_owned(),
     };
     format!("{size} connections of {comm}[{opener}] to {target} were opened, used and kept; {why}")
 }
@@ -72,14 +78,14 @@ mod tests {
             comm: "server".to_owned(),
             target: "127.0.0.1:6080".to_owned(),
             size: 50,
-            is_steady: false,
+            state: PileState::Young,
         };
         assert_eq!(
             pile_note(&pile, &seconds(120_000_000_000)),
             "50 connections of server[7] to 127.0.0.1:6080 were opened, used and kept; too young to \
              judge: load it for longer than 2 m, or set --pile-up-after"
         );
-        pile.is_steady = true;
+        pile.state = PileState::Steady;
         assert!(pile_note(&pile, "3 s").contains("has not grown"));
         assert_eq!(
             (seconds(3_000_000_000), seconds(1_000_000)),

@@ -11,6 +11,9 @@ pub(super) fn cases() -> Vec<Case> {
         piles_up("pile_one_for_each_request", &[]),
         piles_up("pile_python_leaking", &["python3"]),
         piles_up("pile_go_leaking", &["go"]),
+        udp_piles_up("pile_udp_one_for_each_query"),
+        udp_piles_up("pile_udp_without_target"),
+        keeps_quiet("pile_udp_reused", &[]),
         keeps_quiet("pile_pool_reused", &[]),
         keeps_quiet("pile_burst_drained", &[]),
         keeps_quiet("pile_all_in_use", &[]),
@@ -23,6 +26,10 @@ pub(super) fn cases() -> Vec<Case> {
         Case {
             more: |report| is_noted(report, "has not grown"),
             ..keeps_quiet("pile_housekeeper", &[])
+        },
+        Case {
+            more: |report| is_noted(report, "to all targets"),
+            ..keeps_quiet("pile_spread", &[])
         },
         Case {
             more: |report| is_noted(report, "too young"),
@@ -46,6 +53,14 @@ const fn piles_up(name: &'static str, needs: &'static [&'static str]) -> Case {
             expect(&(open.count() >= 8), &true, "they were seen open")?;
             is_one_group(report)
         },
+        ..leaks(name, &[("pile-up", 8)])
+    }
+}
+
+const fn udp_piles_up(name: &'static str) -> Case {
+    Case {
+        holders: Holders::OneEach,
+        options: SHORT_PILES,
         ..leaks(name, &[("pile-up", 8)])
     }
 }

@@ -6,6 +6,14 @@ const UNTIL_JUDGED: &[&str] = &["--grace", "300ms", "--for", "900ms"];
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        Case {
+            options: UNTIL_JUDGED,
+            more: |report| {
+                let wanted = serde_json::json!({"netlink": 1, "unix": 2});
+                expect(&report["not_judged"], &wanted, "what no rule judges")
+            },
+            ..clean("unjudged_families")
+        },
         leaks("annotated_unix_socket", OUTLIVED),
         leaks("udp_kept_after_end", OUTLIVED),
         clean("mptcp"),

@@ -31,6 +31,9 @@ pub(super) fn cases() -> Vec<Case> {
         leaks("reset_left_open", &[("dead-socket", 1)]),
         clean("never_connected"),
         clean("half_closed_and_finished"),
+        clean("half_closed_and_served"),
+        leaks("half_closed_and_kept", &[("peer-closed", 1)]),
+        clean("half_closed_and_slow_to_read"),
         leaks("accepted_without_asking_and_kept", &[("peer-closed", 1)]),
         Case {
             options: &["--grace", "300ms", "--idle", "400ms", "--deny", "idle"],

@@ -24,15 +24,22 @@ impl Program {
     fn key() -> PileKey {
         PileKey {
             opener: 42,
-            target: ([127, 0, 0, 1], 6080).into(),
+            target: PileTarget::Tcp(([127, 0, 0, 1], 6080).into()),
         }
     }
 
     /// Opens a connection and moves a byte on it.
     fn open_and_use(&mut self) -> u64 {
+        self.open_and_use_to(Self::key().target)
+    }
+
+    fn open_and_use_to(&mut self, target: PileTarget) -> u64 {
         self.next_id += 1;
         self.open.push(Sample {
-            key: Self::key(),
+            key: PileKey {
+                target,
+                ..Self::key()
+            },
             id: self.next_id,
             born_ns: self.now_ns,
             last_byte_ns: self.now_ns,
@@ -137,7 +144,11 @@ fn a_housekeeper_that_replaces_quiet_members_is_innocent() {
         assert!(program.reported.is_empty(), "turn {turn}");
     }
     let notes = program.piles.notes(&LIMITS);
-    assert!(notes.first().is_some_and(|note| note.is_steady));
+    assert!(
+        notes
+            .first()
+            .is_some_and(|note| note.state == PileState::Steady)
+    );
 }
 
 #[test]
@@ -170,7 +181,7 @@ fn a_young_pile_is_a_note() {
     assert!(program.reported.is_empty());
     let notes = program.piles.notes(&LIMITS);
     assert_eq!(notes.len(), 1);
-    assert!(!notes[0].is_steady);
+    assert_eq!(notes[0].state, PileState::Young);
     assert_eq!(notes[0].size, 15, "the last five were not passed over");
 }
 
@@ -239,6 +250,46 @@ fn accepted_connections_and_those_that_serve_a_request_are_in_no_pile() {
     assert_eq!(PileKey::of(&facts), None, "its owner judges it");
     facts.role = Role::Pool as u16;
     assert!(PileKey::of(&facts).is_some());
+}
+
+#[test]
+fn udp_sockets_are_told_apart_by_their_target_and_those_without_one_by_their_family() {
+    let mut facts = facts(1);
+    facts.protocol = IPPROTO_UDP;
+    let key = |facts: &Facts| PileKey::of(facts).map(|key| key.target);
+    assert_eq!(key(&facts), Some(PileTarget::Unconnected { is_ipv4: true }));
+    facts.flags |= fact::DIALED;
+    facts.remote = [127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    facts.remote_port = 53;
+    assert_eq!(
+        key(&facts),
+        Some(PileTarget::Udp(([127, 0, 0, 1], 53).into()))
+    );
+    facts.protocol = 1;
+    assert_eq!(key(&facts), None, "nothing is known of raw sockets");
+}
+
+#[test]
+fn one_connection_for_each_target_is_a_note_once_they_grow() {
+    let to = |port| PileTarget::Tcp(([127, 0, 0, 1], port).into());
+    let mut program = Program::default();
+    for port in 1..=6 {
+        program.open_and_use_to(to(port));
+        program.ticks(2);
+    }
+    program.ticks(12);
+    assert_eq!(program.piles.notes(&LIMITS), [], "a pool for each target");
+    for port in 7..=30 {
+        program.open_and_use_to(to(port));
+        program.ticks(2);
+    }
+    assert!(program.reported.is_empty());
+    let notes = program.piles.notes(&LIMITS);
+    assert_eq!(notes.len(), 1);
+    assert_eq!(
+        (notes[0].state, notes[0].target.as_str()),
+        (PileState::Spread, "all targets")
+    );
 }
 
 #[test]

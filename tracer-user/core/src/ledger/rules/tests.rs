@@ -7,11 +7,12 @@ use tracer_abi::record::{ANNOTATES, BY_EXIT};
 
 use super::super::fixtures::{NO_ENDS, facts};
 use super::super::piles::PileLimits;
-use super::{Evidence, Timeouts};
+use super::{Evidence, Sampled, Timeouts};
 use crate::verdict::Kind;
 
 const TIMEOUTS: Timeouts = Timeouts {
     grace_ns: 10,
+    stuck_ns: 500,
     idle_ns: 1000,
     piles: PileLimits {
         after_ns: 1000,
@@ -24,11 +25,17 @@ fn violation(facts: &Facts, ends: Ends, flags: u32, at_ns: u64) -> Option<(Kind,
         facts,
         ends: &ends,
         flags,
-        last_byte_ns: None,
-        piled_ns: None,
+        sampled: Sampled::default(),
         at_ns,
     };
     evidence.violation(&TIMEOUTS).map(|o| (o.kind, o.since_ns))
+}
+
+fn last_byte(at_ns: u64) -> Sampled {
+    Sampled {
+        last_byte_ns: Some(at_ns),
+        ..Sampled::default()
+    }
 }
 
 #[test]
@@ -149,11 +156,37 @@ fn a_pooled_connection_is_judged_by_idleness_only() {
         facts: &facts,
         ends: &ends,
         flags: 0,
-        last_byte_ns: Some(120),
-        piled_ns: None,
+        sampled: last_byte(120),
         at_ns: 1121,
     };
     assert_eq!(idle.violation(&TIMEOUTS).map(|o| o.kind), Some(Kind::Idle));
+}
+
+#[test]
+fn what_is_stuck_is_told_before_what_is_idle() {
+    let facts = facts(1);
+    let mut evidence = Evidence {
+        facts: &facts,
+        ends: &NO_ENDS,
+        flags: 0,
+        sampled: last_byte(120),
+        at_ns: 1121,
+    };
+    assert_eq!(
+        evidence.violation(&TIMEOUTS).map(|o| o.kind),
+        Some(Kind::Idle)
+    );
+    evidence.sampled.stalled_ns = Some(621);
+    assert_eq!(
+        evidence.violation(&TIMEOUTS).map(|o| o.kind),
+        Some(Kind::Idle)
+    );
+    evidence.sampled.stalled_ns = Some(620);
+    let violation = evidence.violation(&TIMEOUTS);
+    assert_eq!(
+        violation.map(|o| (o.kind, o.since_ns)),
+        Some((Kind::Stuck, 620))
+    );
 }
 
 #[test]
@@ -170,8 +203,7 @@ fn the_next_deadline_is_that_of_the_rule_that_is_broken_first() {
             facts: &facts,
             ends: &ends,
             flags: 0,
-            last_byte_ns: Some(100),
-            piled_ns: None,
+            sampled: last_byte(100),
             at_ns,
         };
         evidence.deadline(&TIMEOUTS)
@@ -199,7 +231,7 @@ proptest! {
         facts.dead_ns = dead;
         facts.role = role;
         let ends = Ends { own_ns: own, session_ns: session };
-        let evidence = Evidence { facts: &facts, ends: &ends, flags, last_byte_ns: None, piled_ns: None, at_ns };
+        let evidence = Evidence { facts: &facts, ends: &ends, flags, sampled: Sampled::default(), at_ns };
         if let Some(violation) = evidence.violation(&TIMEOUTS) {
             prop_assert!(violation.since_ns <= at_ns);
         }
