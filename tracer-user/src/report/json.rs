@@ -316,7 +316,7 @@ fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
                 end_ns,
                 group.stack.map(AsRef::as_ref),
             ),
-            advice: advice(group.kind),
+            advice: advice(group.example),
         })
         .collect()
 }

@@ -120,7 +120,7 @@ fn write_group(text: &mut String, report: &Report<'_>, group: &Group<'_>) -> std
     // What warns is told in a line; the JSON report has the rest.
     if group.level == Level::Deny {
         write_finding(text, report, group.example)?;
-        writeln!(text, "     what to do: {}", advice(group.kind))?;
+        writeln!(text, "     what to do: {}", advice(group.example))?;
     }
     Ok(())
 }

@@ -167,17 +167,22 @@ fn growth_per_min(findings: &[&Finding]) -> Option<f64> {
     (minutes > 0.0).then(|| f64::from(more) / minutes)
 }
 
-/// Returns what to do about findings of a kind, as one sentence.
+/// Returns what to do about findings like this one, as one sentence.
 #[must_use]
-pub const fn advice(kind: Kind) -> &'static str {
-    match kind {
+pub const fn advice(finding: &Finding) -> &'static str {
+    match finding.kind {
         Kind::OutlivedRequest => {
             "close the socket where its request ends, on every path: errors, timeouts, cancelled clients"
         }
         Kind::SessionRemnant => "close every socket of a session when the session ends",
+        Kind::PeerClosed if finding.released_ns.is_none() => {
+            "close the socket when a read returns its end, on every path"
+        }
+        Kind::PeerClosed if finding.accepted => {
+            "stop the work for a visitor who has finished; raise --grace if it may take that long"
+        }
         Kind::PeerClosed => {
-            "close the socket after reading its end; a pool whose server ends idle connections first: \
-             set its idle limit below the server's; a handler that is slower than --grace: raise it"
+            "set the idle limit of the pool below the server's, which ends idle connections first"
         }
         Kind::DeadSocket => "close the socket after an error too: a reset, a failed connect",
         Kind::Unowned => {
