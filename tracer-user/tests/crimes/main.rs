@@ -17,6 +17,7 @@ mod cases;
 mod commands;
 mod fixtures;
 mod random_programs;
+mod reports;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -39,6 +40,7 @@ fn main() {
     });
     let trials = cases
         .chain(commands::trials(skipped))
+        .chain(reports::trials(skipped))
         .chain(bounds::trials(skipped))
         .chain(random_programs::trials(skipped))
         .collect();
