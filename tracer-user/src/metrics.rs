@@ -1,7 +1,9 @@
 //! `--listen`: the kernel's counts, for Prometheus.
 //!
 //! The HTTP task has no state: each scrape is passed to the audit's loop, which reads the kernel's
-//! counters.
+//! counters and the ledger's findings.
+
+mod findings;
 
 use std::net::SocketAddr;
 
@@ -190,6 +192,9 @@ fn text(audit: &Audit) -> Result<String> {
         "Sockets with a denied finding, so far.",
         i64::try_from(denied).unwrap_or(i64::MAX),
     )?;
+    registry.register(Box::new(findings::open_by_cause(
+        audit.ledger().findings(),
+    )?))?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8(text)?)

@@ -6,7 +6,7 @@ mod missing;
 mod notes;
 
 pub use audit_log::{Attachment, AuditLog, Call, Target, Window};
-pub use groups::{Group, advice};
+pub use groups::{Group, advice, group_by_cause, split_listed};
 
 use crate::ledger::Ledger;
 use crate::verdict::{Finding, Level, Verdict};
@@ -29,7 +29,7 @@ pub struct Report<'a> {
     pub ledger: &'a Ledger,
     /// The findings, worst first.
     pub findings: Vec<&'a Finding>,
-    /// The same by cause.
+    /// The same by cause, the largest groups first.
     pub groups: Vec<Group<'a>>,
 }
 
@@ -53,7 +53,7 @@ impl<'a> Report<'a> {
         }
         reasons.extend(missing);
         let findings = ledger.findings().sorted();
-        let groups = groups::groups(&findings, audit_log, ledger);
+        let groups = group_by_cause(&findings, &audit_log.stacks, ledger.findings().levels());
         Self {
             verdict,
             reasons,

@@ -16,7 +16,7 @@ use layout::Layout;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::counter::Counter;
-use tracer_core::report::{AuditLog, PEERS_LISTED, Report, advice};
+use tracer_core::report::{AuditLog, PEERS_LISTED, Report, advice, split_listed};
 use tracer_core::verdict::Level;
 
 /// The schema's name.
@@ -298,8 +298,9 @@ struct Group<'a> {
 
 fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
     let end_ns = report.audit_log.window.end_ns;
-    let groups = report.groups.iter().take(GROUPS_LISTED);
-    groups
+    let (listed, _) = split_listed(&report.groups, GROUPS_LISTED);
+    listed
+        .into_iter()
         .map(|group| Group {
             kind: group.kind.name(),
             level: group.level.name(),

@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 
@@ -16,6 +18,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "counts_are_served_while_it_runs",
             counts_are_served_while_it_runs,
         ),
+        privileged("findings_are_served_by_cause", findings_are_served_by_cause),
         privileged(
             "a_clean_summary_has_the_targets",
             a_clean_summary_has_the_targets,
@@ -32,29 +35,49 @@ fn tracer() -> Command {
     Command::new(env!("CARGO_BIN_EXE_tracer"))
 }
 
+/// A command under audit whose metrics are served.
+struct Served {
+    audit: Child,
+    address: String,
+}
+
+impl Served {
+    fn start(command: &mut Command) -> Result<Self, Failed> {
+        let mut audit = command.stderr(Stdio::piped()).spawn()?;
+        let stderr = audit.stderr.take().ok_or("no pipe")?;
+        let mut lines = BufReader::new(stderr).lines();
+        let line = lines.next().ok_or("it printed nothing")??;
+        let address = line
+            .strip_prefix("metrics    http://")
+            .and_then(|rest| rest.strip_suffix("/metrics"))
+            .ok_or_else(|| format!("no address in {line:?}"))?
+            .to_owned();
+        Ok(Self { audit, address })
+    }
+
+    fn scrape(&self) -> Result<String, Failed> {
+        let mut socket = TcpStream::connect(&self.address)?;
+        write!(
+            socket,
+            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    fn end(mut self) -> Result<ExitStatus, Failed> {
+        let pid = rustix::process::Pid::from_child(&self.audit);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        Ok(self.audit.wait()?)
+    }
+}
+
 fn counts_are_served_while_it_runs() -> Result<(), Failed> {
-    let mut audit = tracer()
-        .args(["run", "--listen", "127.0.0.1:0", "--", "sleep", "30"])
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let stderr = audit.stderr.take().ok_or("no pipe")?;
-    let mut lines = BufReader::new(stderr).lines();
-    let line = lines.next().ok_or("it printed nothing")??;
-    let address = line
-        .strip_prefix("metrics    http://")
-        .and_then(|rest| rest.strip_suffix("/metrics"))
-        .ok_or_else(|| format!("no address in {line:?}"))?
-        .to_owned();
-    let mut socket = TcpStream::connect(&address)?;
-    write!(
-        socket,
-        "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer)?;
-    let pid = rustix::process::Pid::from_child(&audit);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    let status = audit.wait()?;
+    let served =
+        Served::start(tracer().args(["run", "--listen", "127.0.0.1:0", "--", "sleep", "30"]))?;
+    let answer = served.scrape()?;
+    let status = served.end()?;
     for counter in [
         "watertight_audit_sockets 0",
         "watertight_audit_sockets_created_total 0",
@@ -68,6 +91,41 @@ fn counts_are_served_while_it_runs() -> Result<(), Failed> {
         return Err(format!("SIGTERM ended it with {status}").into());
     }
     Ok(())
+}
+
+fn findings_are_served_by_cause() -> Result<(), Failed> {
+    let own = std::env::current_exe()?;
+    let served = Served::start(
+        tracer()
+            .args(["run", "--grace", "300ms", "--listen", "127.0.0.1:0", "--"])
+            .arg(&own)
+            .args([case::FIXTURE, "judged_while_running"]),
+    )?;
+    let family = "watertight_audit_finding_sockets{";
+    let mut answer = String::new();
+    for _ in 0..100 {
+        answer = served.scrape()?;
+        if answer.contains(family) {
+            break;
+        }
+        sleep(Duration::from_millis(100));
+    }
+    served.end()?;
+    let line = answer.lines().find(|line| line.starts_with(family));
+    let line = line.ok_or_else(|| format!("no {family} in {answer}"))?;
+    let executable = format!("executable=\"{}\"", own.display());
+    let wanted = [
+        &executable,
+        "kind=\"outlived-request\"",
+        "level=\"deny\"",
+        "program=\"",
+        "target=\"127.0.0.1:",
+        "\"} 1",
+    ];
+    match wanted.into_iter().find(|it| !line.contains(it)) {
+        Some(lacking) => Err(format!("no {lacking} in {line}").into()),
+        None => Ok(()),
+    }
 }
 
 fn a_clean_summary_has_the_targets() -> Result<(), Failed> {

@@ -127,6 +127,11 @@ impl Findings {
         }
     }
 
+    /// Returns the findings that are kept, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.values().map(AsRef::as_ref)
+    }
+
     /// Returns the findings: denied ones first, then by rule and age.
     #[must_use]
     pub fn sorted(&self) -> Vec<&Finding> {

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::audit_log::{AuditLog, Call};
-use crate::ledger::Ledger;
-use crate::verdict::{Finding, Kind, Level};
+use super::audit_log::Call;
+use crate::verdict::{Finding, Kind, Level, Levels};
 
 /// Findings of one kind, of one program (its name and its executable), about one target or opened by one stack.
 #[derive(Clone, Debug)]
@@ -70,19 +69,19 @@ fn is_by_program(kind: Kind) -> bool {
     kind == Kind::OpenAtExit
 }
 
-/// Groups the findings: those that deny first, the largest first among equals.
-pub(super) fn groups<'a>(
+/// Groups findings by cause, the largest groups first.
+#[must_use]
+pub fn group_by_cause<'a>(
     findings: &[&'a Finding],
-    audit_log: &'a AuditLog,
-    ledger: &Ledger,
+    stacks: &'a HashMap<u64, Arc<[Call]>>,
+    levels: &Levels,
 ) -> Vec<Group<'a>> {
     let mut groups: HashMap<Key<'a>, Vec<&'a Finding>> = HashMap::new();
     let executables = executables(findings);
     for finding in findings {
-        let key = Key::of(finding, &executables, &audit_log.stacks);
+        let key = Key::of(finding, &executables, stacks);
         groups.entry(key).or_default().push(finding);
     }
-    let levels = ledger.findings().levels();
     let mut groups: Vec<Group<'a>> = groups
         .into_iter()
         .filter_map(|(key, findings)| {
@@ -106,9 +105,31 @@ pub(super) fn groups<'a>(
     groups.sort_by_key(|group| {
         let warns = group.level == Level::Warn;
         let first = (group.example.since_ns, group.example.id);
-        (warns, Reverse(group.sockets), group.kind, first)
+        (Reverse(group.sockets), warns, group.kind, first)
     });
     groups
+}
+
+/// Splits off the groups that are too many to list, those that warn before those that deny. Both
+/// parts keep the order.
+#[must_use]
+pub fn split_listed<'g, 'a>(
+    groups: &'g [Group<'a>],
+    limit: usize,
+) -> (Vec<&'g Group<'a>>, Vec<&'g Group<'a>>) {
+    let denied = groups.iter().filter(|it| it.level == Level::Deny).count();
+    let mut deny_room = limit;
+    let mut warn_room = limit.saturating_sub(denied);
+    groups.iter().partition(|group| {
+        let room = if group.level == Level::Deny {
+            &mut deny_room
+        } else {
+            &mut warn_room
+        };
+        let is_listed = *room > 0;
+        *room = room.saturating_sub(1);
+        is_listed
+    })
 }
 
 fn target((is_accepted, address): (bool, SocketAddr)) -> String {
@@ -204,8 +225,7 @@ pub const fn advice(finding: &Finding) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{PileLimits, Timeouts};
-    use crate::verdict::{Holder, Levels, ProcessName, Tuple};
+    use crate::verdict::{Holder, ProcessName, Tuple};
 
     fn finding(id: u64, kind: Kind, remote: u16) -> Finding {
         Finding {
@@ -235,26 +255,10 @@ mod tests {
         }
     }
 
-    fn ledger() -> Ledger {
-        Ledger::new(
-            Timeouts {
-                grace_ns: 1,
-                stuck_ns: 1,
-                idle_ns: 1,
-                piles: PileLimits {
-                    after_ns: 1,
-                    growth: 1,
-                },
-            },
-            Levels::default(),
-        )
-    }
-
     fn of(findings: &[Finding]) -> Vec<(Kind, Option<String>, u64, Option<f64>)> {
-        let ledger = ledger();
-        let log = AuditLog::default();
         let findings: Vec<&Finding> = findings.iter().collect();
-        let groups = groups(&findings, &log, &ledger);
+        let stacks = HashMap::new();
+        let groups = group_by_cause(&findings, &stacks, &Levels::default());
         let rows = groups.into_iter().map(|group| {
             assert_eq!(group.program, Some("server"));
             (
@@ -277,10 +281,28 @@ mod tests {
             of(&findings),
             [
                 (Kind::PileUp, Some("127.0.0.1:6080".into()), 61, Some(60.0)),
-                (Kind::PeerClosed, Some("127.0.0.1:80".into()), 1, None),
                 (Kind::Idle, Some("127.0.0.1:6080".into()), 3, Some(60.0)),
+                (Kind::PeerClosed, Some("127.0.0.1:80".into()), 1, None),
             ]
         );
+    }
+
+    #[test]
+    fn when_not_all_are_listed_those_that_warn_are_left_out() {
+        let warned = (1..=5).map(|id| finding(id, Kind::Idle, 80));
+        let denied = (6..=7).map(|id| finding(id, Kind::PileUp, u16::try_from(id).unwrap()));
+        let findings: Vec<Finding> = warned.chain(denied).collect();
+        let findings: Vec<&Finding> = findings.iter().collect();
+        let stacks = HashMap::new();
+        let groups = group_by_cause(&findings, &stacks, &Levels::default());
+        let listed = |limit| {
+            let (listed, rest) = split_listed(&groups, limit);
+            let sockets = |groups: Vec<&Group<'_>>| groups.iter().map(|it| it.sockets).collect();
+            (sockets(listed), sockets(rest)) as (Vec<u64>, Vec<u64>)
+        };
+        assert_eq!(listed(3), (vec![5, 1, 1], vec![]));
+        assert_eq!(listed(2), (vec![1, 1], vec![5]));
+        assert_eq!(listed(1), (vec![1], vec![5, 1]));
     }
 
     #[test]
@@ -306,10 +328,9 @@ mod tests {
             held(4, 8, "/usr/bin/b"),
             finding(5, Kind::PileUp, 80),
         ];
-        let ledger = ledger();
-        let log = AuditLog::default();
         let findings: Vec<&Finding> = findings.iter().collect();
-        let groups = groups(&findings, &log, &ledger);
+        let stacks = HashMap::new();
+        let groups = group_by_cause(&findings, &stacks, &Levels::default());
         let rows: Vec<_> = groups
             .iter()
             .map(|it| (it.executable, it.sockets))
