@@ -8,6 +8,11 @@ use crate::ledger::{Ledger, Walk};
 /// How many of the processes that left the audited cgroup are named.
 const LEFT_NAMED: usize = 8;
 
+/// What to do about a listener from outside, as of socket activation: what it accepts belongs to the
+/// cgroup that it was made in.
+const START_INSIDE: &str = "start what opens it inside the audit too (as in `tracer run -- \
+     systemd-socket-activate ...`), or let the command open it itself";
+
 /// Returns what is missing, one whole sentence each.
 pub(super) fn missing(audit_log: &AuditLog, ledger: &Ledger) -> Vec<String> {
     let mut missing = audit_log.failures.clone();
@@ -50,7 +55,7 @@ fn inherited(audit_log: &AuditLog) -> impl Iterator<Item = String> {
     audit_log.inherited.iter().map(|foreign| {
         format!(
             "the command inherited fd {}, an internet socket from outside the audit with the \
-             local port {}: what happens on it is not seen",
+             local port {}: what happens on it is not seen; {START_INSIDE}",
             foreign.holder.fd, foreign.local_port
         )
     })
@@ -137,7 +142,7 @@ fn disagreements(audit_log: &AuditLog, walk: &Walk) -> impl Iterator<Item = Stri
             format!(
                 "{} file descriptors of the command are internet sockets from outside the audit, \
                  so that what happens on them is not seen: the first is fd {} of process {}, local \
-                 port {}",
+                 port {}; {START_INSIDE}",
                 walk.foreign_sockets.len(),
                 first.holder.fd,
                 first.holder.pid,

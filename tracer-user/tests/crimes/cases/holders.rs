@@ -30,7 +30,10 @@ pub(super) fn cases() -> Vec<Case> {
             status: INCONCLUSIVE,
             more: |report| {
                 let reasons = report["reasons"].to_string();
-                expect(&reasons.contains("inherited fd 0"), &true, "the reason")
+                let says = |what| reasons.contains(what);
+                let is_told =
+                    says("inherited fd 0") && says("start what opens it inside the audit");
+                expect(&is_told, &true, "the reason")
             },
             ..clean("has_one_from_outside")
         },
