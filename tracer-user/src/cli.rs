@@ -5,17 +5,18 @@ mod exit;
 
 use std::fmt::Display;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use args::{Cli, Command, RunArgs};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
-use exit::{CANNOT_TRACE, INCONCLUSIVE, NOT_FOUND, USAGE};
+use exit::{CANNOT_TRACE, INCONCLUSIVE, USAGE};
 use tracer_core::report::Report;
 
 use crate::audit::{self, Audit};
+use crate::exec::NotStarted;
 use crate::metrics::Endpoint;
 use crate::report::file::write_file;
 use crate::report::{json, text};
@@ -46,10 +47,15 @@ pub fn main() -> ExitCode {
                 ExitCode::from(CANNOT_TRACE)
             }
         }
-        Command::Enter { cgroup, command } => {
-            print_error(format!("{:#}", exec::exec_in_cgroup(&cgroup, &command)));
-            ExitCode::from(NOT_FOUND)
-        }
+        // The tracer that started this process prints why.
+        Command::Enter {
+            cgroup,
+            reply_fd,
+            program,
+            command,
+        } => exec::exec_in_cgroup(&cgroup, reply_fd, &program, &command)
+            .status
+            .into(),
         Command::SelfTest { cgroup } => match probe_child::run(&cgroup) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -61,23 +67,26 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(args: RunArgs, matches: &ArgMatches) -> ExitCode {
-    if let Some(Err(error)) = args.command.first().map(|it| exit::find(Path::new(it))) {
-        print_error(&error);
-        return ExitCode::from(error.status());
-    }
-    let checked = args.check();
-    let settings = args.audit_settings(matches);
-    match checked.and_then(|()| run_audit(&settings, args)) {
-        Ok(code) => code,
-        Err(error) => {
-            print_error(format!("{error:#}"));
-            ExitCode::from(USAGE)
-        }
-    }
+    audit_command(args, matches).unwrap_or_else(|error| {
+        print_error(format!("{error:#}"));
+        let not_started = error.downcast_ref::<NotStarted>();
+        not_started.map_or(USAGE, |of| of.status).into()
+    })
+}
+
+fn audit_command(args: RunArgs, matches: &ArgMatches) -> Result<ExitCode> {
+    let name = args.command.first().map(PathBuf::from);
+    let program = exit::find(&name.unwrap_or_default())?;
+    args.check()?;
+    run_audit(&args.audit_settings(matches), program, args)
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run_audit(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode> {
+async fn run_audit(
+    settings: &audit::Settings,
+    program: PathBuf,
+    args: RunArgs,
+) -> Result<ExitCode> {
     // Signals are caught before there is anything to clean up.
     let mut signals = run::Signals::new()?;
     let mut audit = match Audit::start(settings) {
@@ -103,6 +112,7 @@ async fn run_audit(settings: &audit::Settings, args: RunArgs) -> Result<ExitCode
         );
     }
     let settings = run::Settings {
+        program,
         command: args.command,
         window: args.window,
         grace: args.grace,

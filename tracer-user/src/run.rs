@@ -5,10 +5,11 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::process::{Pid, Signal as KillSignal, kill_process_group};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tracer_core::report::{AuditLog, Target};
 
 use crate::audit::Audit;
-use crate::exec;
+use crate::exec::{NotStarted, Start};
 use crate::metrics::{Endpoint, Scrape};
 use crate::terminal::Terminal;
 
@@ -32,7 +33,9 @@ const EMPTY_INTERVAL: Duration = Duration::from_millis(50);
 /// The settings of `tracer run`.
 #[derive(Debug)]
 pub struct Settings {
-    /// The command and its arguments.
+    /// The file of the command.
+    pub program: PathBuf,
+    /// The command and its arguments, as the user wrote them.
     pub command: Vec<OsString>,
     /// How long to audit; `None` until the command ends.
     pub window: Option<Duration>,
@@ -124,18 +127,25 @@ impl AuditedCommand {
 ///
 /// # Errors
 ///
-/// When the command cannot be started or waited for.
+/// When the command cannot be waited for; [`NotStarted`] when it was not executed.
 pub async fn run(
     audit: &mut Audit,
     settings: &Settings,
     endpoint: Option<&mut Endpoint>,
     signals: &mut Signals,
 ) -> Result<(AuditLog, AuditedCommand)> {
-    let mut command: Command = exec::command(audit.cgroup().path(), &settings.command)?.into();
+    let start = Start::new()?;
+    let cgroup = audit.cgroup().path();
+    let mut command: Command = start
+        .command(cgroup, &settings.program, &settings.command)?
+        .into();
     // A process group of its own: Ctrl-C ends the audit, not the command.
     command.process_group(0);
     let mut job_control = JobControl::new()?;
-    let mut child = command.spawn().context("the command cannot be started")?;
+    let mut child = command
+        .spawn()
+        .map_err(|error| NotStarted::not_spawned(&error))?;
+    let started = start.spawned();
     let group = group(&child);
     let mut event_loop = EventLoop::new(audit, endpoint)?;
     let deadline = settings.window.map(|window| Instant::now() + window);
@@ -145,6 +155,9 @@ pub async fn run(
         tokio::select! {
             ended = child.wait(), if status.is_none() => {
                 status = Some(ended?);
+                if let Some(not_started) = started.failure()? {
+                    return Err(not_started.into());
+                }
                 // The window also applies when the command went on in the background.
                 if deadline.is_none() || !audit.cgroup().is_populated() {
                     break StopReason::Command;

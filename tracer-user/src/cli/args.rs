@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,7 +47,9 @@ pub(super) enum Command {
     #[command(hide = true, name = exec::ENTER)]
     Enter {
         cgroup: PathBuf,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        reply_fd: RawFd,
+        program: PathBuf,
+        #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
     #[command(hide = true, name = probe_child::SELFTEST)]

@@ -1,11 +1,14 @@
 //! The exit status of `tracer run`.
 
+use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::fs::{Access, access};
 use tracer_core::verdict::Verdict;
+
+use crate::exec::{CANNOT_EXECUTE, NOT_FOUND, NotStarted};
 
 /// A mistake on the command line.
 pub(super) const USAGE: u8 = 2;
@@ -14,9 +17,6 @@ pub(super) const FAILED: u8 = 1;
 pub(super) const LEAK: u8 = 3;
 pub(super) const INCONCLUSIVE: u8 = 4;
 pub(super) const CANNOT_TRACE: u8 = 5;
-/// The statuses of a shell for a command that is there and cannot be run, and for one that is not.
-const CANNOT_EXECUTE: u8 = 126;
-pub(super) const NOT_FOUND: u8 = 127;
 
 /// One `--exit-code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,21 +72,23 @@ pub(super) fn of_tracer(status: u8, rules: &[ExitRule]) -> u8 {
     moved.unwrap_or(status)
 }
 
-/// Why a command cannot be started, and the shell's status for it.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotRunnable {
-    #[error("there is no command {0}: give its path, or a name that is in PATH, after --")]
-    NotFound(String),
-    #[error("{0} cannot be executed: it is a folder, or its permissions forbid it (chmod +x)")]
-    NotExecutable(String),
+/// Says that there is no such command.
+fn not_found(name: impl Display) -> NotStarted {
+    NotStarted {
+        status: NOT_FOUND,
+        message: format!(
+            "there is no command {name}: give its path, or a name that is in PATH, after --"
+        ),
+    }
 }
 
-impl NotRunnable {
-    pub(super) const fn status(&self) -> u8 {
-        match self {
-            Self::NotFound(_) => NOT_FOUND,
-            Self::NotExecutable(_) => CANNOT_EXECUTE,
-        }
+/// Says that what is there cannot be executed.
+fn not_executable(name: impl Display) -> NotStarted {
+    NotStarted {
+        status: CANNOT_EXECUTE,
+        message: format!(
+            "{name} cannot be executed: it is a folder, or its permissions forbid it (chmod +x)"
+        ),
     }
 }
 
@@ -94,9 +96,8 @@ impl NotRunnable {
 ///
 /// # Errors
 ///
-/// [`NotRunnable`] when there is nothing that can be executed.
-pub(super) fn find(program: &Path) -> Result<PathBuf, NotRunnable> {
-    let name = || program.display().to_string();
+/// [`NotStarted`] when there is nothing that can be executed.
+pub(super) fn find(program: &Path) -> Result<PathBuf, NotStarted> {
     let candidates: Vec<PathBuf> = if program.components().count() > 1 {
         vec![program.to_owned()]
     } else {
@@ -110,12 +111,12 @@ pub(super) fn find(program: &Path) -> Result<PathBuf, NotRunnable> {
         .filter(|path| path.exists())
         .collect();
     if found.is_empty() {
-        return Err(NotRunnable::NotFound(name()));
+        return Err(not_found(program.display()));
     }
     found
         .into_iter()
         .find(|path| is_executable(path).is_ok())
-        .ok_or_else(|| NotRunnable::NotExecutable(name()))
+        .ok_or_else(|| not_executable(program.display()))
 }
 
 fn is_executable(path: &Path) -> io::Result<()> {
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn commands_are_found_as_a_shell_finds_them() {
         let plain = tempfile::NamedTempFile::new().unwrap();
-        let status = |path: &str| find(Path::new(path)).map_err(|error| error.status()).err();
+        let status = |path: &str| find(Path::new(path)).map_err(|error| error.status).err();
         assert_eq!(status("sh"), None);
         assert_eq!(status("/bin/sh"), None);
         assert_eq!(status("no-such-command"), Some(127));

@@ -55,7 +55,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     ]
 }
 
-fn tracer() -> Command {
+pub(crate) fn tracer() -> Command {
     Command::new(env!("CARGO_BIN_EXE_tracer"))
 }
 
@@ -220,7 +220,7 @@ fn audit_of(options: &[&str], fixture: &str) -> std::io::Result<Command> {
     Ok(command)
 }
 
-fn status_of(command: &mut Command, wanted: i32) -> Result<String, Failed> {
+pub(crate) fn status_of(command: &mut Command, wanted: i32) -> Result<String, Failed> {
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.code() != Some(wanted) {

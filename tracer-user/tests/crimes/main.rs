@@ -17,6 +17,8 @@ mod cases;
 mod commands;
 mod fixtures;
 mod random_programs;
+
+mod refusals;
 mod reports;
 
 use libtest_mimic::{Arguments, Trial};
@@ -41,6 +43,7 @@ fn main() {
     let trials = cases
         .chain(commands::trials(skipped))
         .chain(reports::trials(skipped))
+        .chain(refusals::trials(skipped))
         .chain(bounds::trials(skipped))
         .chain(random_programs::trials(skipped))
         .collect();
