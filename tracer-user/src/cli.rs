@@ -26,7 +26,7 @@ use crate::{doctor, exec, run};
 /// Runs the command and returns its exit status.
 pub fn main() -> ExitCode {
     log::set_logger(&StderrLog)
-        .map(|()| log::set_max_level(log::LevelFilter::Warn))
+        .map(|()| log::set_max_level(log_level()))
         .ok();
     let matches = Cli::command().get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
@@ -157,12 +157,19 @@ fn print_error(message: impl Display) {
     );
 }
 
+/// Returns the level that `RUST_LOG` names; without one, warnings are shown.
+fn log_level() -> log::LevelFilter {
+    let level = std::env::var("RUST_LOG").ok();
+    let level = level.and_then(|level| level.parse().ok());
+    level.unwrap_or(log::LevelFilter::Warn)
+}
+
 /// Prints what the audit and the eBPF programs log.
 struct StderrLog;
 
 impl log::Log for StderrLog {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn
+        metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &log::Record<'_>) {

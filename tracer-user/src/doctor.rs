@@ -1,11 +1,11 @@
 //! `tracer doctor`: whether this kernel, these privileges and mounts allow tracing, and how to fix
 //! it.
 
-use std::path::Path;
+mod privileges;
+
 use std::{fs, io};
 
 use anstyle::{AnsiColor, Style};
-use caps::{CapSet, Capability};
 use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::Levels;
 
@@ -16,22 +16,6 @@ use crate::selftest::SelfTestError;
 
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
-
-/// The capabilities that tracing needs, and what for.
-const CAPABILITIES: [(Capability, &str); 3] = [
-    (
-        Capability::CAP_BPF,
-        "load eBPF programs and make their maps",
-    ),
-    (
-        Capability::CAP_PERFMON,
-        "read kernel structs from eBPF (the witness)",
-    ),
-    (
-        Capability::CAP_NET_ADMIN,
-        "load and attach socket programs to a cgroup",
-    ),
-];
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +50,7 @@ impl Check {
 /// a cgroup of its own and opens and releases one connection there.
 #[must_use]
 pub fn run_checks() -> Vec<Check> {
-    let mut checks = vec![kernel(), btf(), privileges(), cgroup_v2()];
+    let mut checks = vec![kernel(), btf(), privileges::check(), cgroup_v2()];
     checks.push(self_test());
     checks
 }
@@ -130,7 +114,7 @@ fn outdated(error: &StartError) -> Option<String> {
     );
     let release = kernel_release();
     // A refusal for lack of privileges is reported as such.
-    let permitted = || privileges().fix.is_none();
+    let permitted = || privileges::check().fix.is_none();
     if refused && is_too_old(&release) && permitted() {
         return Some(format!("Linux {release} is too old"));
     }
@@ -149,28 +133,6 @@ fn btf() -> Check {
     }
 }
 
-fn privileges() -> Check {
-    let held = caps::read(None, CapSet::Effective).unwrap_or_default();
-    // CAP_SYS_ADMIN includes the first two, as before Linux 5.8.
-    let admin = held.contains(&Capability::CAP_SYS_ADMIN);
-    let missing: Vec<String> = CAPABILITIES
-        .iter()
-        .filter(|(capability, _)| {
-            !(held.contains(capability) || admin && *capability != Capability::CAP_NET_ADMIN)
-        })
-        .map(|(capability, why)| format!("{capability} to {why}"))
-        .collect();
-    if missing.is_empty() {
-        let names: Vec<String> = CAPABILITIES.iter().map(|(c, _)| c.to_string()).collect();
-        return Check::ok("privileges", names.join(", "));
-    }
-    Check::missing(
-        "privileges",
-        format!("needs {}", missing.join("; ")),
-        "run as root (sudo -E); in a container, add the capabilities BPF, PERFMON and NET_ADMIN",
-    )
-}
-
 fn cgroup_v2() -> Check {
     match cgroup::mount() {
         Ok(path) => Check::ok("cgroup v2", path.display().to_string()),
@@ -187,7 +149,7 @@ fn fix_for_cgroup(error: &CgroupError) -> String {
         CgroupError::NoMembership => "mount /proc".to_owned(),
         CgroupError::NoFreeName => "wait until other audits have ended".to_owned(),
         CgroupError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::PermissionDenied => "run as root (sudo -E)".to_owned(),
+            io::ErrorKind::PermissionDenied => privileges::fix_for_cgroup(),
             io::ErrorKind::ReadOnlyFilesystem => {
                 "mount the cgroup v2 hierarchy writable; in a container, mount the host's \
                  /sys/fs/cgroup read-write"
@@ -220,14 +182,16 @@ fn self_test() -> Check {
         ),
         Err(error) => match outdated(&error) {
             Some(found) => Check::missing("self-test", found, TOO_OLD),
-            None => Check::missing("self-test", error.to_string(), fix(&error)),
+            None => {
+                let (found, fix) = diagnose(&error);
+                Check::missing("self-test", found, fix)
+            }
         },
     }
 }
 
 /// Says how to fix what keeps an audit from starting.
-#[must_use]
-pub fn fix(error: &StartError) -> String {
+fn fix_for(error: &StartError) -> String {
     match error {
         StartError::Cgroup(error) => fix_for_cgroup(error),
         StartError::Probes(error) | StartError::SelfTest(SelfTestError::Probes(error)) => {
@@ -255,11 +219,10 @@ fn fix_for_probes(error: &ProbeError) -> String {
         | ProbeError::Program { .. }
         | ProbeError::Map { .. }
         | ProbeError::Witness(_) => match error.os_error() {
-            Some(code) if is_refusal(code) => format!(
-                "run as root (sudo -E); if it is root, {}",
-                why_root_is_refused()
-            ),
-            Some(_) | None => "report it with the kernel's release and this message".to_owned(),
+            Some(code) if is_refusal(code) => why_all_is_refused().to_owned(),
+            Some(_) | None => "report it with the kernel's release, this message and what \
+                               RUST_LOG=debug shows"
+                .to_owned(),
         },
     }
 }
@@ -269,17 +232,16 @@ fn is_refusal(code: i32) -> bool {
     errno == rustix::io::Errno::PERM || errno == rustix::io::Errno::ACCESS
 }
 
-fn why_root_is_refused() -> &'static str {
+/// Says what else refuses, when no capability is missing.
+fn why_all_is_refused() -> &'static str {
     let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     if lockdown.contains("[confidentiality]") {
         "the kernel is locked down to [confidentiality], where eBPF cannot read kernel memory: boot \
          with lockdown=integrity or none"
-    } else if Path::new("/.dockerenv").exists() {
-        "the container lacks capabilities, or its seccomp profile forbids bpf(2): add BPF, PERFMON \
-         and NET_ADMIN"
     } else {
-        "its capabilities or a seccomp profile forbid bpf(2): give it CAP_BPF, CAP_PERFMON and \
-         CAP_NET_ADMIN"
+        "no capability is missing: a seccomp profile or a security module forbids bpf(2); in \
+         Kubernetes, securityContext.seccompProfile.type: Unconfined. If neither does, report it \
+         with the kernel's release, this message and what RUST_LOG=debug shows"
     }
 }
 
@@ -289,5 +251,28 @@ pub fn explain(error: &StartError) -> String {
     if let Some(found) = outdated(error) {
         return format!("cannot trace here: {found}: {TOO_OLD}");
     }
-    format!("cannot trace here: {error}\nfix: {}", fix(error))
+    let (found, fix) = diagnose(error);
+    format!("cannot trace here: {found}\nfix: {fix}")
+}
+
+/// Returns what keeps an audit from starting, and the fix. A refusal is told by the privilege that
+/// is missing: the kernel's own message does not name it.
+fn diagnose(error: &StartError) -> (String, String) {
+    let privileges = privileges::check();
+    match privileges.fix {
+        Some(fix) if is_refused(error) => (privileges.found, fix),
+        Some(_) | None => (error.to_string(), fix_for(error)),
+    }
+}
+
+fn is_refused(error: &StartError) -> bool {
+    let code = match error {
+        StartError::Cgroup(CgroupError::Io { source, .. }) => source.raw_os_error(),
+        StartError::Cgroup(_) => None,
+        StartError::Probes(error) | StartError::SelfTest(SelfTestError::Probes(error)) => {
+            error.os_error()
+        }
+        StartError::SelfTest(SelfTestError::ProbeChild(_) | SelfTestError::NotSeenBy(_)) => None,
+    };
+    code.is_some_and(is_refusal)
 }

@@ -27,7 +27,7 @@ pub enum ProbeError {
     #[error("the eBPF maps could not be made: {}", chain(.0))]
     Object(#[source] Box<EbpfError>),
     /// A program was refused.
-    #[error("the eBPF program {name} could not be {verb}: {}", chain(.source))]
+    #[error("the eBPF program {name} could not be {verb}: {}", of_program(.source))]
     Program {
         /// The program.
         name: &'static str,
@@ -69,6 +69,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Leaves out the verifier's log, which may be long and is logged.
+fn of_program(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, .. } => io_error.to_string(),
+        other => chain(other),
+    }
+}
+
 impl ProbeError {
     /// The system call's error number, if a system call failed.
     #[must_use]
@@ -93,6 +101,9 @@ pub(super) fn program_error(
     verb: &'static str,
     source: ProgramError,
 ) -> ProbeError {
+    if let ProgramError::LoadError { verifier_log, .. } = &source {
+        log::debug!("the verifier's log of the eBPF program {name}: {verifier_log}");
+    }
     ProbeError::Program {
         name,
         verb,

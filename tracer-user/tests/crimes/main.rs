@@ -17,7 +17,6 @@ mod cases;
 mod commands;
 mod fixtures;
 mod random_programs;
-
 mod refusals;
 mod reports;
 

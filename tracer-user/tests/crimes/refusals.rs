@@ -1,17 +1,23 @@
-//! Commands that are not executed.
+//! Commands that are not executed, and tracers without the privileges that they need.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::{Failed, Trial};
 
+use crate::case;
 use crate::commands::{status_of, tracer};
+
+const CANNOT_TRACE: i32 = 5;
+const NOBODY: u32 = 65534;
 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     let privileged =
         |name, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(skipped);
+    let setpriv = skipped || case::lacks("setpriv");
+    let unshare = skipped || case::lacks("unshare");
     vec![
         privileged(
             "a_command_that_is_not_executed_has_no_verdict",
@@ -25,6 +31,18 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "the_command_has_the_signals_and_descriptors_of_a_shell",
             the_command_has_the_signals_and_descriptors_of_a_shell,
         ),
+        privileged(
+            "a_missing_capability_is_named",
+            a_missing_capability_is_named,
+        )
+        .with_ignored_flag(setpriv),
+        privileged("a_user_namespace_is_named", a_user_namespace_is_named)
+            .with_ignored_flag(unshare),
+        privileged(
+            "an_ordinary_user_audits_in_a_cgroup_of_its_own",
+            an_ordinary_user_audits_in_a_cgroup_of_its_own,
+        )
+        .with_ignored_flag(setpriv || case::lacks("setcap")),
     ]
 }
 
@@ -90,6 +108,93 @@ fn the_command_has_the_signals_and_descriptors_of_a_shell() -> Result<(), Failed
     let pipe = 1 << (rustix::process::Signal::PIPE.as_raw() - 1);
     if audited != open || signals & pipe != 0 {
         return Err(format!("{audited}{open}{ignored}").into());
+    }
+    Ok(())
+}
+
+/// Starts the tracer without these capabilities.
+fn without(capabilities: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--bounding-set={capabilities}"));
+    command.arg(env!("CARGO_BIN_EXE_tracer")).args(arguments);
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn a_missing_capability_is_named() -> Result<(), Failed> {
+    const RUN: [&str; 3] = ["run", "--", "true"];
+    let verifier = "R1=ctx()";
+    for (name, without_it) in [
+        ("CAP_PERFMON", "-perfmon,-sys_admin"),
+        ("CAP_BPF", "-bpf,-sys_admin"),
+        ("CAP_NET_ADMIN", "-net_admin,-sys_admin"),
+    ] {
+        let text = status_of(&mut without(without_it, &RUN), CANNOT_TRACE)?;
+        let is_short = text.lines().count() == 2 && !text.contains(verifier);
+        let fixes = ["setcap cap_bpf", "AmbientCapabilities=", "securityContext"];
+        let has_fixes = fixes.iter().all(|fix| text.contains(fix));
+        if !is_short || !has_fixes || !text.contains(&format!("{name} is missing")) {
+            return Err(text.into());
+        }
+        let doctor = without(without_it, &["doctor"]).output()?;
+        let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        if !doctor.contains(&format!("{name} is missing")) || doctor.contains(verifier) {
+            return Err(doctor.into());
+        }
+    }
+    let mut logged = without("-perfmon,-sys_admin", &RUN);
+    let text = status_of(logged.env("RUST_LOG", "debug"), CANNOT_TRACE)?;
+    if !text.contains(verifier) {
+        return Err(text.into());
+    }
+    Ok(())
+}
+
+fn a_user_namespace_is_named() -> Result<(), Failed> {
+    let tracer = env!("CARGO_BIN_EXE_tracer");
+    let mut inside = Command::new("unshare");
+    inside.args(["--user", "--map-root-user", tracer, "run", "--", "true"]);
+    let text = status_of(&mut inside, CANNOT_TRACE)?;
+    let wanted = "sudo tracer run -- unshare -Ur COMMAND";
+    if !text.contains("this is a user namespace") || !text.contains(wanted) {
+        return Err(text.into());
+    }
+    // What it says works.
+    let mut outside = Command::new(tracer);
+    outside.args(["run", "--", "unshare", "-Ur", "true"]);
+    status_of(&mut outside, 0)?;
+    Ok(())
+}
+
+/// As `systemd-run --user --scope -p Delegate=yes` does it, for a file with capabilities.
+fn an_ordinary_user_audits_in_a_cgroup_of_its_own() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let copy = folder.path().join("tracer");
+    fs::copy(env!("CARGO_BIN_EXE_tracer"), &copy)?;
+    let capabilities = "cap_bpf,cap_perfmon,cap_net_admin+ep";
+    let given = Command::new("setcap")
+        .arg(capabilities)
+        .arg(&copy)
+        .status()?;
+    let name = format!("watertight-test-{}", std::process::id());
+    let cgroup = tracer_user::cgroup::mount()?.join(name);
+    fs::create_dir(&cgroup)?;
+    for delegated in ["", "cgroup.procs", "cgroup.subtree_control"] {
+        chown(cgroup.join(delegated), Some(NOBODY), Some(NOBODY))?;
+    }
+    let user = "exec setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let enter = format!("echo $$ > {}/cgroup.procs; {user}", cgroup.display());
+    let audited = format!("{enter} {} run -- id -u", copy.display());
+    let output = Command::new("sh")
+        .args(["-c", &audited])
+        .current_dir("/")
+        .output();
+    fs::remove_dir(&cgroup)?;
+    let output = output?;
+    let is_clean = String::from_utf8_lossy(&output.stderr).contains("clean");
+    if !given.success() || output.stdout != b"65534\n" || !is_clean {
+        return Err(format!("{given}, {output:?}").into());
     }
     Ok(())
 }
