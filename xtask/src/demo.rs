@@ -3,6 +3,7 @@
 
 pub(crate) mod load;
 pub(crate) mod scenario;
+pub(crate) mod scrape;
 pub(crate) mod upstream;
 
 /// A process says where it listens in lines of this form: `listening NAME=ADDRESS`.

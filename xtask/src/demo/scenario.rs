@@ -2,8 +2,8 @@
 //! kills the agent halfway and starts it again, and when everything is at rest says what the
 //! program's own counters are.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::scrape::{counter, get};
 use super::{AT_REST, HALFWAY, LISTENING, PROGRESS};
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,6 @@ const AWAY: Duration = Duration::from_millis(300);
 const REST: Duration = Duration::from_millis(300);
 /// Where the programs take the shared token from.
 const TOKEN: &str = "TUNNEL_TOKEN";
-const HTTP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A process of the scenario, killed when dropped.
 struct Process {
@@ -237,26 +237,6 @@ fn rest(target: SocketAddr, metrics: SocketAddr) -> Result<Value> {
         "added": counter(&text, "session_server_total_add_connections"),
         "removed": counter(&text, "session_server_total_remove_connections"),
     }))
-}
-
-/// Sums a counter over its labels.
-fn counter(text: &str, name: &str) -> u64 {
-    text.lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
-
-fn get(address: SocketAddr, path: &str) -> Result<String> {
-    let mut socket = TcpStream::connect_timeout(&address, HTTP_PATIENCE)?;
-    socket.set_read_timeout(Some(HTTP_PATIENCE))?;
-    write!(
-        socket,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[tokio::main(flavor = "current_thread")]
