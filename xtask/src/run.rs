@@ -1,6 +1,7 @@
 //! `cargo xtask run`: upstream, server, agent and load on one machine, each a process of its own,
 //! under `tracer run`.
 
+mod story;
 mod table;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -21,6 +22,11 @@ pub(crate) struct Args {
     /// it: exit status 3.
     #[arg(long)]
     leaky: bool,
+    /// Runs a program that nobody annotated twice: with an HTTP client for each request, and with
+    /// one for all. The tracer must find the pile of connections of the first and nothing in the
+    /// second: exit status 0.
+    #[arg(long, conflicts_with_all = ["leaky", "json"])]
+    story: bool,
     /// Where the JSON report goes.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -34,6 +40,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::from(5));
     }
     build(args.leaky)?;
+    if args.story {
+        return story::run();
+    }
     let report = args
         .json
         .clone()

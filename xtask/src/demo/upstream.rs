@@ -1,7 +1,8 @@
 //! The private service: an HTTP/1 server that is reached through the tunnel only.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Result;
 use futures_util::stream;
@@ -12,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -28,10 +30,30 @@ pub(crate) async fn serve() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("{LISTENING}upstream={}", listener.local_addr()?);
     let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        never = accept(listener) => match never? {},
+    }
+}
+
+/// Serves in a thread of this process, for as long as the process lives. Returns where.
+pub(crate) fn spawn() -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    std::thread::spawn(move || {
+        let served = runtime.block_on(async { accept(TcpListener::from_std(listener)?).await });
+        let Err(error) = served;
+        eprintln!("the upstream cannot accept any more: {error}");
+    });
+    Ok(address)
+}
+
+async fn accept(listener: TcpListener) -> io::Result<Infallible> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
             accepted = listener.accept() => {
                 let (socket, _) = accepted?;
                 socket.set_nodelay(true)?;
