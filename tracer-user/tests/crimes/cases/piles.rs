@@ -6,19 +6,50 @@ use crate::case::{Case, Holders, clean, expect, findings, leaks};
 
 const SHORT_PILES: &[&str] = &["--grace", "300ms", "--pile-up-after", "1s"];
 
+const PYTHON: &[&str] = &["python3"];
+const GO: &[&str] = &["go"];
+const NODE: &[&str] = &["node"];
+
 pub(super) fn cases() -> Vec<Case> {
     vec![
         piles_up("pile_one_for_each_request", &[]),
-        piles_up("pile_python_leaking", &["python3"]),
-        piles_up("pile_go_leaking", &["go"]),
+        piles_up("pile_python_leaking", PYTHON),
+        piles_up("pile_go_leaking", GO),
+        piles_up("pile_node_leaking", NODE),
         udp_piles_up("pile_udp_one_for_each_query"),
         udp_piles_up("pile_udp_without_target"),
         keeps_quiet("pile_udp_reused", &[]),
         keeps_quiet("pile_pool_reused", &[]),
         keeps_quiet("pile_burst_drained", &[]),
         keeps_quiet("pile_all_in_use", &[]),
-        keeps_quiet("pile_python", &["python3"]),
-        keeps_quiet("pile_go", &["go"]),
+        keeps_quiet("pile_python_right", PYTHON),
+        keeps_quiet("pile_python_burst", PYTHON),
+        keeps_quiet("pile_python_tenants", PYTHON),
+        keeps_quiet("pile_go_right", GO),
+        keeps_quiet("pile_go_idle_timeout", GO),
+        keeps_quiet("pile_go_shrink", GO),
+        keeps_quiet("pile_go_load", GO),
+        keeps_quiet("pile_node_right", NODE),
+        Case {
+            more: |_| Ok(()),
+            ..keeps_quiet("pile_python_long_polls", PYTHON)
+        },
+        Case {
+            more: |_| Ok(()),
+            ..keeps_quiet("pile_go_watches", GO)
+        },
+        Case {
+            more: |report| is_noted(report, "has not grown"),
+            ..keeps_quiet("pile_python_database", PYTHON)
+        },
+        Case {
+            more: |report| is_noted(report, "has not grown"),
+            ..keeps_quiet("pile_node_subscriptions", NODE)
+        },
+        Case {
+            more: |report| is_noted(report, "has not grown"),
+            ..keeps_quiet("pile_node_housekeeper", NODE)
+        },
         Case {
             more: |report| is_noted(report, "has not grown"),
             ..keeps_quiet("pile_subscriptions", &[])

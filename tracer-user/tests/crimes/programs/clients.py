@@ -1,0 +1,101 @@
+"""HTTP clients that keep what they no longer use, and some that only look like it."""
+
+import http.client
+import os
+import queue
+import sys
+import threading
+import time
+
+ROUND = 0.45
+ROUNDS = 10
+
+
+def connect():
+    return http.client.HTTPConnection(os.environ["SERVER"])
+
+
+def get(connection, path="/"):
+    connection.request("GET", path)
+    connection.getresponse().read()
+
+
+def together(functions):
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def requests(is_leaking):
+    """A connection for each request, or one for all."""
+    kept = []
+    for _ in range(ROUNDS):
+        for _ in range(4):
+            if is_leaking or not kept:
+                kept.append(connect())
+            get(kept[-1])
+        time.sleep(ROUND)
+
+
+def burst():
+    """Three bursts, each of which is released after a while."""
+    for _ in range(3):
+        connections = [connect() for _ in range(20)]
+        together([lambda it=it: get(it, "/late") for it in connections])
+        time.sleep(ROUND)
+        last = connect()
+        get(last)
+        time.sleep(ROUND)
+        for connection in [*connections, last]:
+            connection.close()
+
+
+def tenants():
+    """A connection for each tenant, all of which are used in every round."""
+    tenants = {}
+    for turn in range(ROUNDS):
+        for tenant in range(3 * (turn + 1)):
+            get(tenants.setdefault(tenant, connect()))
+        time.sleep(ROUND)
+
+
+def database():
+    """A pool of fixed size that gives out first what came back last."""
+    pool = queue.LifoQueue()
+    for _ in range(12):
+        connection = connect()
+        get(connection)
+        pool.put(connection)
+        time.sleep(0.3)
+    for _ in range(2 * ROUNDS):
+        connection = pool.get()
+        get(connection)
+        pool.put(connection)
+        time.sleep(ROUND / 2)
+    return pool
+
+
+def long_polls():
+    """Each waits for an answer, and asks again on the same connection."""
+
+    def poll(delay):
+        time.sleep(delay)
+        connection = connect()
+        for _ in range(5):
+            get(connection, "/late")
+
+    together([lambda it=it: poll(it * 0.1) for it in range(24)])
+
+
+kept = {
+    "leaking": lambda: requests(is_leaking=True),
+    "right": lambda: requests(is_leaking=False),
+    "burst": burst,
+    "tenants": tenants,
+    "database": database,
+    "long_polls": long_polls,
+}[sys.argv[1]]()
+# Leaves the sockets to the exit of the process: a note tells of piles that stand at the end.
+os._exit(0)
