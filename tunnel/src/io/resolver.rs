@@ -1,8 +1,8 @@
-//! Looks up names as `/etc/hosts` and `/etc/resolv.conf` say (`hosts(5)`, `resolv.conf(5)`).
+//! Looks up names by `/etc/hosts` and `/etc/resolv.conf` (`hosts(5)`, `resolv.conf(5)`).
 //!
-//! A lookup is one future with all that belongs to it: dropping it releases its sockets at once.
-//! Its sockets are made by the socket module. Other sources that nsswitch.conf(5) may name (mDNS,
-//! NIS, LDAP, systemd's own) are not asked.
+//! A lookup is one future that owns its tasks and sockets. Dropping it releases them at once. Its
+//! sockets are made by the socket module. Other sources that nsswitch.conf(5) may name (mDNS, NIS,
+//! LDAP, systemd's own) are not used.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -33,51 +33,51 @@ mod system;
 /// The most addresses of one name that are used.
 pub const ANSWERS_MAX: usize = 16;
 
-/// The most lookups that run at once; more wait for their turn.
+/// The most lookups that run at once. More wait for a slot.
 pub const LOOKUPS_MAX: usize = 64;
 
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
-    /// It is longer than a name of the DNS, or has a label that is.
+    /// The name or one of its labels is too long for the DNS.
     #[error("it is not a name that the DNS can have")]
     NotAName,
-    /// No server knows the name.
+    /// The name does not exist.
     #[error("there is no such name")]
     NoSuchName,
-    /// The name is known, and has no address.
+    /// The name exists and has no address.
     #[error("the name has no address")]
     NoAddress,
     /// No name server answered.
     #[error("no name server answered in time; are those in /etc/resolv.conf right?")]
     NoAnswer,
-    /// A name server cannot tell.
+    /// A name server answered with a failure.
     #[error("the name server cannot tell: {0}")]
     Refused(String),
-    /// No name server can be asked.
+    /// No name server can be reached.
     #[error("cannot ask a name server: {0}")]
     Failed(String),
 }
 
-/// Looks up the host of an endpoint; an address needs no lookup. At most [`ANSWERS_MAX`] addresses
-/// are returned. The sockets that it takes are bound to `owner`.
+/// Looks up the host of an endpoint. An address needs no lookup. At most [`ANSWERS_MAX`] addresses
+/// are returned. The sockets of the lookup are bound to `owner`.
 ///
 /// # Errors
 ///
 /// [`ResolveError`] says why there is no address.
 pub async fn resolve(endpoint: &Endpoint, owner: Owner) -> Result<Vec<SocketAddr>, ResolveError> {
     static SYSTEM: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(Files::default()));
-    // Boxed, because whoever waits has room for it as long as it lives itself.
+    // Boxed: otherwise the caller's future reserves space for it for its whole life.
     let lookup: BoxFuture<'_, _> = Box::pin(SYSTEM.resolve(endpoint, owner));
     lookup.await
 }
 
-/// The files that say how names are looked up; those of the system by default.
+/// The files that configure lookups; those of the system by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
     /// Names with their addresses (`hosts(5)`).
     pub hosts: PathBuf,
-    /// The name servers, and how they are asked (`resolv.conf(5)`).
+    /// The name servers and the options for queries (`resolv.conf(5)`).
     pub resolv_conf: PathBuf,
     /// The port of the name servers.
     pub port: u16,
@@ -93,8 +93,7 @@ impl Default for Files {
     }
 }
 
-/// Looks up names. What it has read of its files is shared by its lookups, and the bound of their
-/// number is.
+/// Looks up names. Its lookups share the contents of the files and the bound on their number.
 pub struct Resolver {
     hosts: Watched<Hosts>,
     settings: Watched<Settings>,
@@ -136,7 +135,7 @@ impl Resolver {
         };
         let addresses = addresses.into_iter();
         let addresses = addresses.map(|address| SocketAddr::new(address, endpoint.port()));
-        // In turn, so that the bound takes from both families.
+        // The families alternate, so that the bound keeps addresses of both.
         let mut addresses = interleave(addresses.collect());
         addresses.truncate(ANSWERS_MAX);
         Ok(addresses)
@@ -158,7 +157,7 @@ impl Resolver {
     }
 }
 
-/// Returns the addresses that the hosts file has for a name, those of IPv6 first.
+/// Returns the addresses of a name in the hosts file, IPv6 first.
 fn in_hosts(hosts: &Hosts, name: &Name) -> Option<Vec<IpAddr>> {
     let of = |kind| {
         let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
@@ -170,7 +169,7 @@ fn in_hosts(hosts: &Hosts, name: &Name) -> Option<Vec<IpAddr>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// Asks the name servers. Whatever the client would spawn runs in this future, and ends with it.
+/// Queries the name servers. What the client would spawn runs in this future and ends with it.
 async fn ask(
     settings: Arc<Settings>,
     port: u16,

@@ -1,9 +1,9 @@
-//! TLS (1.2 and 1.3) for the front and for the way to a server, by rustls.
+//! TLS 1.2 and 1.3 for the front and for connections to a server, by rustls.
 //!
 //! [`Server`] and [`Client`] are built from PEM files ([`Files`], [`ClientFiles`]). Errors name the
 //! file. A server without a certificate can make one ([`authority`]), and agents trust it by a
-//! [`Pin`] of its authority. The checks cannot be switched off: where no root certificate can be
-//! used, use a pin.
+//! [`Pin`] of its authority. Verification cannot be switched off. Where no root certificate can be
+//! used, a pin can.
 //!
 //! After its handshake a connection is a [`Transport`], with or without TLS.
 
@@ -33,7 +33,7 @@ pub use crate::io::tls::pin::{Pin, PinError};
 pub use crate::io::tls::server::{ClientCertificates, Files, Server, Warning};
 pub use crate::io::tls::transport::Transport;
 
-/// What is spoken inside (RFC 7301).
+/// The protocol inside TLS (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
 #[cfg(feature = "aws-lc-rs")]
@@ -70,6 +70,6 @@ async fn release(socket: Socket) {
             }
         }
     };
-    // A peer that does not close in time is not waited for.
+    // A peer that does not close in time is abandoned.
     let _ = timeout(RELEASE_TIMEOUT, rest).await;
 }

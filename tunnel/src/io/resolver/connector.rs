@@ -23,8 +23,8 @@ use crate::io::socket::{DatagramSocket, Owner, Role, Socket};
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Takes what would be spawned; whoever has the other end runs it. One for each connection to a
-/// name server.
+/// Collects the tasks that the client spawns, one for each connection to a name server. The holder
+/// of the receiver runs them.
 #[derive(Clone)]
 pub(super) struct Tasks(mpsc::UnboundedSender<Task>);
 
@@ -37,7 +37,7 @@ impl Tasks {
 
 impl Spawn for Tasks {
     fn spawn_bg(&mut self, future: impl Future<Output = ()> + Send + 'static) {
-        // Without a receiver the lookup is over.
+        // Without a receiver the lookup has ended.
         let _ = self.0.send(Box::pin(future));
     }
 }
@@ -46,7 +46,7 @@ impl Spawn for Tasks {
 #[derive(Clone)]
 pub(super) struct Connector {
     runtime: Runtime,
-    /// How long one server is waited for.
+    /// How long one server may take to answer.
     timeout: Duration,
 }
 
@@ -95,7 +95,7 @@ impl ConnectionProvider for Connector {
     }
 }
 
-/// Makes the sockets of one lookup, in the socket module.
+/// Makes the sockets of one lookup through the socket module.
 #[derive(Clone)]
 pub(super) struct Runtime {
     tasks: Tasks,
@@ -130,7 +130,8 @@ impl RuntimeProvider for Runtime {
         })
     }
 
-    /// The socket is connected: it hears nobody but the server, and is told if that is not there.
+    /// The socket is connected. It receives only what the server sends, and an error if the server
+    /// cannot be reached.
     fn bind_udp(
         &self,
         _: SocketAddr,

@@ -1,4 +1,4 @@
-//! A file that is read again when it changed.
+//! A file that is read again when it has changed.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -6,19 +6,18 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most that is read of a file, in bytes.
+/// The most bytes that are read from a file.
 const FILE_MAX: u64 = 4 << 20;
 
-/// What a file says, of the time of the last look. A file that is missing or cannot be read says
-/// nothing.
+/// The parsed content of a file when it was last checked. A file that is missing or cannot be read
+/// counts as empty.
 pub(super) struct Watched<T> {
     path: PathBuf,
     parse: fn(&[u8]) -> T,
     read: Mutex<Option<(Stamp, Arc<T>)>>,
 }
 
-/// By this two versions of a file are told apart: its device and inode, its length, and when it was
-/// written.
+/// Identifies a version of a file: its device and inode, its length, and when it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 struct Stamp {
     file: (u64, u64),
@@ -49,7 +48,7 @@ impl<T> Watched<T> {
         }
     }
 
-    /// Returns what the file says now.
+    /// Returns the content that the file has now.
     pub(super) fn current(&self) -> Arc<T> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = Stamp::of(&self.path);

@@ -1,15 +1,15 @@
-//! How many lookups run at once, and who goes first when there are more.
+//! Bounds how many lookups run at once, and orders those that wait.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 
-/// How long a lookup keeps its slot while others wait. Most take milliseconds; those of a zone
+/// How long a lookup keeps its slot while others wait. Most take milliseconds. Those of a zone
 /// whose servers are dead take much longer.
 const SHARE: Duration = Duration::from_secs(1);
 
-/// A bounded number of slots, which are given in the order of asking.
+/// A bounded number of slots, which are granted in the order of the requests.
 pub(super) struct Slots {
     free: Semaphore,
     waiting: AtomicUsize,
@@ -27,8 +27,8 @@ impl Slots {
     }
 
     /// Runs a lookup in a slot. One that takes longer than [`SHARE`] gives its slot to another that
-    /// waits, and begins again after it, so that names that cannot be looked up do not hold up
-    /// those that can. The caller has the deadline.
+    /// waits and starts again later. So names whose servers are dead do not hold up other names.
+    /// The caller sets the deadline.
     pub(super) async fn run<F: Future>(&self, lookup: impl Fn() -> F) -> F::Output {
         loop {
             let _slot = self.acquire().await;
@@ -110,7 +110,7 @@ mod tests {
                 let clock = Clock::start();
                 let done = slots.run(|| sleep(Duration::from_millis(5)));
                 timeout(Duration::from_secs(60), done).await.unwrap();
-                // Sixteen of the dead may be before it, four at a time.
+                // Sixteen dead lookups may be ahead of it, four at a time.
                 assert!(clock.now() <= SHARE * 6, "{:?}", clock.now());
             }
         };

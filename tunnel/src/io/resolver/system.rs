@@ -1,4 +1,4 @@
-//! What `/etc/hosts` and `/etc/resolv.conf` say.
+//! Reads `/etc/hosts` and `/etc/resolv.conf`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -10,11 +10,10 @@ use hickory_resolver::config::{
 };
 use hickory_resolver::proto::rr::Name;
 
-/// The most name servers that are asked (glibc's `MAXNS`).
+/// The most name servers that are queried (glibc's `MAXNS`).
 const SERVERS_MAX: usize = 3;
 
-/// The most domains that are searched. glibc has no bound of its own; Kubernetes writes at most so
-/// many.
+/// The most domains that are searched. glibc has no bound. Kubernetes writes at most this many.
 const SEARCH_MAX: usize = 32;
 
 /// Reads `/etc/hosts`.
@@ -26,14 +25,14 @@ pub(super) fn hosts(content: &[u8]) -> Hosts {
     hosts
 }
 
-/// What `/etc/resolv.conf` says, or what it says by default: one name server, on this machine.
+/// The settings in `/etc/resolv.conf`. The default is one name server, on this machine.
 #[derive(Debug)]
 pub(super) struct Settings {
     servers: Vec<IpAddr>,
     search: Vec<Name>,
     ndots: usize,
     attempts: usize,
-    /// How long each server is waited for.
+    /// How long each server may take to answer.
     pub(super) timeout: Duration,
     rotate: bool,
     edns0: bool,
@@ -42,7 +41,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Bounds are those of glibc (`resolv.h`): `RES_MAXNDOTS`, `RES_MAXRETRY` and `RES_MAXRETRANS`.
+    /// The bounds are glibc's (`resolv.h`): `RES_MAXNDOTS`, `RES_MAXRETRY` and `RES_MAXRETRANS`.
     pub(super) fn parse(content: &[u8]) -> Self {
         let (conf, errors) = resolv_conf::Config::parse_with_errors(content);
         for error in errors {
@@ -61,7 +60,7 @@ impl Settings {
         if search.is_empty() {
             search.extend(own_domain());
         }
-        // `search .` stands for none.
+        // `search .` means no domain.
         let search = search.iter().filter(|domain| *domain != ".");
         Self {
             servers,
@@ -78,7 +77,7 @@ impl Settings {
         }
     }
 
-    /// Returns the name servers, whose port is `port`, and the search list.
+    /// Returns the name servers, with port `port`, and the search list.
     pub(super) fn servers(&self, port: u16) -> ResolverConfig {
         let mut servers = self.servers.clone();
         if self.rotate {
@@ -103,7 +102,7 @@ impl Settings {
         let mut options = ResolverOpts::default();
         options.ndots = self.ndots;
         options.attempts = self.attempts - 1;
-        // For all servers together, one after the other; each has its own share (`Connector`).
+        // The timeout of all servers together, one after the other. `Connector` has that of each.
         options.timeout = self.timeout * u32::try_from(self.servers.len()).unwrap_or(1);
         options.edns0 = self.edns0;
         options.ip_strategy = if self.no_aaaa {
@@ -119,8 +118,7 @@ impl Settings {
     }
 }
 
-/// Returns the domain of this machine's name, in which glibc searches where resolv.conf names no
-/// other.
+/// Returns the domain of this machine's host name. glibc searches it if resolv.conf names none.
 fn own_domain() -> Option<String> {
     let system = rustix::system::uname();
     let name = system.nodename().to_str().ok()?;

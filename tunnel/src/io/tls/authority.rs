@@ -1,9 +1,9 @@
-//! An authority of one's own: what a server needs that nobody has given a certificate.
+//! An authority of the server's own, for a server without a certificate.
 //!
-//! A directory holds `ca.pem` and `ca.key`, made once, and `server.pem` and `server.key`, made anew
-//! when their time comes or the server's names change. The authority's [`Pin`] stays the same as
-//! long as `ca.key` does, and is all that agents need. `server.pem` has the authority's certificate
-//! in it, too, so that a server shows what was pinned.
+//! A directory holds `ca.pem` and `ca.key`, which are made once, and `server.pem` and `server.key`,
+//! which are renewed before they expire and when the server's names change. The authority's [`Pin`]
+//! depends on `ca.key` only. Agents need nothing else. `server.pem` includes the authority's
+//! certificate, so that the server presents the pinned key.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -32,17 +32,17 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How long an authority is valid.
 pub const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
 
-/// An authority with less time than this is given a new certificate for its old key, and keeps its
-/// pin.
+/// An authority whose certificate expires sooner than this gets a new one for its old key. Its pin
+/// stays the same.
 pub const AUTHORITY_REST: Duration = DAY.saturating_mul(365);
 
-/// How long the certificate of a server is valid. It is renewed when a third of this is left.
+/// How long a server's certificate is valid. It is renewed when a third of this is left.
 pub const SERVER_LIFE: Duration = DAY.saturating_mul(90);
 
-/// Certificates are valid a little before they are made, for clocks that are slow.
+/// Certificates become valid this long before they are made, for clocks that are slow.
 const SLOW_CLOCKS: Duration = Duration::from_secs(3600);
 
-/// By this name a certificate and who signed it find each other; the key is what counts.
+/// The subject of the authority, which links a certificate to its issuer. Trust depends on the key.
 const AUTHORITY_NAME: &str = "Watertight tunnel authority";
 
 const CA: &str = "ca.pem";
@@ -56,29 +56,29 @@ pub enum AuthorityError {
     /// The server has no name.
     #[error("a certificate must be for a name or an address by which agents reach the server")]
     NoNames,
-    /// A name is none.
+    /// A name is malformed.
     #[error("{0:?} is neither a host's name nor an address, so no certificate can be for it")]
     Name(String),
     /// The directory or a file in it cannot be read or written.
     #[error("cannot {what} {path}: {error}")]
     File {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// On what.
+        /// Its file or directory.
         path: PathBuf,
         /// What the system says.
         error: io::Error,
     },
-    /// The authority's certificate is there, and its key is not. A new one would break every pin
-    /// that was handed out.
+    /// The authority's certificate exists and its key does not. A new key would break every pin
+    /// that was given to agents.
     #[error(
         "{0} is missing, but its certificate ca.pem is there: put the key back, or remove ca.pem too and give all agents the pin of the new authority"
     )]
     NoKey(PathBuf),
-    /// Others can read the key.
+    /// Other users can read the key.
     #[error("{0} can be read by others, who could pass for this server: chmod 600 it")]
     Exposed(PathBuf),
-    /// What is in the directory is not what was made here.
+    /// A file in the directory is not one that an authority makes.
     #[error(
         "{path} is not what this program made there ({why}): use certificates of your own with --tls-cert and --tls-key, or another directory"
     )]
@@ -102,9 +102,9 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Opens the authority in `directory`, and makes what is missing or due at `now`; the server's
-    /// certificate is for `names`, which are host names and IP addresses. The directory is made for
-    /// its owner alone. Waits for another process that does the same.
+    /// Opens the authority in `directory` and makes the files that are missing or due for renewal
+    /// at `now`. The server's certificate is for `names`, which are host names and IP addresses.
+    /// Only the owner of a new directory can use it. Waits for another process that does the same.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ impl Authority {
         Ok(authority)
     }
 
-    /// Makes a new certificate for the server if that is due at `now`, and returns whether it did.
+    /// Renews the server's certificate if that is due at `now`, and returns whether it was.
     ///
     /// # Errors
     ///
@@ -146,13 +146,13 @@ impl Authority {
         self.renew_by(&open_ca(&self.directory, now)?, now)
     }
 
-    /// Returns what agents need to trust the server.
+    /// Returns the pin by which agents trust the server.
     #[must_use]
     pub const fn pin(&self) -> Pin {
         self.pin
     }
 
-    /// Returns the file with the authority's certificate, for clients that take files.
+    /// Returns the file with the authority's certificate, for clients that read PEM files.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
         self.directory.join(CA)
@@ -174,7 +174,7 @@ impl Authority {
             return Ok(false);
         }
         let made = make_server(ca, &self.names, now)?;
-        // The key first: until the certificate follows, the two do not match and nobody takes them.
+        // The key first: until the certificate follows, the pair does not match and is not used.
         files::write(&self.directory.join(SERVER_KEY), &made.key_pem, 0o600)?;
         let chain = made.certificate_pem + &ca.certificate_pem;
         files::write(&self.directory.join(SERVER), &chain, 0o644)?;
@@ -221,12 +221,12 @@ fn open_ca(directory: &Path, now: SystemTime) -> Result<Ca, AuthorityError> {
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(AuthorityError::Exposed(key_path));
     }
-    // What is wrong inside of a key is not told.
+    // Errors do not describe the content of a key.
     let key = KeyPair::from_pem(&key_pem).map_err(|_| AuthorityError::Foreign {
         path: key_path,
         why: "it is not a private key".to_owned(),
     })?;
-    // A certificate for the key that was there keeps the pin.
+    // A certificate for the existing key keeps the pin.
     let Some(certificate_pem) = certificate_pem else {
         return write_ca(directory, key, now);
     };
@@ -308,8 +308,8 @@ fn make_server(ca: &Ca, names: &BTreeSet<String>, now: SystemTime) -> Result<Mad
     })
 }
 
-/// Whether the certificate of a server must be made anew: too little time is left, its names are
-/// others, or the authority is.
+/// Whether a server's certificate must be renewed: it expires soon, or its names or its authority
+/// have changed.
 fn is_due(
     certificate: &CertificateDer<'_>,
     ca: &Ca,
@@ -353,7 +353,7 @@ fn set_life(params: &mut CertificateParams, now: SystemTime, life: Duration) {
     params.not_after = (now + life).into();
 }
 
-/// Returns a name as certificates have it.
+/// Returns a name in the form that certificates use.
 fn canonical(name: &str) -> Result<String, AuthorityError> {
     match ServerName::try_from(name) {
         Ok(ServerName::DnsName(name)) => Ok(name.as_ref().to_ascii_lowercase()),
@@ -362,7 +362,7 @@ fn canonical(name: &str) -> Result<String, AuthorityError> {
     }
 }
 
-/// One process at a time. The lock goes with what is returned.
+/// Lets one process in at a time. Dropping what is returned releases the lock.
 fn lock(directory: &Path) -> Result<File, AuthorityError> {
     let file = File::open(directory).map_err(failed("open", directory))?;
     file.lock().map_err(failed("lock", directory))?;

@@ -1,8 +1,8 @@
-//! What webpki does not tell of a certificate: when it is valid, and all its names.
+//! Reads what webpki does not show of a certificate: its validity, and all its names.
 //!
-//! Both are decided upon: a pinned key is refused outside of its certificate's validity, and an
+//! Trust depends on both: a pinned key is refused outside of its certificate's validity, and an
 //! authority renews a server's certificate by its validity and names. Signatures and chains are
-//! webpki's.
+//! left to webpki.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,17 +11,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-/// When a certificate is valid (RFC 5280, section 4.1.2.5), to the second.
+/// The validity of a certificate (RFC 5280, section 4.1.2.5), to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// From then on.
+    /// Its first second.
     pub not_before: SystemTime,
-    /// Until then.
+    /// Its last second.
     pub not_after: SystemTime,
 }
 
 impl Validity {
-    /// Reads it from a certificate; `None` when that is malformed.
+    /// Reads the validity of a certificate. Returns `None` if the certificate is malformed.
     #[must_use]
     pub fn of(certificate: &[u8]) -> Option<Self> {
         let certificate = parse(certificate)?;
@@ -33,7 +33,7 @@ impl Validity {
     }
 }
 
-/// Returns the DNS names, in lower case, and the addresses of a certificate; `None` when that is
+/// Returns the DNS names, in lower case, and the addresses of a certificate, or `None` if it is
 /// malformed.
 pub(super) fn names(certificate: &[u8]) -> Option<BTreeSet<String>> {
     let certificate = parse(certificate)?;
@@ -66,7 +66,7 @@ fn time(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or_default())
 }
 
-/// Writes a time as logs do.
+/// Formats a time as logs do.
 pub(super) fn date(seconds: u64) -> String {
     // The last second that has four digits for its year: `date -u -d 9999-12-31T23:59:59 +%s`.
     const LAST: u64 = 253_402_300_799;

@@ -1,4 +1,4 @@
-//! The agent's side: whom it trusts, and who it is.
+//! The agent's side: which servers it trusts, and which certificate it presents.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -13,19 +13,19 @@ use crate::io::tls::error::{HandshakeError, TlsError};
 use crate::io::tls::pin::{Pin, Pinned};
 use crate::io::tls::{ALPN, Transport, pem, provider, release};
 
-/// How a server is trusted, and how this end shows who it is. The default trusts the authorities of
-/// the system.
+/// How a server is verified, and which certificate this end presents. By default the system's
+/// authorities are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFiles {
     /// A PEM file with the certificates of the authorities that are trusted instead of the
     /// system's.
     pub ca_file: Option<PathBuf>,
-    /// Keys one of which must be the server's or that of an authority which signed it. Without
-    /// `ca_file` nothing else is trusted; with it the server must pass both. Several are for the
-    /// time of a change.
+    /// The pinned keys. One of them must be the server's or that of an authority which signed it.
+    /// Without `ca_file` nothing else is trusted. With it the server must pass both checks. Several
+    /// pins allow a rotation.
     pub pins: Vec<Pin>,
-    /// A PEM file with the certificate that is shown to a server that asks for one, and what is
-    /// between it and its authority.
+    /// A PEM file with the certificate that is presented to a server that asks for one, followed by
+    /// its intermediates.
     pub certificate: Option<PathBuf>,
     /// A PEM file with its private key.
     pub key: Option<PathBuf>,
@@ -33,8 +33,8 @@ pub struct ClientFiles {
     pub server_name: Option<String>,
 }
 
-/// TLS towards servers. The files are read at each connection, so what is renewed counts from the
-/// next one on; the system's authorities are read once.
+/// TLS for connections to servers. The files are read for each connection, so a renewed one applies
+/// from the next connection. The system's authorities are read once.
 #[derive(Clone, Debug, Default)]
 pub struct Client {
     files: Arc<ClientFiles>,
@@ -42,7 +42,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Takes files that can be used now.
+    /// Checks that the files can be used now.
     ///
     /// # Errors
     ///
@@ -59,8 +59,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Shakes hands with the server `host` at the other end of `socket`. The caller has the
-    /// deadline.
+    /// Performs the handshake with the server `host` over `socket`. The caller sets the deadline.
     ///
     /// # Errors
     ///
@@ -71,7 +70,7 @@ impl Client {
         match connector.connect(name, socket).into_fallible().await {
             Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::Client(stream)))),
             Err((error, socket)) => {
-                // The server reads why.
+                // The server can then read the alert.
                 release(socket).await;
                 Err(HandshakeError::of(error).into())
             }
@@ -130,7 +129,7 @@ impl Client {
             (Some(_), None) | (None, Some(_)) => return Err(TlsError::HalfIdentity),
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // Each link is verified, and links are rare.
+        // No resumption: each link is verified, and links are rare.
         config.resumption = Resumption::disabled();
         Ok(config)
     }
@@ -159,7 +158,7 @@ fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
 /// Why a connection to a server has no TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Files of this end cannot be used.
+    /// The files of this end cannot be used.
     #[error(transparent)]
     Files(#[from] TlsError),
     /// The handshake failed.

@@ -1,4 +1,4 @@
-//! What can go wrong, and what to do about it.
+//! The errors of TLS, each with advice.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use rustls_pki_types::UnixTime;
 
 use crate::io::tls::pin::NotPinned;
 
-/// Why files make no TLS.
+/// Why TLS cannot be set up from files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
@@ -26,7 +26,7 @@ pub enum TlsError {
         "{0} has no certificate in it: it must be PEM text, with -----BEGIN CERTIFICATE----- in it"
     )]
     NoCertificate(String),
-    /// A file is not PEM, or what it holds is no certificate.
+    /// A file is not PEM, or its content is not a certificate.
     #[error("{file} has a certificate that cannot be read: {why}")]
     Malformed {
         /// The file.
@@ -44,7 +44,7 @@ pub enum TlsError {
         "the private key in {0} cannot be used: take one for ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits or more"
     )]
     UnusableKey(String),
-    /// Key and certificate are of two pairs.
+    /// Key and certificate do not match.
     #[error("the private key in {key} does not belong to the first certificate in {certificate}")]
     KeyMismatch {
         /// The certificate's file.
@@ -55,7 +55,7 @@ pub enum TlsError {
     /// A certificate was given without its key, or a key without its certificate.
     #[error("a client certificate and its key go together: one of the two files is missing")]
     HalfIdentity,
-    /// The name of the server is none.
+    /// The server's name is malformed.
     #[error("{0:?} is neither a host's name nor an address, so no certificate can be for it")]
     ServerName(String),
     /// The system has no root certificates.
@@ -63,7 +63,7 @@ pub enum TlsError {
         "this system has no root certificates: install its package ca-certificates, or give --ca-file or the pin of the server's join line"
     )]
     NoRoots,
-    /// TLS cannot be set up with what was given.
+    /// rustls rejects the configuration.
     #[error("TLS cannot be set up with {file}: {error}")]
     Setup {
         /// The file.
@@ -76,48 +76,48 @@ pub enum TlsError {
 /// Why there is no TLS with a server.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The certificate's time is over.
+    /// The certificate has expired.
     #[error(
         "the server's certificate expired at {0}: renew it there, or set the clock of this machine"
     )]
     Expired(String),
-    /// The certificate's time has not begun.
+    /// The certificate is not valid yet.
     #[error(
         "the server's certificate is not valid before {0}: is the clock of this machine right?"
     )]
     NotYetValid(String),
-    /// The certificate is another's.
+    /// The certificate is for other names.
     #[error(
         "the server's certificate is not for {wanted} but for {presented}: write one of its names into the server's URL, or give it as --server-name"
     )]
     WrongName {
-        /// The name that was asked for.
+        /// The expected name.
         wanted: String,
-        /// The names that it has.
+        /// The names in the certificate.
         presented: String,
     },
-    /// Nobody here knows who signed the certificate.
+    /// The certificate's issuer is not trusted.
     #[error(
         "the server's certificate is signed by nobody that is known here: give the certificate of its authority as --ca-file, or the pin of the server's join line"
     )]
     UnknownIssuer,
-    /// No certificate has the pinned key.
+    /// No certificate has a pinned key.
     #[error(
         "no certificate of the server has the pinned key, so this may be another server: take the pin from its join line anew"
     )]
     NotPinned,
-    /// The certificate is wrong in another way.
+    /// The certificate is invalid in another way.
     #[error("the server's certificate is not accepted: {0}")]
     Certificate(String),
-    /// The server wants a certificate of ours, or another one.
+    /// The server requires a client certificate, or a different one.
     #[error(
         "the server does not accept who we are ({0}): give a client certificate that its --client-ca signed, and its key"
     )]
     ClientCertificate(String),
-    /// There is no TLS at the other end.
+    /// The other end does not speak TLS.
     #[error("the server does not speak TLS here: write ws:// instead of wss://, or another port")]
     NotTls,
-    /// The two have no version or cipher in common.
+    /// Both ends have no version or cipher in common.
     #[error("the server speaks no TLS that is good enough, which is 1.2 or 1.3: {0}")]
     Incompatible(String),
     /// The connection broke.
@@ -129,7 +129,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Reads what rustls hid in an error of the socket.
+    /// Extracts the error of rustls from an I/O error.
     #[must_use]
     pub fn of(error: io::Error) -> Self {
         match tls_error(&error) {
@@ -138,7 +138,7 @@ impl HandshakeError {
         }
     }
 
-    /// Whether an error of the socket is one of TLS.
+    /// Whether an I/O error comes from TLS.
     #[must_use]
     pub fn is_in(error: &io::Error) -> bool {
         tls_error(error).is_some()
@@ -216,7 +216,7 @@ impl HandshakeError {
     }
 }
 
-/// How many names of a certificate are told; it may have thousands.
+/// The most names of a certificate that an error lists. A certificate may have thousands.
 const NAMES_TOLD: usize = 8;
 
 fn date(time: UnixTime) -> String {
@@ -227,7 +227,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Whether the other end says by `alert` that it does not like a certificate or misses one.
+/// Whether `alert` means that the other end rejects a certificate or misses one.
 const fn concerns_certificate(alert: AlertDescription) -> bool {
     matches!(
         alert,
@@ -244,31 +244,31 @@ const fn concerns_certificate(alert: AlertDescription) -> bool {
     )
 }
 
-/// Why a connection of the front has no TLS.
+/// Why the handshake of a connection to the front failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// It speaks HTTP without TLS.
     #[error("it speaks HTTP without TLS")]
     PlainHttp,
-    /// What it sent is no TLS.
+    /// It does not speak TLS.
     #[error("what it sent is not TLS")]
     NotTls,
     /// It did not finish in time.
     #[error("it did not finish its handshake in time")]
     TimedOut,
-    /// It went away.
+    /// It closed the connection.
     #[error("it went away")]
     Gone,
-    /// It has no certificate, or a wrong one.
+    /// It has no certificate, or an invalid one.
     #[error("its certificate is missing or wrong: {0}")]
     ClientCertificate(String),
-    /// It does not accept ours.
+    /// It rejects the server's certificate.
     #[error("it does not accept the certificate of this server: {0}")]
     Distrusted(String),
-    /// It speaks no version, cipher or protocol that is spoken here.
+    /// It supports no version, cipher or protocol of this server.
     #[error("it has no version, cipher or protocol in common with this server: {0}")]
     Incompatible(String),
-    /// It breaks the rules of TLS.
+    /// It violates the TLS protocol.
     #[error("it breaks the rules of TLS: {0}")]
     Protocol(String),
 }

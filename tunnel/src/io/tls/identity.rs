@@ -1,28 +1,28 @@
-//! Who a client is by its certificate.
+//! The identity of a client by its certificate.
 
 use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-/// What TLS says of who connected. A certificate in here was verified by the handshake.
+/// The identity that TLS gives a client. The handshake has verified the certificate in it.
 #[derive(Clone, Debug, Default)]
 pub enum Identity {
-    /// Nothing, and nothing need be said: its token decides.
+    /// No certificate was required. The token alone authenticates the client.
     #[default]
     Unasked,
-    /// Nothing, where agents and peers must show a certificate.
+    /// There is no certificate, and agents and peers must present one.
     Missing,
-    /// Its certificate.
+    /// The client's certificate.
     Verified(CertificateDer<'static>),
 }
 
 impl Identity {
-    /// Whether its holder may be the agent or peer `name`: the name must be one of the
-    /// certificate's DNS names, letter for letter, so that the name by which visitors are routed is
-    /// the one that was certified. A wildcard names nobody.
+    /// Checks that the client may be the agent or peer `name`. The name must equal one of the
+    /// certificate's DNS names exactly, so that visitors are routed by the name that was certified.
+    /// A wildcard matches no name.
     ///
     /// # Errors
     ///
-    /// Why not, as the holder is told.
+    /// The reason, as it is sent to the client.
     pub fn allows(&self, name: &str) -> Result<(), &'static str> {
         match self {
             Self::Unasked => Ok(()),

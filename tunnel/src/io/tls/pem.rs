@@ -13,10 +13,10 @@ use webpki::EndEntityCert;
 
 use crate::io::tls::error::TlsError;
 
-/// The largest file that is read, in bytes. The roots of a whole system have a quarter of it.
+/// The largest file that is read, in bytes. The roots of a whole system take a quarter of it.
 const FILE_MAX: u64 = 1024 * 1024;
 
-/// Reads the certificates of a file, in their order; there is at least one.
+/// Reads the certificates of a file in their order. There is at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let file = path.display().to_string();
     certificates_in(&read(path)?, file)
@@ -43,13 +43,13 @@ pub(super) fn certificates_in(
     Ok(certificates)
 }
 
-/// Reads the private key of a file. What is wrong inside of it is not told.
+/// Reads the private key of a file. Errors do not describe the content of the key.
 pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&read(path)?)
         .map_err(|_| TlsError::NoKey(path.display().to_string()))
 }
 
-/// Reads a chain of certificates, the first of which belongs to a key, and the key.
+/// Reads a certificate chain and the private key of its first certificate.
 pub(super) fn pair(
     certificate: &Path,
     key_file: &Path,

@@ -1,4 +1,4 @@
-//! Trust in a key that was told by a way of its own, instead of in the authorities of the system.
+//! Trust in a key that was passed on separately, instead of in the system's authorities.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 
 use crate::io::tls::certificate::Validity;
 
-/// The SHA-256 of a certificate's key (its SubjectPublicKeyInfo), as RFC 7469 has it: `sha256:` and
-/// 64 hexadecimal digits, or 43 characters of base64url.
+/// The SHA-256 of a certificate's key (its SubjectPublicKeyInfo) as in RFC 7469. As text it is
+/// `sha256:` and 64 hexadecimal digits, or 43 characters of base64url.
 ///
-/// The pin of an authority trusts the servers that it signs, by their names; the pin of a server's
-/// own certificate trusts that server by whatever name.
+/// A pin of an authority trusts the servers that it signs, by their names. A pin of a server's own
+/// certificate trusts that server under any name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pin([u8; 32]);
 
@@ -33,7 +33,7 @@ pub struct Pin([u8; 32]);
 pub struct PinError(String);
 
 impl Pin {
-    /// Returns the pin of a certificate; `None` when that is malformed.
+    /// Returns the pin of a certificate, or `None` if it is malformed.
     #[must_use]
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let parsed = ParsedCertificate::try_from(certificate).ok()?;
@@ -77,11 +77,11 @@ impl FromStr for Pin {
 #[error("no certificate has the pinned key")]
 pub(super) struct NotPinned;
 
-/// Accepts servers by pins, and if there are roots by these, too.
+/// Accepts servers by pins. If there are roots, a server must be valid by these as well.
 #[derive(Debug)]
 pub(super) struct Pinned {
     pub(super) pins: Vec<Pin>,
-    /// Certificates of authorities that a server need not show.
+    /// Certificates of authorities that a server need not present.
     pub(super) known: Vec<CertificateDer<'static>>,
     pub(super) roots: Option<Arc<WebPkiServerVerifier>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
@@ -92,8 +92,8 @@ impl Pinned {
         Pin::of(certificate).is_some_and(|pin| self.pins.contains(&pin))
     }
 
-    /// A pinned key that is the server's, or that signs it, directly or by other authorities
-    /// between the two.
+    /// Checks for a pinned key that is the server's, or that signs it directly or through
+    /// intermediates.
     fn check(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -133,7 +133,7 @@ impl Pinned {
     }
 }
 
-/// webpki does not look at the time of what it is told to trust.
+/// Checks the validity of a trust anchor, which webpki does not.
 fn check_time(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     let Some(validity) = Validity::of(certificate) else {
         return Err(CertificateError::BadEncoding.into());

@@ -1,4 +1,4 @@
-//! The server's side: its certificate, and which clients must show one.
+//! The server's side: its certificate, and which clients must present one.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,30 +20,30 @@ use crate::io::tls::{ALPN, Identity, Pin, Transport, certificate, pem, provider,
 /// The PEM files of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// Its certificate first, then what is between it and its authority.
+    /// Its certificate, followed by its intermediates.
     pub certificate: PathBuf,
     /// The private key of the first certificate.
     pub key: PathBuf,
     /// The certificates of the authorities that sign clients (mutual TLS).
     pub client_ca: Option<PathBuf>,
-    /// Who must show such a certificate. Means nothing without `client_ca`.
+    /// Which clients must present such a certificate. It has no effect without `client_ca`.
     pub clients: ClientCertificates,
 }
 
-/// Who must show a client certificate. One that is shown must be valid in any case, and that of an
-/// agent or peer must have its name among its DNS names.
+/// Which clients must present a certificate. A certificate that is presented must be valid in any
+/// case, and that of an agent or peer must have its name among its DNS names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// Nobody.
+    /// None.
     Optional,
-    /// Agents and peers; visitors need none.
+    /// Agents and peers, but not visitors.
     Agents,
-    /// Everybody who connects to the front, visitors included.
+    /// All clients of the front, visitors included.
     #[default]
     Required,
 }
 
-/// TLS of a front. Cheap to copy.
+/// TLS of a front. It is cheap to clone.
 #[derive(Clone)]
 pub struct Server {
     config: Arc<ServerConfig>,
@@ -61,23 +61,23 @@ impl fmt::Debug for Server {
     }
 }
 
-/// What is wrong with a certificate that can be used nevertheless.
+/// A problem of a certificate that can be used nevertheless.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
-    /// Its time has not begun.
+    /// It is not valid yet.
     #[error(
         "the certificate is not valid before {0}: clients will refuse it; is the clock of this machine right?"
     )]
     NotYetValid(String),
-    /// Its time is over.
+    /// It has expired.
     #[error("the certificate expired at {0}: clients refuse it; renew it")]
     Expired(String),
-    /// Its time is over soon.
+    /// It expires soon.
     #[error("the certificate expires at {0}, in less than two weeks: renew it")]
     ExpiresSoon(String),
 }
 
-/// When to warn.
+/// How long before the end of a certificate's validity to warn.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The first byte of a handshake (RFC 8446, section 5.1).
@@ -87,7 +87,7 @@ const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
     this port speaks TLS: write https:// instead of http://, wss:// for ws:\n";
 
 impl Server {
-    /// Reads files. Logs the [`Warning`] if there is one.
+    /// Reads the files, and logs a [`Warning`] if there is one.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Server {
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
         config.alpn_protocols = vec![ALPN.to_vec()];
         if files.client_ca.is_some() {
-            // A session that is resumed would not be asked for its certificate again.
+            // A resumed session would not be asked for its certificate again.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
@@ -148,13 +148,13 @@ impl Server {
         Ok(server)
     }
 
-    /// Returns when the certificate is valid.
+    /// Returns the validity of the certificate.
     #[must_use]
     pub const fn validity(&self) -> Validity {
         self.validity
     }
 
-    /// Returns what is wrong with the certificate at `now`.
+    /// Returns the problem of the certificate at `now`, if there is one.
     #[must_use]
     pub fn warning(&self, now: SystemTime) -> Option<Warning> {
         let date = |time: SystemTime| {
@@ -176,17 +176,17 @@ impl Server {
         }
     }
 
-    /// Returns the pin of each certificate that is shown, that of the server first.
+    /// Returns the pin of each certificate that is presented, the server's first.
     #[must_use]
     pub fn pins(&self) -> Vec<Pin> {
         self.chain.iter().filter_map(Pin::of).collect()
     }
 
-    /// Shakes hands with a client. The caller has the deadline.
+    /// Performs the handshake with a client. The caller sets the deadline.
     ///
     /// # Errors
     ///
-    /// [`Failure`] says what is wrong with the client. The socket is released.
+    /// [`Failure`] says why it failed. The socket is released.
     pub async fn accept(&self, socket: Socket) -> Result<Transport, Failure> {
         match socket.peek().await {
             Ok(Some(HANDSHAKE)) => {}
@@ -201,14 +201,14 @@ impl Server {
         match acceptor.accept(socket).into_fallible().await {
             Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::Server(stream)))),
             Err((error, socket)) => {
-                // The client reads why.
+                // The client can then read the alert.
                 release(socket).await;
                 Err(Failure::of(&error))
             }
         }
     }
 
-    /// Returns what the handshake of `transport` says of its client.
+    /// Returns the identity of the client of `transport`.
     #[must_use]
     pub fn identity(&self, transport: &Transport) -> Identity {
         match (transport.certificate(), self.clients) {

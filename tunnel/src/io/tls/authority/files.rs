@@ -10,7 +10,7 @@ use crate::io::tls::authority::{AuthorityError, failed};
 /// The largest file that is read, in bytes.
 const FILE_MAX: u64 = 64 * 1024;
 
-/// Reads a file; `None` when there is none.
+/// Reads a file. Returns `None` if there is none.
 pub(super) fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_string(&mut text));
@@ -21,7 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
     }
 }
 
-/// Writes a file that may be there already. The lock says that nobody else writes it.
+/// Writes a file that may exist already. The lock excludes other writers.
 pub(super) fn write(path: &Path, content: &str, mode: u32) -> Result<(), AuthorityError> {
     files::sweep(path)
         .and_then(|()| files::replace(path, content.as_bytes(), mode))

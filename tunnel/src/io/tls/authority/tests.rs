@@ -33,7 +33,7 @@ fn what_is_made_once_is_kept_until_it_is_due() {
     assert_eq!(lives(&chain[0]), day(90));
     assert_eq!(lives(&chain[1]), day(3650));
 
-    // Names in another order and by other letters are the same names.
+    // Order and letter case of the names make no difference.
     let again = open(&["0:0::1", "tunnel.EXAMPLE", "10.0.0.1"], day(60));
     assert_eq!(content(&directory, SERVER), server);
     assert_eq!(again.pin(), first.pin());
@@ -66,7 +66,7 @@ fn an_authority_is_never_replaced_in_silence() {
     let (ca, key) = (root.path().join(CA), root.path().join(CA_KEY));
     let kept = std::fs::read(&key).unwrap();
 
-    // Whoever has the key can have the certificate again.
+    // The certificate can be made again from the key.
     std::fs::remove_file(&ca).unwrap();
     assert_eq!(open().unwrap().pin(), pin);
 
