@@ -48,6 +48,7 @@ use crate::server::limits::Quotas;
 use crate::server::ports::Ports;
 use crate::server::shared::{Shared, TEARDOWN};
 use crate::session::Session;
+use crate::uplink::keyring::Keyring;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,7 @@ impl Server {
         let shared = Arc::new(Shared {
             clock: Clock::start(),
             admission,
+            peer_keyring: peers.map(|peers| Arc::new(Keyring::new(peers.token.clone()))),
             registry: Registry::new(config.sessions_max, servers),
             quotas: Quotas::default(),
             metrics: Arc::clone(&metrics),
@@ -127,19 +129,33 @@ impl Server {
             tasks.spawn_interruptible(port.serve(tasks.handle()));
         }
         server.ports.set(wanted).await?;
-        let (listening, shared) = (&server.listening, || Arc::clone(&server.shared));
+        let (listening, shared) = (&server.listening, Arc::clone(&server.shared));
         let (visitors, links) = (server.visitors.handle(), server.links.handle());
-        listening.spawn_interruptible(front::serve(shared(), front, visitors, links));
-        if let Some(peers) = &server.shared.config.peers {
-            for peer in &peers.table {
-                let (peers, peer) = (Arc::clone(peers), peer.clone());
-                let links = server.links.handle();
-                server
-                    .links
-                    .spawn(peer::stay_connected(shared(), peers, peer, links));
-            }
-        }
+        listening.spawn_interruptible(front::serve(shared, front, visitors, links));
+        server.dial_peers();
         Ok(server)
+    }
+
+    /// Spawns the tasks that keep a link to each peer.
+    fn dial_peers(&self) {
+        let shared = &self.shared;
+        let Some((peers, keyring)) = shared
+            .config
+            .peers
+            .as_ref()
+            .zip(shared.peer_keyring.as_ref())
+        else {
+            return;
+        };
+        for peer in &peers.table {
+            self.links.spawn(peer::stay_connected(
+                Arc::clone(shared),
+                Arc::clone(peers),
+                Arc::clone(keyring),
+                peer.clone(),
+                self.links.handle(),
+            ));
+        }
     }
 
     /// Returns the address of the front, with its real port.
@@ -195,10 +211,26 @@ impl Server {
         shared
             .admission
             .replace(access, shared.config.roster.as_deref())?;
+        self.revoke();
+        Ok(())
+    }
+
+    /// Replaces the token that all peers share. The sessions of peers that authenticated with
+    /// another one end at once. The links that this server dialed go on, and its next handshakes
+    /// use the new token. Without peers nothing changes.
+    pub fn set_peer_token(&self, token: Token) {
+        if let Some(keyring) = &self.shared.peer_keyring {
+            keyring.replace(token);
+            self.revoke();
+        }
+    }
+
+    /// Ends the sessions whose token is no longer valid.
+    fn revoke(&self) {
+        let shared = &self.shared;
         shared
             .registry
-            .revoke(|name, credential| shared.admission.still_admits(name, credential));
-        Ok(())
+            .revoke(|party, name, credential| shared.still_admits(party, name, credential));
     }
 
     /// Makes a one-time token that is valid for `lifetime`. The agent called `name` can join with

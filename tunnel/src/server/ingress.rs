@@ -30,7 +30,7 @@ pub(crate) struct Caller {
     pub(crate) name: String,
     pub(crate) dialect: Dialect,
     pub(crate) link: Option<LinkId>,
-    pub(crate) credential: Option<Credential>,
+    pub(crate) credential: Credential,
     /// The identifier of its session.
     pub(crate) id: u64,
 }
@@ -72,7 +72,7 @@ pub(crate) async fn serve_caller(
     let entry = Entry {
         session: session.clone(),
         scope: scope.handle(),
-        credential,
+        credential: Some(credential),
         from,
     };
     let quota = match party {
@@ -87,7 +87,7 @@ pub(crate) async fn serve_caller(
         session.end(Reason::Busy);
     }
     // A revocation that came before the insert did not see this session.
-    if credential.is_some_and(|credential| !shared.admission.still_admits(&name, credential)) {
+    if !shared.still_admits(party, &name, credential) {
         session.end(Reason::Denied);
     }
     if shared.draining.is_cancelled() {

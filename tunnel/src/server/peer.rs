@@ -36,11 +36,11 @@ use crate::uplink::reconnect::{LinkHandler, keep_connected};
 pub(crate) async fn stay_connected(
     shared: Arc<Shared>,
     peers: Arc<Peers>,
+    keyring: Arc<Keyring>,
     peer: Peer,
     links: scope::Handle,
 ) {
     let metrics = shared.metrics.peer(&peer.id);
-    let keyring = Keyring::new(peers.token.clone());
     let uplink = Uplink {
         server: &peer.url,
         tls: &peers.tls,

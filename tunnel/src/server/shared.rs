@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tunnel_proto::wire::handshake::Party;
 
 use crate::io::clock::Clock;
 use crate::io::tls;
 use crate::metrics::Metrics;
 use crate::server::agents::registry::Registry;
+use crate::server::auth::access::Credential;
 use crate::server::auth::admission::Admission;
 use crate::server::config::Config;
 use crate::server::limits::{Quota, Quotas};
+use crate::uplink::keyring::Keyring;
 
 /// What all tasks of a server share.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) admission: Admission,
+    /// Holds the token that all peers share, if there are peers.
+    pub(crate) peer_keyring: Option<Arc<Keyring>>,
     pub(crate) registry: Registry,
     pub(crate) quotas: Quotas,
     pub(crate) metrics: Arc<Metrics>,
@@ -37,6 +42,19 @@ impl Shared {
             self.metrics.limit_rejected("connections");
         }
         connections.acquire_owned().await.ok()
+    }
+
+    /// Whether a session that authenticated with `credential` may go on.
+    pub(crate) fn still_admits(&self, party: Party, name: &str, credential: Credential) -> bool {
+        match party {
+            Party::Agent => self.admission.still_admits(name, credential),
+            Party::Peer => self
+                .peer_keyring
+                .as_ref()
+                .is_some_and(|keyring| Credential::of(&keyring.token()) == credential),
+            // This server dialed it; the other end decides.
+            Party::Server => true,
+        }
     }
 
     /// Returns the quota that all sessions of an agent share.

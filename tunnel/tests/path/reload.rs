@@ -5,6 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tunnel::wire::handshake::{PEER_NAME_HEADER, PEER_TOKEN_HEADER};
+
 use crate::child::{Process, command, until};
 use crate::world::of_the_world;
 
@@ -195,4 +197,44 @@ fn a_token_that_is_taken_out_of_the_file_cuts_its_sessions() {
     assert!(ended.is_err(), "{ended:?}");
     let took = began.elapsed();
     assert!(took < Duration::from_secs(2), "it took {took:?}");
+}
+
+/// Asks for a link as the peer "east" does, and returns the status of the response.
+fn ask_as_peer(front: &str, token: &str) -> String {
+    let mut peer = of_the_world(TcpStream::connect(front).unwrap());
+    let request = format!(
+        "GET /connect HTTP/1.1\r\nhost: west\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         {PEER_NAME_HEADER}: east\r\n{PEER_TOKEN_HEADER}: {token}\r\n\r\n"
+    );
+    peer.write_all(request.as_bytes()).unwrap();
+    let mut status = [0; 12];
+    peer.read_exact(&mut status).unwrap();
+    String::from_utf8(status.to_vec()).unwrap()
+}
+
+#[test]
+fn the_token_of_peers_is_taken_when_its_file_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "old").unwrap();
+    let mut server = Process::start(&[
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--peer-id",
+        "west",
+        "--peer",
+        &format!("east=ws://127.0.0.1:{}/connect", free_port()),
+        "--peer-token-file",
+        file.to_str().unwrap(),
+    ]);
+    let front = server.listening("front");
+    assert_eq!(ask_as_peer(&front, "old"), "HTTP/1.1 101");
+    assert_eq!(ask_as_peer(&front, "new"), "HTTP/1.1 401");
+    std::fs::write(&file, "new").unwrap();
+    until("the new token", || {
+        ask_as_peer(&front, "new") == "HTTP/1.1 101"
+    });
+    assert_eq!(ask_as_peer(&front, "old"), "HTTP/1.1 401");
 }

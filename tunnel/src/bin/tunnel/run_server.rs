@@ -127,6 +127,9 @@ async fn reload(
     let tls = tls.as_ref().map(TlsSource::load).transpose()?;
     server.set_ports(config.all_ports()).await?;
     server.set_access(config.access)?;
+    if let Some(peers) = config.peers {
+        server.set_peer_token(peers.token.clone());
+    }
     if tls.is_some_and(|tls| !server.replace_tls(tls)) {
         tracing::warn!("the server was started without TLS and goes on so until its next start");
     }

@@ -181,20 +181,23 @@ impl Registry {
         state.entries().map(|entry| entry.scope.tasks()).sum()
     }
 
-    /// Ends the sessions of agents whose credential is no longer valid, and returns how many.
-    pub(crate) fn revoke(&self, is_good: impl Fn(&str, Credential) -> bool) -> usize {
-        let revoked: Vec<(String, Session)> = {
+    /// Ends the sessions of agents and peers whose credential is no longer valid, and returns how
+    /// many.
+    pub(crate) fn revoke(&self, is_good: impl Fn(Party, &str, Credential) -> bool) -> usize {
+        let revoked: Vec<(Party, String, Session)> = {
             let state = self.lock();
-            let agents = state.agents().filter(|(name, entry)| {
+            let agents = state.agents().map(|(name, it)| (Party::Agent, name, it));
+            let peers = state.peers.iter().map(|(name, it)| (Party::Peer, name, it));
+            let revoked = agents.chain(peers).filter(|(party, name, entry)| {
                 let credential = entry.credential;
-                credential.is_some_and(|credential| !is_good(name, credential))
+                credential.is_some_and(|credential| !is_good(*party, name, credential))
             });
-            agents
-                .map(|(name, entry)| (name.clone(), entry.session.clone()))
+            revoked
+                .map(|(party, name, entry)| (party, name.clone(), entry.session.clone()))
                 .collect()
         };
-        for (name, session) in &revoked {
-            tracing::info!(name, session = session.id(), "the agent's token is revoked");
+        for (party, name, session) in &revoked {
+            tracing::info!(?party, name, session = session.id(), "the token is revoked");
             session.end(Reason::Denied);
         }
         revoked.len()

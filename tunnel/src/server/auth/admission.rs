@@ -39,7 +39,7 @@ struct Invitation {
     until: Time,
 }
 
-/// What an agent authenticated with.
+/// What an agent or a peer authenticated with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AdmittedBy {
     /// A token of its own, or a shared one.

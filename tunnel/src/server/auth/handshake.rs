@@ -11,6 +11,8 @@ use tunnel_proto::wire::handshake::{
 use tunnel_proto::wire::native::SUBPROTOCOL;
 
 use crate::io::tls::Identity;
+use crate::io::token::Token;
+use crate::server::auth::access::Credential;
 use crate::server::auth::admission::{Admission, AdmittedBy};
 use crate::server::auth::peers::Peers;
 
@@ -28,8 +30,7 @@ pub(crate) struct Accepted {
     pub(crate) party: Party,
     pub(crate) name: String,
     pub(crate) dialect: Dialect,
-    /// What the agent authenticated with.
-    pub(crate) admitted_by: Option<AdmittedBy>,
+    pub(crate) admitted_by: AdmittedBy,
     /// Which of the agent's links it is. An agent that sends no header has one link.
     pub(crate) link: Option<LinkId>,
     pub(crate) accept_key: String,
@@ -48,7 +49,8 @@ pub(crate) struct HandshakeContext<'a> {
     pub(crate) admission: &'a Admission,
     pub(crate) now: Time,
     pub(crate) remotedialer: Option<&'a Remotedialer>,
-    pub(crate) peers: Option<&'a Peers>,
+    /// The peers, and the token that they share now.
+    pub(crate) peers: Option<(&'a Peers, &'a Token)>,
     /// The identity in the client's certificate.
     pub(crate) identity: &'a Identity,
 }
@@ -73,11 +75,11 @@ pub(crate) fn check<B>(
     let plain = !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL);
     let remotedialer = context.remotedialer.filter(|_| plain);
     let peer = match context.peers {
-        Some(peers) if plain => peer(headers, peers)?,
+        Some((peers, token)) if plain => peer(headers, peers, token)?,
         Some(_) | None => None,
     };
     let (party, name, admitted_by) = match peer {
-        Some(id) => (Party::Peer, id, None),
+        Some((id, credential)) => (Party::Peer, id, AdmittedBy::Known(credential)),
         None => {
             // The error is kept: an unauthenticated client must not learn what is wrong with its
             // name.
@@ -90,7 +92,7 @@ pub(crate) fn check<B>(
                     "the token is missing, wrong, or not for an agent of this name",
                 );
             };
-            (Party::Agent, name?, Some(admitted_by))
+            (Party::Agent, name?, admitted_by)
         }
     };
     let is_websocket = has_token(headers, &header::UPGRADE, "websocket")
@@ -129,17 +131,22 @@ pub(crate) fn check<B>(
     })
 }
 
-/// Returns the name of the peer that sent the request. Without one it may still be an agent: agents
-/// of rancher/remotedialer use the same headers.
-fn peer<'a>(headers: &HeaderMap, peers: &'a Peers) -> Result<Option<&'a str>, Refused> {
+/// Returns the name and the credential of the peer that sent the request. Without one it may still
+/// be an agent: agents of rancher/remotedialer use the same headers.
+fn peer<'a>(
+    headers: &HeaderMap,
+    peers: &'a Peers,
+    token: &Token,
+) -> Result<Option<(&'a str, Credential)>, Refused> {
     let id = one(headers, &HeaderName::from_static(PEER_NAME_HEADER))?;
-    let token = one(headers, &HeaderName::from_static(PEER_TOKEN_HEADER))?;
-    let (Some(id), Some(token)) = (id, token) else {
+    let secret = one(headers, &HeaderName::from_static(PEER_TOKEN_HEADER))?;
+    let (Some(id), Some(secret)) = (id, secret) else {
         return Ok(None);
     };
     let mut known = peers.table.iter().map(|peer| peer.id.as_str());
     let known = known.find(|known| id == known);
-    Ok(known.filter(|_| peers.token.accepts(token.as_bytes())))
+    let known = known.filter(|_| token.accepts(secret.as_bytes()));
+    Ok(known.map(|id| (id, Credential::of(token))))
 }
 
 fn agents_secret<'a>(
@@ -352,18 +359,18 @@ mod tests {
     fn a_peer_is_who_is_in_the_table_and_has_its_token() {
         let (admission, secret) = (admission(), Token::new("shared", "test").unwrap());
         let table = vec!["east=ws://127.0.0.1:1/connect".parse().unwrap()];
-        let peers = Peers::new("west".to_owned(), secret, table);
-        let ask = |id: &str, secret: &str, change: fn(&mut HeaderMap)| {
+        let peers = Peers::new("west".to_owned(), secret.clone(), table);
+        let ask = |id: &str, token: &str, change: fn(&mut HeaderMap)| {
             let request = request(|headers| {
                 for name in ["sec-websocket-protocol", "authorization", NAME_HEADER] {
                     headers.remove(name);
                 }
                 headers.insert(PEER_NAME_HEADER, id.parse().unwrap());
-                headers.insert(PEER_TOKEN_HEADER, secret.parse().unwrap());
+                headers.insert(PEER_TOKEN_HEADER, token.parse().unwrap());
                 change(headers);
             });
             let context = HandshakeContext {
-                peers: Some(&peers),
+                peers: Some((&peers, &secret)),
                 ..context(&admission)
             };
             check(&request, context)

@@ -17,6 +17,7 @@ pub struct Peers {
     /// The name by which the peers know this server.
     pub id: String,
     /// The token that all servers share. It must differ from the agents' tokens.
+    /// [`Server::set_peer_token`](crate::server::Server::set_peer_token) replaces it.
     pub token: Token,
     /// The other servers.
     pub table: Vec<Peer>,

@@ -64,14 +64,13 @@ async fn accept(
         return Err((StatusCode::SERVICE_UNAVAILABLE, why));
     }
     let (credential, own_token) = match admitted_by {
-        None => (None, None),
-        Some(AdmittedBy::Known(credential)) => (Some(credential), None),
-        Some(AdmittedBy::Invited(token)) => {
+        AdmittedBy::Known(credential) => (credential, None),
+        AdmittedBy::Invited(token) => {
             let redeemed = redeem(shared, &name, token).await;
             let (credential, own_token) = redeemed.inspect_err(|(_, why)| {
                 tracing::warn!(name, why, "refused an agent with an invitation")
             })?;
-            (Some(credential), Some(own_token))
+            (credential, Some(own_token))
         }
     };
     let id = random::session_id();
@@ -93,11 +92,12 @@ fn check(
     identity: &Identity,
     request: &Request<Incoming>,
 ) -> Result<Accepted, HttpFailure> {
+    let peer_token = shared.peer_keyring.as_ref().map(|keyring| keyring.token());
     let context = HandshakeContext {
         admission: &shared.admission,
         now: shared.clock.now(),
         remotedialer: shared.config.remotedialer.as_ref(),
-        peers: shared.config.peers.as_deref(),
+        peers: shared.config.peers.as_deref().zip(peer_token.as_ref()),
         identity,
     };
     handshake::check(request, context).map_err(|Refused { status, why }| {

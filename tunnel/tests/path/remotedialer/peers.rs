@@ -134,6 +134,32 @@ impl Two {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_whose_token_is_replaced_are_apart_until_both_have_the_new_one() {
+    let two = Two::start(Dialect::Native).await;
+    let (mut visitor, _target) = two.open_pair().await;
+    let next = || Token::new("next", "test").unwrap();
+    two.west
+        .set_peer_token(Token::new("shared", "test").unwrap());
+    assert!(two.west.has_agent("web"), "the token is the same");
+
+    two.west.set_peer_token(next());
+    within(PROMPT, "the reset", drain(&mut visitor))
+        .await
+        .unwrap_err();
+    until("the end of the session", || !two.west.has_agent("web")).await;
+    let refused = "watertight_agents_refused_total{status=\"401\"} ";
+    until("an attempt with the old token", || {
+        two.west.counters().text().unwrap().contains(refused)
+    })
+    .await;
+    assert!(!two.west.has_agent("web"));
+
+    two.east.set_peer_token(next());
+    until("the announcement", || two.west.has_agent("web")).await;
+    two.open_pair().await;
+}
+
 const DIALECTS: [Dialect; 2] = [Dialect::Native, Dialect::Remotedialer];
 
 #[tokio::test(flavor = "multi_thread")]

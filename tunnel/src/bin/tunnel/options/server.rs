@@ -170,9 +170,10 @@ options! {
         #[arg(long, value_name = "ID")]
         fixed peer_id: Name,
         /// The file with the secret that all peers share; else the environment variable
-        /// TUNNEL_PEER_TOKEN. Not that of the agents.
+        /// TUNNEL_PEER_TOKEN. Not that of the agents. When it changes, the sessions of peers that
+        /// used the old one end.
         #[arg(long, value_name = "FILE")]
-        fixed peer_token_file: PathBuf,
+        live peer_token_file: PathBuf,
         /// What single agents are granted; in the file only.
         #[arg(skip)]
         live agents: BTreeMap<String, GrantOptions>,

@@ -70,7 +70,6 @@ impl ServerOptions {
         });
         let mut files = self.live_files();
         files.extend(config.roster.clone());
-        files.extend(self.peer_token_file);
         Ok(ServerPlan {
             config,
             tls,
