@@ -2,10 +2,16 @@
 //!
 //! The HTTP task has no state: each scrape is passed to the audit's loop, which reads the kernel's
 //! counters and the ledger's findings.
+//!
+//! A request must name an address, `localhost` or this machine as its host. The connections are
+//! bounded in number and may not be silent for long.
 
 mod findings;
+mod host;
+mod http;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::extract::State;
@@ -20,9 +26,15 @@ use tracer_abi::counter::Counter;
 use tracer_core::verdict::Level;
 
 use crate::audit::Audit;
+use crate::metrics::http::Limits;
 
 /// How many scrapes may wait for the audit's loop.
 const QUEUED_SCRAPES_MAX: usize = 8;
+
+const LIMITS: Limits = Limits {
+    connections_max: 32,
+    silence: Duration::from_secs(30),
+};
 
 /// A scrape that waits for its answer.
 #[derive(Debug)]
@@ -61,11 +73,7 @@ impl Endpoint {
         let router = Router::new()
             .route("/metrics", routing::get(scrape))
             .with_state(sender);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                log::warn!("the metrics listener ended: {error}");
-            }
-        });
+        let task = tokio::spawn(http::serve(listener, router, LIMITS));
         Ok(Self {
             address,
             scrapes,

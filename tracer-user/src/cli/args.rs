@@ -83,7 +83,8 @@ pub(super) struct RunArgs {
     /// output.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Serves the kernel's counts at http://ADDR/metrics while the command runs.
+    /// Serves the kernel's counts at http://ADDR/metrics while the command runs. Requests must name
+    /// an address, localhost or this machine's host name.
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<SocketAddr>,
     /// Findings of this kind make the verdict a leak. Denied by default: outlived-request,

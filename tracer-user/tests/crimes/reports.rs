@@ -56,11 +56,14 @@ impl Served {
     }
 
     fn scrape(&self) -> Result<String, Failed> {
+        self.scrape_as(&self.address)
+    }
+
+    /// Scrapes and names `host`.
+    fn scrape_as(&self, host: &str) -> Result<String, Failed> {
         let mut socket = TcpStream::connect(&self.address)?;
-        write!(
-            socket,
-            "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )?;
+        let head = "GET /metrics HTTP/1.1\r\nConnection: close\r\nHost:";
+        write!(socket, "{head} {host}\r\n\r\n")?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
         Ok(answer)
@@ -77,6 +80,7 @@ fn counts_are_served_while_it_runs() -> Result<(), Failed> {
     let served =
         Served::start(tracer().args(["run", "--listen", "127.0.0.1:0", "--", "sleep", "30"]))?;
     let answer = served.scrape()?;
+    let foreign = served.scrape_as("evil.example")?;
     let status = served.end()?;
     for counter in [
         "watertight_audit_sockets 0",
@@ -86,6 +90,9 @@ fn counts_are_served_while_it_runs() -> Result<(), Failed> {
         if !answer.contains(counter) {
             return Err(format!("no {counter:?} in {answer}").into());
         }
+    }
+    if !foreign.starts_with("HTTP/1.1 421 ") || foreign.contains("watertight_audit") {
+        return Err(format!("a foreign host name is answered with {foreign}").into());
     }
     if !status.success() {
         return Err(format!("SIGTERM ended it with {status}").into());
