@@ -29,12 +29,18 @@ pub mod fact {
     pub const DIALED: u32 = 1 << 4;
     /// It was bound to an owner at least once.
     pub const BOUND: u32 = 1 << 5;
-    /// It existed before the tracer did.
+    /// A walk met it and no hook had seen it before: it may have existed before the tracer did.
+    /// `born_ns` is when that was.
     pub const ADOPTED: u32 = 1 << 6;
     /// The peer's FIN was received, which TCP counts as a byte.
     pub const PEER_FIN: u32 = 1 << 7;
     /// Its own FIN was acknowledged, which TCP counts as a byte.
     pub const OWN_FIN: u32 = 1 << 8;
+    /// It was made in another cgroup than the audited one: no hook runs for it, and only walks meet
+    /// it.
+    pub const FOREIGN: u32 = 1 << 9;
+    /// TCP does not call the programs for it: walks tell what TCP does to it.
+    pub const UNWATCHED: u32 = 1 << 10;
 }
 
 shared! {

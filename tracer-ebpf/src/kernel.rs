@@ -11,6 +11,7 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{self, bpf_get_socket_cookie, bpf_jiffies64, bpf_ktime_get_ns};
 use tracer_abi::limits::CGROUP_LEVELS;
 use tracer_abi::offsets::{Offsets, PID_NS_INIT_INUM};
+use tracer_abi::scope;
 
 pub(crate) use sock::Sock;
 pub(crate) use task::Task;
@@ -45,6 +46,11 @@ static OFFSETS: Offsets = Offsets {
     sock_state: 0,
     sock_num: 0,
     sock_cookie: 0,
+    sock_dport: 0,
+    sock_daddr: 0,
+    sock_rcv_saddr: 0,
+    sock_v6_daddr: 0,
+    sock_v6_rcv_saddr: 0,
     sock_protocol: 0,
     sock_err: 0,
     sock_cgrp_data: 0,
@@ -60,6 +66,10 @@ static OFFSETS: Offsets = Offsets {
 /// Set before load: the grace in nanoseconds.
 #[unsafe(no_mangle)]
 static GRACE_NS: u64 = 0;
+
+/// Set before load: which processes and sockets belong to the audit; see [`scope`].
+#[unsafe(no_mangle)]
+static SCOPE: u32 = scope::COMMAND;
 
 /// Set before load: the length of a tick (`TICK_NSEC`, linux/jiffies.h) in nanoseconds.
 #[unsafe(no_mangle)]
@@ -82,6 +92,13 @@ static TRACER_TGID: u32 = 0;
 pub(crate) fn tracer() -> u32 {
     // SAFETY: a static of our own; volatile because user space writes it before the load.
     unsafe { ptr::read_volatile(&raw const TRACER_TGID) }
+}
+
+/// Whether the audit has this scope.
+#[inline(always)]
+pub(crate) fn has_scope(wanted: u32) -> bool {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    unsafe { ptr::read_volatile(&raw const SCOPE) == wanted }
 }
 
 /// Returns the grace in nanoseconds.

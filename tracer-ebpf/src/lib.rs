@@ -17,4 +17,5 @@ mod layout;
 pub mod limits;
 pub mod offsets;
 pub mod record;
+pub mod scope;
 pub mod sighting;

@@ -68,6 +68,16 @@ shared! {
         pub sock_num: u32,
         /// `sock.__sk_common.skc_cookie`
         pub sock_cookie: u32,
+        /// `sock.__sk_common.skc_dport`
+        pub sock_dport: u32,
+        /// `sock.__sk_common.skc_daddr`
+        pub sock_daddr: u32,
+        /// `sock.__sk_common.skc_rcv_saddr`
+        pub sock_rcv_saddr: u32,
+        /// `sock.__sk_common.skc_v6_daddr`; 0 in a kernel without IPv6.
+        pub sock_v6_daddr: u32,
+        /// `sock.__sk_common.skc_v6_rcv_saddr`; 0 in a kernel without IPv6.
+        pub sock_v6_rcv_saddr: u32,
         /// `sock.sk_protocol`
         pub sock_protocol: u32,
         /// `sock.sk_err`
@@ -88,5 +98,5 @@ shared! {
         pub tcp_snd_una: u32,
         /// `tcp_sock.lsndtime`
         pub tcp_lsndtime: u32,
-    } is 148 bytes
+    } is 168 bytes
 }

@@ -104,6 +104,12 @@ impl SocketRef {
         }
     }
 
+    /// Clears bits of the flags. Only for bits that one program alone changes.
+    #[inline(always)]
+    pub(crate) fn unmark(self, bits: u32) {
+        self.set_flags(self.flags() & !bits);
+    }
+
     /// Clears everything but the label. Only for a socket that no other program knows yet.
     #[inline(always)]
     pub(crate) fn clear(self) {

@@ -23,7 +23,8 @@ use crate::socket::SocketRef;
 
 pub(crate) use owners::{end, ends};
 pub(crate) use processes::{
-    add_member, annotates_bit, annotator_gone, is_member, remember_annotator, remove_member,
+    add_member, annotates_bit, annotator_gone, belongs, is_bystander, is_member,
+    remember_annotator, remove_member,
 };
 pub(crate) use slots::release;
 
@@ -68,7 +69,7 @@ pub(crate) fn create_accepted(sk: Sock, family: u16, protocol: u16) -> Option<So
         let now_ns = now_ns();
         socket.set_id(new_id());
         socket.set_born_ns(now_ns);
-        socket.set_flags(fact::CHILD);
+        socket.set_flags(fact::CHILD | fact::UNWATCHED);
         socket.set_family(family);
         socket.set_protocol(protocol);
         hold(socket, || now_ns);

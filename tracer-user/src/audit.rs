@@ -1,6 +1,8 @@
 //! One audit: the programs, the ledger and the witness. The caller drives it. Dropping it undoes
 //! everything.
 
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -12,8 +14,8 @@ use tracer_core::ledger::{ForeignSocket, Ledger, Timeouts, Walk};
 use tracer_core::report::{AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
-use crate::cgroup::{Cgroup, CgroupError};
-use crate::probes::{Limits, ProbeError, Probes, ProgramLog};
+use crate::cgroup::{self, Cgroup, CgroupError};
+use crate::probes::{Limits, LoadSettings, ProbeError, Probes, ProgramLog, Scope};
 use crate::process_names::ProcessNames;
 use crate::selftest::{self, SelfTestError, WitnessCheck};
 use crate::stacks::Stacks;
@@ -26,6 +28,10 @@ const BATCH: usize = 1 << 13;
 const WALK_INTERVAL_NS: u64 = 100_000_000;
 /// Walks take at most one part in this many of the time, if the grace allows it.
 const WALK_SHARE: u64 = 10;
+/// The shortest time between two walks over sockets that were there before.
+const ADOPTED_INTERVAL_NS: u64 = 1_000_000_000;
+/// What the cgroups that audits make are called.
+const CGROUP_NAME: &str = "watertight";
 /// How long counters, ledger and witness may take to agree at the end.
 const SETTLE: Duration = Duration::from_secs(3);
 const SETTLE_STEP: Duration = Duration::from_millis(50);
@@ -57,12 +63,43 @@ pub struct Settings {
     pub stacks: bool,
 }
 
-/// A running audit, in a cgroup of its own.
+/// What is audited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A command that will be started in a cgroup of its own.
+    Command,
+    /// A cgroup that is there already, and those below it.
+    Cgroup(PathBuf),
+    /// Processes that run already in this cgroup or below it, and what they start.
+    Processes(PathBuf, Vec<u32>),
+}
+
+impl Subject {
+    const fn scope(&self) -> Scope {
+        match self {
+            Self::Command => Scope::Command,
+            Self::Cgroup(_) => Scope::Cgroup,
+            Self::Processes(..) => Scope::Processes,
+        }
+    }
+
+    /// Returns the cgroup that was there before.
+    fn cgroup(&self) -> Option<&Path> {
+        match self {
+            Self::Command => None,
+            Self::Cgroup(path) | Self::Processes(path, _) => Some(path),
+        }
+    }
+}
+
+/// A running audit.
 pub struct Audit {
     // Dropped in this order: first the programs, then the cgroup that they are attached to.
     probes: Probes,
     program_log: ProgramLog,
+    /// The command's own, or that of the self-test below the audited one.
     cgroup: Cgroup,
+    subject: Subject,
     ledger: Ledger,
     stacks: Stacks,
     timeouts: Timeouts,
@@ -78,27 +115,47 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Makes the cgroup, loads and attaches the programs, and runs the self-test.
+    /// Makes a cgroup, loads and attaches the programs, and runs the self-test.
     ///
     /// # Errors
     ///
     /// When any of it fails.
-    pub fn start(settings: &Settings) -> Result<Self, StartError> {
-        let cgroup = Cgroup::create("watertight")?;
-        let mut probes = Probes::load(
-            cgroup.id()?,
-            settings.timeouts.grace_ns,
-            settings.limits,
-            settings.stacks,
-        )?;
-        let program_log = probes.program_log()?;
-        probes.attach(std::os::fd::AsFd::as_fd(&cgroup.open()?))?;
-        selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
-        let audit_log = AuditLog {
-            inherited: inherited(&mut probes)?,
-            ..AuditLog::default()
+    pub fn start(settings: &Settings, subject: Subject) -> Result<Self, StartError> {
+        let cgroup = match subject.cgroup() {
+            None => Cgroup::create(CGROUP_NAME)?,
+            Some(parent) => Cgroup::create_below(parent.to_owned(), CGROUP_NAME)?,
         };
-        let baseline = probes.counters()?;
+        let audited = subject.cgroup().unwrap_or(cgroup.path());
+        let mut probes = Probes::load(&LoadSettings {
+            scope: subject.scope(),
+            cgroup_id: cgroup::id(audited)?,
+            grace_ns: settings.timeouts.grace_ns,
+            limits: settings.limits,
+            stacks: settings.stacks,
+        })?;
+        let program_log = probes.program_log()?;
+        probes.attach_processes()?;
+        probes.attach(cgroup::open(cgroup.path())?.as_fd())?;
+        selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
+        let mut audit_log = AuditLog::default();
+        let mut baseline = probes.counters()?;
+        if subject == Subject::Command {
+            audit_log.inherited = inherited(&mut probes)?;
+        } else {
+            // What the audited program does while the hooks are attached is counted from here on.
+            probes.detach();
+            baseline = probes.counters()?;
+            probes.attach(cgroup::open(audited)?.as_fd())?;
+        }
+        match &subject {
+            Subject::Command => {}
+            Subject::Cgroup(_) => probes.begin_adopting()?,
+            Subject::Processes(_, processes) => {
+                for process in processes {
+                    probes.add_target(*process)?;
+                }
+            }
+        }
         let start_ns = clock::now_ns();
         Ok(Self {
             probes,
@@ -113,13 +170,32 @@ impl Audit {
             lost_before: 0,
             undialed: baseline.of(Counter::Undialed),
             failed_connects: baseline.of(Counter::Undialed),
-            needs_walk: false,
+            // What is there already is adopted by a walk.
+            needs_walk: subject != Subject::Command,
+            subject,
             next_walk_ns: 0,
             last_walk_ns: start_ns,
         })
     }
 
-    /// Returns the cgroup of the audit.
+    /// Returns the directory of the audited cgroup.
+    #[must_use]
+    pub fn audited(&self) -> &Path {
+        self.subject.cgroup().unwrap_or(self.cgroup.path())
+    }
+
+    /// Whether a process of the audit lives.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        match &self.subject {
+            Subject::Command | Subject::Cgroup(_) => cgroup::is_populated(self.audited()),
+            Subject::Processes(_, processes) => processes
+                .iter()
+                .any(|process| Path::new("/proc").join(process.to_string()).exists()),
+        }
+    }
+
+    /// Returns the cgroup that was made for the audit.
     #[must_use]
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
@@ -186,7 +262,10 @@ impl Audit {
 
     /// Returns how often a walk is made although no deadline has passed, in nanoseconds.
     fn sample_interval_ns(&self) -> u64 {
-        if self.ledger.may_pile_up() {
+        if self.subject != Subject::Command {
+            // Only walks tell what TCP does to what was there before.
+            (self.timeouts.grace_ns / 2).max(ADOPTED_INTERVAL_NS)
+        } else if self.ledger.may_pile_up() {
             self.timeouts.grace_ns / 2
         } else {
             self.timeouts.idle_ns.min(self.timeouts.stuck_ns) / 4
@@ -244,11 +323,12 @@ impl Audit {
         self.drain_all();
         // A record that is lost from here on may be of a socket that the walk has already met:
         // another walk must follow.
+        let counters_before = self.counters()?;
         let lost_before_walk = self.probes.counters()?.lost_records();
-        let targets = self.cgroup.processes();
+        let targets = self.holders();
         self.ledger.begin_walk(clock::now_ns());
         let file = self.probes.walk()?;
-        witness::read(file, &targets, &mut self.ledger, clock::now_ns)
+        witness::read(file, targets, &mut self.ledger, clock::now_ns)
             .map_err(ProbeError::Witness)?;
         self.drain_all();
         let lost = self.probes.counters()?.lost_records();
@@ -256,6 +336,7 @@ impl Audit {
         self.lost_before = lost_before_walk;
         self.audit_log.resyncs += u64::from(lossy);
         self.audit_log.scans += 1;
+        self.audit_log.counters_before = Some(counters_before);
         let walk = self.ledger.finish_walk(lossy);
         // Who holds the members of a pile is known after another walk.
         self.needs_walk |= walk.has_piled_up;
@@ -264,7 +345,17 @@ impl Audit {
         Ok(walk)
     }
 
-    /// Makes the last walks, with living processes frozen, until counters, ledger and witness agree
+    /// Returns whether sockets from outside the audit count if a process holds them.
+    fn holders(&self) -> impl Fn(u32) -> bool + use<> {
+        let own = std::process::id();
+        let of_command = (self.subject == Subject::Command).then(|| self.cgroup.processes());
+        move |process| match &of_command {
+            Some(processes) => processes.contains(&process),
+            None => process != own,
+        }
+    }
+
+    /// Makes the last walks, with living processes of a command frozen, until counters, ledger and witness agree
     /// or the time is up.
     fn final_walk(&mut self) {
         let settle_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
@@ -284,8 +375,9 @@ impl Audit {
     }
 
     fn walk_frozen(&mut self) -> Result<(), ProbeError> {
-        // Frozen for this walk only: the processes may still release what is in flight.
-        let stopped = self.cgroup.is_populated();
+        // Frozen for this walk only: the processes may still release what is in flight. What the
+        // audit did not start is never frozen.
+        let stopped = self.subject == Subject::Command && self.cgroup.is_populated();
         if stopped && !self.cgroup.freeze() {
             log::debug!("the cgroup cannot be frozen; walking while it runs");
         }
@@ -295,6 +387,9 @@ impl Audit {
             self.cgroup.thaw();
         }
         let (walk, counters) = walked?;
+        if self.subject == Subject::Command {
+            self.audit_log.counters_before = None;
+        }
         self.audit_log.walk = Some(walk);
         self.audit_log.counters = counters;
         Ok(())

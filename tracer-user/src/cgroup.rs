@@ -25,9 +25,9 @@ pub enum CgroupError {
     /// No cgroup v2 is mounted.
     #[error("no cgroup v2 hierarchy is mounted")]
     NotMounted,
-    /// `/proc` does not say where this process is.
-    #[error("/proc/self/cgroup has no cgroup v2 line")]
-    NoMembership,
+    /// `/proc` does not say where a process is.
+    #[error("{} has no cgroup v2 line", .0.display())]
+    NoMembership(PathBuf),
     /// Other audits use every name that was tried.
     #[error("other audits use every cgroup name that was tried")]
     NoFreeName,
@@ -82,7 +82,62 @@ fn unescape(text: &str) -> String {
     .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// Returns this process's cgroup v2, as a path below the mount.
+/// Returns the directory of a process's cgroup v2; `process` is its PID, or "self".
+///
+/// # Errors
+///
+/// When there is no such process, or cgroup v2 is not mounted.
+pub fn of_process(process: &str) -> Result<PathBuf, CgroupError> {
+    let file = Path::new("/proc").join(process).join("cgroup");
+    let text = fs::read_to_string(&file).map_err(failed("cannot read", &file))?;
+    let below = membership(&text).ok_or(CgroupError::NoMembership(file))?;
+    Ok(mount()?.join(below))
+}
+
+/// Returns the processes in a cgroup and below it. A process that is being moved may be missed or
+/// returned twice.
+#[must_use]
+pub fn processes(path: &Path) -> HashSet<u32> {
+    let mut processes = HashSet::new();
+    collect(path, &mut processes);
+    processes
+}
+
+/// Opens the directory of a cgroup, to attach programs to it.
+///
+/// # Errors
+///
+/// When it is gone.
+pub fn open(path: &Path) -> Result<File, CgroupError> {
+    File::open(path).map_err(failed("cannot open", path))
+}
+
+/// Returns the id of a cgroup, by which the kernel knows it (`kernfs_node.id`).
+///
+/// # Errors
+///
+/// When it is gone.
+pub fn id(path: &Path) -> Result<u64, CgroupError> {
+    let metadata = fs::metadata(path).map_err(failed("cannot look at", path))?;
+    Ok(metadata.ino())
+}
+
+/// Whether a process lives in a cgroup or below it. The root, which always has some, does not say.
+#[must_use]
+pub fn is_populated(path: &Path) -> bool {
+    let is_root = path.exists() && !path.join("cgroup.events").exists();
+    is_root || has_event(path, "populated")
+}
+
+fn has_event(path: &Path, name: &str) -> bool {
+    fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| {
+        events
+            .lines()
+            .any(|line| line.strip_prefix(name) == Some(" 1"))
+    })
+}
+
+/// Returns a process's cgroup v2, as a path below the mount.
 fn membership(cgroup: &str) -> Option<&str> {
     cgroup.lines().find_map(|line| line.strip_prefix("0::/"))
 }
@@ -103,10 +158,16 @@ impl Cgroup {
     ///
     /// When cgroup v2 is not mounted or not writable.
     pub fn create(name: &str) -> Result<Self, CgroupError> {
-        let own = Path::new("/proc/self/cgroup");
-        let text = fs::read_to_string(own).map_err(failed("cannot read", own))?;
-        let below = membership(&text).ok_or(CgroupError::NoMembership)?;
-        let parent = mount()?.join(below);
+        let parent = of_process("self")?;
+        Self::create_below(parent, name)
+    }
+
+    /// Makes a cgroup of its own below another one.
+    ///
+    /// # Errors
+    ///
+    /// When the other one is not a cgroup v2 or not writable.
+    pub fn create_below(parent: PathBuf, name: &str) -> Result<Self, CgroupError> {
         remove_stale(&parent, name);
         for attempt in 0..NAME_ATTEMPTS {
             // Audits in other PID namespaces may have the same PID.
@@ -133,46 +194,16 @@ impl Cgroup {
         &self.path
     }
 
-    /// Opens the directory, to attach programs to it.
-    ///
-    /// # Errors
-    ///
-    /// When it is gone.
-    pub fn open(&self) -> Result<File, CgroupError> {
-        File::open(&self.path).map_err(failed("cannot open", &self.path))
-    }
-
-    /// Returns its id, by which the kernel knows it (`kernfs_node.id`).
-    ///
-    /// # Errors
-    ///
-    /// When it is gone.
-    pub fn id(&self) -> Result<u64, CgroupError> {
-        let metadata = fs::metadata(&self.path).map_err(failed("cannot look at", &self.path))?;
-        Ok(metadata.ino())
-    }
-
-    /// Returns the processes in it and below it. A process that is being moved may be missed or
-    /// returned twice.
+    /// Returns the processes in it and below it, as [`processes`].
     #[must_use]
     pub fn processes(&self) -> HashSet<u32> {
-        let mut processes = HashSet::new();
-        collect(&self.path, &mut processes);
-        processes
+        processes(&self.path)
     }
 
     /// Whether a process lives in it or below it.
     #[must_use]
     pub fn is_populated(&self) -> bool {
-        self.event("populated")
-    }
-
-    fn event(&self, name: &str) -> bool {
-        fs::read_to_string(self.path.join("cgroup.events")).is_ok_and(|events| {
-            events
-                .lines()
-                .any(|line| line.strip_prefix(name) == Some(" 1"))
-        })
+        is_populated(&self.path)
     }
 
     /// Freezes every process in it. Returns whether all are frozen; [`Cgroup::thaw`] is due in
@@ -180,7 +211,7 @@ impl Cgroup {
     #[must_use]
     pub fn freeze(&self) -> bool {
         fs::write(self.path.join("cgroup.freeze"), "1").is_ok()
-            && wait_until(|| self.event("frozen"))
+            && wait_until(|| has_event(&self.path, "frozen"))
     }
 
     /// Thaws the processes.
@@ -280,7 +311,8 @@ fn collect(path: &Path, processes: &mut HashSet<u32>) {
     }
 }
 
-fn children(path: &Path) -> Vec<PathBuf> {
+/// Returns the directories in one; none where it cannot be read.
+pub(crate) fn children(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else {
         return Vec::new();
     };

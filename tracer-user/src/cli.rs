@@ -10,18 +10,19 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
-use args::{Cli, Command, RunArgs};
+use args::{AttachArgs, AuditArgs, Cli, Command, RunArgs};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use exit::{CANNOT_TRACE, INCONCLUSIVE, USAGE};
 use tracer_core::report::Report;
 
-use crate::audit::{self, Audit};
+use crate::audit::{self, Audit, Subject};
+use crate::event_loop::Signals;
 use crate::exec::NotStarted;
 use crate::metrics::Endpoint;
 use crate::report::file::write_file;
 use crate::report::{json, text};
 use crate::selftest::probe_child;
-use crate::{doctor, exec, run};
+use crate::{attach, doctor, exec, run};
 
 /// Runs the command and returns its exit status.
 pub fn main() -> ExitCode {
@@ -36,7 +37,11 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
-            run_command(*args, matches)
+            audit_command(run_command(*args, matches))
+        }
+        Command::Attach(args) => {
+            let matches = matches.subcommand_matches("attach").unwrap_or(&matches);
+            audit_command(attach_command(*args, matches))
         }
         Command::Doctor => {
             let checks = doctor::run_checks();
@@ -66,41 +71,37 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run_command(args: RunArgs, matches: &ArgMatches) -> ExitCode {
-    audit_command(args, matches).unwrap_or_else(|error| {
+/// Returns the exit status of an audit, or prints why there was none.
+fn audit_command(result: Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
         print_error(format!("{error:#}"));
         let not_started = error.downcast_ref::<NotStarted>();
         not_started.map_or(USAGE, |of| of.status).into()
     })
 }
 
-fn audit_command(args: RunArgs, matches: &ArgMatches) -> Result<ExitCode> {
-    let name = args.command.first().map(PathBuf::from);
-    let program = exit::find(&name.unwrap_or_default())?;
-    args.check()?;
-    run_audit(&args.audit_settings(matches), program, args)
-}
+/// Why an audit did not begin, as an exit status: it is printed already.
+type NoAudit = ExitCode;
 
-#[tokio::main(flavor = "current_thread")]
-async fn run_audit(
+/// Starts an audit. Signals are caught already: from here on there is something to clean up.
+async fn start(
+    args: &AuditArgs,
     settings: &audit::Settings,
-    program: PathBuf,
-    args: RunArgs,
-) -> Result<ExitCode> {
-    // Signals are caught before there is anything to clean up.
-    let mut signals = run::Signals::new()?;
-    let mut audit = match Audit::start(settings) {
+    subject: Subject,
+    signals: &mut Signals,
+) -> Result<std::result::Result<(Audit, Option<Endpoint>), NoAudit>> {
+    let audit = match Audit::start(settings, subject) {
         Ok(audit) => audit,
         Err(error) => {
             print_error(doctor::explain(&error));
-            return Ok(exit::of_tracer(CANNOT_TRACE, &args.exit_code).into());
+            return Ok(Err(exit::of_tracer(CANNOT_TRACE, &args.exit_code).into()));
         }
     };
     if signals.any_received().await {
-        print_error("ended by a signal before the command started: no verdict");
-        return Ok(exit::of_tracer(INCONCLUSIVE, &args.exit_code).into());
+        print_error("ended by a signal before the audit began: no verdict");
+        return Ok(Err(exit::of_tracer(INCONCLUSIVE, &args.exit_code).into()));
     }
-    let mut endpoint = match args.listen {
+    let endpoint = match args.listen {
         Some(address) => Some(Endpoint::listen(address).await?),
         None => None,
     };
@@ -111,27 +112,87 @@ async fn run_audit(
             format_args!("metrics    http://{address}/metrics\n"),
         );
     }
+    Ok(Ok((audit, endpoint)))
+}
+
+fn run_command(args: RunArgs, matches: &ArgMatches) -> Result<ExitCode> {
+    let name = args.command.first().map(PathBuf::from);
+    let program = exit::find(&name.unwrap_or_default())?;
+    args.audit.check()?;
+    let settings = args.audit.audit_settings(matches);
+    run_audit(&settings, program, args)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run_audit(
+    settings: &audit::Settings,
+    program: PathBuf,
+    args: RunArgs,
+) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let started = start(&args.audit, settings, Subject::Command, &mut signals).await?;
+    let (mut audit, mut endpoint) = match started {
+        Ok(started) => started,
+        Err(status) => return Ok(status),
+    };
     let settings = run::Settings {
         program,
         command: args.command,
         window: args.window,
-        grace: args.grace,
+        grace: args.audit.grace,
     };
     let (audit_log, command) =
         run::run(&mut audit, &settings, endpoint.as_mut(), &mut signals).await?;
     let report = Report::new(&audit_log, audit.ledger());
     // Before the command is ended, which may take a while.
-    let written = args.json.as_ref().map_or(Ok(()), |path| {
-        write_report(path, &report)
-            .with_context(|| format!("cannot write the report {}", path.display()))
-    });
+    let written = write_json(&args.audit, &report);
     command.end(&audit, &mut signals).await;
-    print(anstream::stderr(), text::render(&report));
+    Ok(conclude(&args.audit, &report, written))
+}
+
+fn attach_command(args: AttachArgs, matches: &ArgMatches) -> Result<ExitCode> {
+    args.audit.check()?;
+    let subject = args.target.resolve()?;
+    let settings = args.audit.audit_settings(matches);
+    attach_audit(&settings, subject, args)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn attach_audit(
+    settings: &audit::Settings,
+    subject: Subject,
+    args: AttachArgs,
+) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let started = start(&args.audit, settings, subject, &mut signals).await?;
+    let (mut audit, mut endpoint) = match started {
+        Ok(started) => started,
+        Err(status) => return Ok(status),
+    };
+    let (window, grace) = (args.window, args.audit.grace);
+    let audit_log =
+        attach::judge(&mut audit, window, grace, endpoint.as_mut(), &mut signals).await?;
+    let report = Report::new(&audit_log, audit.ledger());
+    let written = write_json(&args.audit, &report);
+    Ok(conclude(&args.audit, &report, written))
+}
+
+/// Prints the report, and returns the exit status.
+fn conclude(args: &AuditArgs, report: &Report<'_>, written: Result<()>) -> ExitCode {
+    print(anstream::stderr(), text::render(report));
     if let Err(error) = &written {
         print_error(format!("{error:#}"));
     }
-    let own = audit_log.target.exit_status;
-    Ok(exit::of_verdict(report.verdict, own, written.is_ok(), &args.exit_code).into())
+    let own = report.audit_log.target.exit_status;
+    exit::of_verdict(report.verdict, own, written.is_ok(), &args.exit_code).into()
+}
+
+/// Writes the JSON report, if one is wanted.
+fn write_json(args: &AuditArgs, report: &Report<'_>) -> Result<()> {
+    args.json.as_ref().map_or(Ok(()), |path| {
+        write_report(path, report)
+            .with_context(|| format!("cannot write the report {}", path.display()))
+    })
 }
 
 /// Writes the report to a file, or to the standard output for `-`.

@@ -9,7 +9,7 @@ use anstyle::{AnsiColor, Style};
 use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::Levels;
 
-use crate::audit::{Audit, Settings, StartError, kernel_release};
+use crate::audit::{Audit, Settings, StartError, Subject, kernel_release};
 use crate::cgroup::{self, CgroupError};
 use crate::probes::{KERNEL_BTF, Limits, ProbeError};
 use crate::selftest::SelfTestError;
@@ -146,7 +146,7 @@ fn fix_for_cgroup(error: &CgroupError) -> String {
             "mount it, for a container on the host: mount -t cgroup2 none /sys/fs/cgroup/unified"
                 .to_owned()
         }
-        CgroupError::NoMembership => "mount /proc".to_owned(),
+        CgroupError::NoMembership(_) => "mount /proc".to_owned(),
         CgroupError::NoFreeName => "wait until other audits have ended".to_owned(),
         CgroupError::Io { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => privileges::fix_for_cgroup(),
@@ -175,7 +175,7 @@ fn self_test() -> Check {
         limits: Limits::default(),
         stacks: false,
     };
-    match Audit::start(&settings) {
+    match Audit::start(&settings, Subject::Command) {
         Ok(_) => Check::ok(
             "self-test",
             "every hook saw one connection being opened, annotated and released",

@@ -1,13 +1,15 @@
 //! Watches a program's sockets from the kernel and says with evidence whether each one closed.
 //!
-//! [`tracer_core`] decides the verdict. This crate loads the eBPF programs, runs the command and
-//! writes the report.
+//! [`tracer_core`] decides the verdict. This crate loads the eBPF programs, runs the command or
+//! attaches to what runs already, and writes the report.
 
+pub mod attach;
 pub mod audit;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod doctor;
+mod event_loop;
 pub mod exec;
 pub mod metrics;
 pub mod probes;
@@ -16,5 +18,6 @@ pub mod report;
 pub mod run;
 pub mod selftest;
 pub mod stacks;
+pub mod target;
 mod terminal;
 pub mod witness;

@@ -19,11 +19,12 @@ pub use error::{KERNEL_BTF, ProbeError};
 use error::{map_error, program_error};
 use links::AttachState;
 use offsets::offsets;
-use programs::{program, take_map};
+use programs::{HookLink, program, take_map};
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
 use tracer_abi::limits::{RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
+use tracer_abi::scope;
 use tracer_core::btf::Btf;
 use tracer_core::counters::Counters;
 use tracer_core::report::Attachment;
@@ -49,6 +50,48 @@ pub struct Probes {
     next_violation: Option<Vec<u8>>,
     counters: PerCpuArray<MapData, u64>,
     ends: HashMap<MapData, [u64; 2], u64>,
+    targets: HashMap<MapData, u32, u8>,
+    links: Vec<HookLink>,
+    scope: Scope,
+}
+
+/// Which processes and sockets belong to the audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of a cgroup that is made for the audit.
+    Command,
+    /// Those of a cgroup that is there already.
+    Cgroup,
+    /// Those of processes that are named, and of what they start.
+    Processes,
+    /// All of the machine: nothing is attached or kept.
+    Machine,
+}
+
+impl Scope {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Command => scope::COMMAND,
+            Self::Cgroup => scope::CGROUP,
+            Self::Processes => scope::PROCESSES,
+            Self::Machine => scope::MACHINE,
+        }
+    }
+}
+
+/// What the programs must know before they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadSettings {
+    /// Which processes and sockets belong to the audit.
+    pub scope: Scope,
+    /// The id of the audited cgroup.
+    pub cgroup_id: u64,
+    /// The grace in nanoseconds.
+    pub grace_ns: u64,
+    /// The sizes of what the kernel side keeps.
+    pub limits: Limits,
+    /// Whether each socket's opener is asked for its stack.
+    pub stacks: bool,
 }
 
 /// The sizes of what the kernel side keeps.
@@ -70,18 +113,19 @@ impl Default for Limits {
 }
 
 impl Probes {
-    /// Loads the programs for the cgroup of this id and makes their maps, with `grace_ns` as the
-    /// grace in nanoseconds; with `stacks`, each socket's opener is asked for its stack.
+    /// Loads the programs and makes their maps.
     ///
     /// # Errors
     ///
     /// When the kernel has no BTF, lacks a field, or refuses a map or a program.
-    pub fn load(
-        cgroup_id: u64,
-        grace_ns: u64,
-        limits: Limits,
-        stacks: bool,
-    ) -> Result<Self, ProbeError> {
+    pub fn load(settings: &LoadSettings) -> Result<Self, ProbeError> {
+        let LoadSettings {
+            scope,
+            cgroup_id,
+            grace_ns,
+            limits,
+            stacks,
+        } = *settings;
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
@@ -90,6 +134,7 @@ impl Probes {
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
             .override_global("TICK_NS", &clock::tick_ns(), true)
+            .override_global("SCOPE", &scope.number(), true)
             .override_global("CGROUP_ID", &cgroup_id, true)
             .override_global("TRACER_TGID", &std::process::id(), true)
             .override_global("PID_NS_INUM", &namespace, true)
@@ -113,8 +158,21 @@ impl Probes {
             counters: PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)
                 .map_err(map_error("COUNTERS"))?,
             ends: HashMap::try_from(take_map(&mut ebpf, "ENDS")?).map_err(map_error("ENDS"))?,
+            targets: HashMap::try_from(take_map(&mut ebpf, "TARGETS")?)
+                .map_err(map_error("TARGETS"))?,
+            links: Vec::new(),
+            scope,
             ebpf,
         })
+    }
+
+    /// Attaches the programs that follow processes, of the whole machine.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn attach_processes(&mut self) -> Result<(), ProbeError> {
+        programs::attach_processes(&mut self.ebpf)
     }
 
     /// Attaches the hooks to a cgroup and everything below it.
@@ -123,7 +181,45 @@ impl Probes {
     ///
     /// When the kernel refuses.
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), ProbeError> {
-        programs::attach(&mut self.ebpf, cgroup)
+        self.links.extend(programs::attach(&mut self.ebpf, cgroup)?);
+        Ok(())
+    }
+
+    /// Detaches the hooks from every cgroup.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// Whether a process belongs to the audit as soon as it enters the cgroup.
+    #[must_use]
+    pub fn follows_cgroup(&self) -> bool {
+        self.scope != Scope::Processes
+    }
+
+    /// Begins to adopt what the processes of the cgroup have ([`Scope::Cgroup`]).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn begin_adopting(&mut self) -> Result<(), ProbeError> {
+        self.add_target(0)
+    }
+
+    /// Adds a process, by its number in this PID namespace, to those of [`Scope::Processes`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel's table is full.
+    pub fn add_target(&mut self, process: u32) -> Result<(), ProbeError> {
+        self.targets
+            .insert(process, 1, 0)
+            .map_err(map_error("TARGETS"))
+    }
+
+    /// Removes a process from those of [`Scope::Processes`]. What it has started stays.
+    pub fn remove_target(&mut self, process: u32) {
+        // It may be gone already.
+        let _ = self.targets.remove(&process);
     }
 
     /// Returns the links of the programs, and how many runs of them the kernel skipped.

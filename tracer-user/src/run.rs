@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -11,19 +10,17 @@ use std::time::Duration;
 
 use anyhow::Result;
 use rustix::process::{Pid, Signal as KillSignal, kill_process_group};
-use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracer_core::report::{AuditLog, Target};
 
 use crate::audit::Audit;
+use crate::event_loop::{EventLoop, POLL_INTERVAL, Signals, sleep_until_some};
 use crate::exec::{NotStarted, Start};
-use crate::metrics::{Endpoint, Scrape};
+use crate::metrics::Endpoint;
 use crate::terminal::Terminal;
 
-/// How often the ring is drained. It is also drained when it is half full.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the command may take to end after SIGTERM.
 const TERM_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,54 +49,6 @@ enum StopReason {
     Window,
     /// A signal came.
     Signal,
-}
-
-/// The signals that end an audit: all those that would end this process and leave the command
-/// running untraced. From its creation on, none of them is missed.
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    quit: Signal,
-    user: [Signal; 2],
-}
-
-impl Signals {
-    /// Starts to catch the signals.
-    ///
-    /// # Errors
-    ///
-    /// When the runtime cannot catch signals.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-            user: [
-                signal(SignalKind::user_defined1())?,
-                signal(SignalKind::user_defined2())?,
-            ],
-        })
-    }
-
-    /// Whether a signal has been received.
-    pub async fn any_received(&mut self) -> bool {
-        // The runtime notices a signal when it polls its driver.
-        timeout(Duration::from_millis(1), self.recv()).await.is_ok()
-    }
-
-    async fn recv(&mut self) {
-        let [first, second] = &mut self.user;
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
-            _ = self.quit.recv() => {}
-            _ = first.recv() => {}
-            _ = second.recv() => {}
-        }
-    }
 }
 
 /// A command that may still run after its verdict.
@@ -225,52 +174,6 @@ impl JobControl {
                 terminal.handle_stop(command);
             }
         }
-    }
-}
-
-/// Polls the audit on a timer and when the ring is half full, and answers scrapes.
-struct EventLoop<'a> {
-    ring: AsyncFd<OwnedFd>,
-    endpoint: Option<&'a mut Endpoint>,
-}
-
-impl<'a> EventLoop<'a> {
-    fn new(audit: &Audit, endpoint: Option<&'a mut Endpoint>) -> io::Result<Self> {
-        #[expect(
-            deprecated,
-            reason = "an OwnedFd upholds what the unsafe replacement asks for"
-        )]
-        let ring = AsyncFd::new(audit.ring().try_clone_to_owned()?)?;
-        Ok(Self { ring, endpoint })
-    }
-
-    async fn run(&mut self, audit: &mut Audit) -> Infallible {
-        let mut timer = interval(POLL_INTERVAL);
-        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = timer.tick() => {}
-                Ok(mut ready) = self.ring.readable() => ready.clear_ready(),
-                Some(scrape) = next_scrape(self.endpoint.as_deref_mut()) => scrape.respond(audit),
-            }
-            while audit.poll() {
-                tokio::task::yield_now().await;
-            }
-        }
-    }
-}
-
-async fn next_scrape(endpoint: Option<&mut Endpoint>) -> Option<Scrape> {
-    match endpoint {
-        Some(endpoint) => endpoint.next_scrape().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until_some(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -3,11 +3,11 @@
 
 pub mod probe_child;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use probe_child::{READY, SELFTEST_OWNER};
+use probe_child::{GO, READY, SELFTEST_OWNER};
 use thiserror::Error;
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
@@ -44,8 +44,8 @@ pub enum WitnessCheck {
     Required,
 }
 
-/// Runs the self-test. Other processes may run in the cgroup meanwhile. Records that wait in the
-/// rings are dropped.
+/// Runs the self-test in `cgroup`, which the audit covers. Other processes may run there meanwhile.
+/// Records that wait in the rings are dropped.
 ///
 /// # Errors
 ///
@@ -58,12 +58,14 @@ pub fn run(
     // An audit within this one may have ended the same owner.
     probes.forget(&[SELFTEST_OWNER]);
     let before = probes.counters()?;
-    let mut child = start(cgroup)?;
+    let mut child = start(probes, cgroup)?;
+    let process = child.id();
     // Before the walk, only the hook of an accept that asks for the address can have seen it.
     let accept_seen = probes.counters()?.since(&before).of(Counter::Accepted) >= 1;
     let witnessed = witness_check == WitnessCheck::Skipped || is_witnessed(probes)?;
     drop(child.stdin.take());
     let succeeded = wait(&mut child)?;
+    probes.remove_target(process);
     if !succeeded {
         return Err(SelfTestError::ProbeChild(
             "it ended with an error".to_owned(),
@@ -95,7 +97,10 @@ pub fn run(
         ("sock_ops", of(Counter::Connected) >= 1 && peer_done),
         ("getpeername4", accept_seen),
         ("connect4", of(Counter::Undialed) >= 1),
-        ("cgroup_attach_task", of(Counter::Entered) >= 1),
+        (
+            "cgroup_attach_task",
+            of(Counter::Entered) >= 1 || !probes.follows_cgroup(),
+        ),
         (
             "setsockopt",
             of(Counter::Tagged) >= 1 && of(Counter::Ended) >= 1,
@@ -117,13 +122,17 @@ pub fn run(
 }
 
 /// Starts the probe child and waits until it has a bound socket open.
-fn start(cgroup: &Cgroup) -> Result<Child, SelfTestError> {
+fn start(probes: &mut Probes, cgroup: &Cgroup) -> Result<Child, SelfTestError> {
     let failed = |error: std::io::Error| SelfTestError::ProbeChild(error.to_string());
     let mut child = probe_child::command(cgroup.path())
         .and_then(|mut command: Command| {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
         })
         .map_err(failed)?;
+    probes.add_target(child.id())?;
+    if let Some(stdin) = &mut child.stdin {
+        stdin.write_all(GO).map_err(failed)?;
+    }
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout)

@@ -1,6 +1,5 @@
 //! The witness: reads a walk over every open file descriptor into the ledger.
 
-use std::collections::HashSet;
 use std::io::{self, Read};
 
 use tracer_abi::facts::{AF_INET, AF_INET6};
@@ -12,14 +11,14 @@ use tracer_core::verdict::Holder;
 const CHUNK: usize = 256 << 10;
 
 /// Reads `walk` to its end into the ledger, whose walk must have begun. Sockets from outside the
-/// audit count only if a process of `targets` holds them. `now_ns` is called once for each chunk.
+/// audit count only if the process that holds them `is_target`. `now_ns` is called once for each chunk.
 ///
 /// # Errors
 ///
 /// When the kernel's stream cannot be read or ends within a record.
 pub fn read(
     walk: impl Read,
-    targets: &HashSet<u32>,
+    is_target: impl Fn(u32) -> bool,
     ledger: &mut Ledger,
     mut now_ns: impl FnMut() -> u64,
 ) -> io::Result<()> {
@@ -29,7 +28,7 @@ pub fn read(
             let sighting = &descriptor.sighting;
             if descriptor.socket.is_some() {
                 ledger.observe(&descriptor, now_ns);
-            } else if !targets.contains(&sighting.tgid) {
+            } else if !is_target(sighting.tgid) {
                 // The tracer's own.
             } else if let Some(foreign) = foreign_socket(&descriptor) {
                 ledger.observe_foreign(foreign);

@@ -26,7 +26,7 @@ const HEADER_LEN: i32 = size_u32(Header::LEN).cast_signed();
 pub(super) fn annotated(ctx: &SockoptContext) -> i32 {
     // SAFETY: the context is valid; the verifier rewrites the accesses.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    if level != SOL_WATERTIGHT {
+    if level != SOL_WATERTIGHT || storage::is_bystander() {
         return ALLOW;
     }
     let taken = match name {
@@ -215,7 +215,7 @@ fn socket(ctx: &SockoptContext) -> Option<SocketRef> {
         socket.set_family(family);
         socket.set_protocol(protocol);
         if family == AF_INET || family == AF_INET6 {
-            socket.mark(fact::CHILD);
+            socket.mark(fact::CHILD | fact::UNWATCHED);
         } else {
             count(Counter::Unhooked);
         }

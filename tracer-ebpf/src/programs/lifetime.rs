@@ -6,7 +6,7 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{IPPROTO_TCP, fact};
-use tracer_abi::record;
+use tracer_abi::{record, scope};
 
 use super::tcp::TCP_CLOSE;
 use crate::counters::count;
@@ -19,6 +19,9 @@ use crate::storage::{self, hold, new_id};
 
 #[inline(always)]
 pub(super) fn created(ctx: &SockContext) {
+    if storage::is_bystander() {
+        return;
+    }
     count(Counter::Created);
     let made = storage::create_at_birth(Sock::of(ctx), kernel::cookie(ctx));
     let Some(socket) = made else {
@@ -46,6 +49,9 @@ pub(super) fn asked(ctx: &SockAddrContext) {
         (sk, Sock::new(sk.cast::<c_void>()))
     };
     let known = storage::lookup(sock, || kernel::cookie(ctx)).or_else(|| {
+        if storage::is_bystander() {
+            return None;
+        }
         // SAFETY: as above; the verifier rewrites the accesses.
         let (family, protocol) = unsafe { ((*sk).family, (*sk).protocol) };
         storage::create_accepted(sock, low_u16(family), low_u16(protocol))
@@ -59,10 +65,15 @@ pub(super) fn asked(ctx: &SockAddrContext) {
 
 #[inline(always)]
 pub(super) fn released(ctx: &SockContext) {
-    count(Counter::Released);
     let now_ns = now_ns();
     let sk = Sock::of(ctx);
-    let Some(socket) = storage::lookup(sk, || kernel::cookie(ctx)).or_else(|| {
+    let known = storage::lookup(sk, || kernel::cookie(ctx));
+    // Of a named process, what no hook and no walk has seen was never counted.
+    if known.is_none() && kernel::has_scope(scope::PROCESSES) {
+        return;
+    }
+    count(Counter::Released);
+    let Some(socket) = known.or_else(|| {
         // Seen for the first time as it goes, it was accepted and no other hook saw it, as MPTCP
         // makes them.
         let socket = storage::create(sk)?;

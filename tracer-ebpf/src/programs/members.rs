@@ -5,10 +5,11 @@ use core::ffi::c_void;
 
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_abi::counter::Counter;
+use tracer_abi::scope;
 
 use crate::counters::count;
 use crate::emit;
-use crate::kernel::{Task, now_ns};
+use crate::kernel::{self, Task, now_ns};
 use crate::storage;
 
 /// Returns the task that a tracepoint has as its `n`th argument.
@@ -22,7 +23,7 @@ fn task(ctx: &BtfTracePointContext, n: usize) -> Task {
 pub(super) fn forked(ctx: &BtfTracePointContext) {
     let (parent, child) = (task(ctx, 0), task(ctx, 1));
     let process = parent.initial_tgid();
-    if !storage::is_member(process) {
+    if !storage::belongs(parent) {
         return;
     }
     let born = child.initial_tgid();
@@ -38,7 +39,7 @@ pub(super) fn moved(ctx: &BtfTracePointContext) {
     let process = task.initial_tgid();
     if storage::is_member(process) {
         follow(task, process);
-    } else if task.is_inside() {
+    } else if task.is_inside() && !kernel::has_scope(scope::PROCESSES) {
         count(Counter::Entered);
         storage::add_member(process);
     }

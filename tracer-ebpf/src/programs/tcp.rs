@@ -12,7 +12,7 @@ use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{AF_INET, IPPROTO_TCP, IPPROTO_UDP, fact};
-use tracer_abi::record;
+use tracer_abi::{record, scope};
 
 use crate::counters::{count, discount};
 use crate::emit;
@@ -25,7 +25,7 @@ use crate::storage::{self, new_id};
 const TCP_FIN_WAIT1: u32 = 4;
 const TCP_FIN_WAIT2: u32 = 5;
 pub(super) const TCP_CLOSE: u32 = 7;
-const TCP_LAST_ACK: u32 = 9;
+pub(super) const TCP_LAST_ACK: u32 = 9;
 const TCP_CLOSING: u32 = 11;
 
 #[inline(always)]
@@ -135,8 +135,10 @@ fn dialing(ctx: &SockOpsContext) {
 fn connected(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
     count(Counter::Connected);
-    // A socket that was dialed before the tracer came has no tuple yet.
+    // A socket that was dialed before the tracer came has no tuple yet, and no callbacks.
     if socket.remote_port() == 0 {
+        watch(ctx);
+        socket.unmark(fact::UNWATCHED);
         tuple(ctx, socket);
     }
 }
@@ -144,6 +146,10 @@ fn connected(ctx: &SockOpsContext) {
 #[inline(always)]
 fn arrived(ctx: &SockOpsContext) {
     let Some(sk) = sk(ctx) else { return };
+    // Whose it is, is known when it has a descriptor.
+    if kernel::has_scope(scope::PROCESSES) {
+        return;
+    }
     let cookie = kernel::cookie(ctx);
     if storage::lookup(sk, || cookie).is_some() {
         // It dialed a socket that dialed it at that moment, perhaps itself (RFC 9293, section 3.5):

@@ -1,11 +1,14 @@
 //! `iter/task_file`: every open file descriptor of every task, and what the storage says of those
 //! that are sockets.
 
+mod adopt;
+
 use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_sock_from_file};
 use tracer_abi::facts::{AF_INET, AF_INET6, Ends, IPPROTO_MPTCP, IPPROTO_TCP};
+use tracer_abi::scope;
 use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
 use crate::kernel::{self, Sock, Task, now_ns, offset, size_u32};
@@ -58,12 +61,21 @@ extern "C" fn witness(ctx: *mut TaskFile) -> i32 {
 fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
     // SAFETY: `sk` is a socket, as the verifier knows.
     let cookie = unsafe { bpf_get_socket_cookie(sk.as_ptr()) };
-    let known = storage::lookup(sk, || cookie).or_else(|| accepted(sk));
+    let found = storage::lookup(sk, || cookie).or_else(|| accepted(sk));
     let tgid = task.tgid();
+    let is_tracer = tgid == kernel::tracer();
+    let is_everywhere = kernel::has_scope(scope::MACHINE);
     // Of what is not in the audit, only what its processes have matters, and what they may inherit.
-    if known.is_none() && tgid != kernel::tracer() && !storage::is_member(task.initial_tgid()) {
+    if found.is_none() && !is_everywhere && !is_tracer && !storage::belongs(task) {
         return;
     }
+    let known = found.or_else(|| {
+        if is_tracer {
+            None
+        } else {
+            adopt::adopt(task, sk)
+        }
+    });
     let mut sighting = Sighting {
         tgid,
         fd,
@@ -87,10 +99,11 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
     if let Some(socket) = known {
         hold(socket, now_ns);
         socket.set_cookie(cookie);
+        adopt::follow(socket, sk);
         sighting.flags |= KNOWN | storage::annotates_bit(socket, || tgid);
         sighting.ends = storage::ends(socket);
         tcp_counters(&mut sighting, sk);
-    } else if tgid == kernel::tracer() && !is_internet(sighting.family) {
+    } else if is_tracer && !is_internet(sighting.family) {
         return;
     }
     // SAFETY: a variable of our own, and a map's value.
@@ -103,7 +116,7 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
 }
 
 #[inline(always)]
-const fn is_internet(family: u16) -> bool {
+pub(super) const fn is_internet(family: u16) -> bool {
     family == AF_INET || family == AF_INET6
 }
 

@@ -207,8 +207,10 @@ pub struct Finding {
     pub holders_unlisted: u64,
     /// The process that opened it, and its name.
     pub opener: Option<(u32, String)>,
-    /// When it was opened.
-    pub opened_ns: u64,
+    /// When it was opened, or adopted.
+    pub born_ns: u64,
+    /// Whether it may have existed before the audit: when it was opened is not known.
+    pub is_adopted: bool,
     /// When the request it served ended.
     pub ended_ns: Option<u64>,
     /// When the clock of the rule started: END, CLOSE_WAIT, CLOSE, opening or last byte.

@@ -13,10 +13,12 @@ use tracer_core::ledger::{PileLimits, Timeouts};
 use tracer_core::verdict::{Kind, Level, Levels};
 
 use super::exit::ExitRule;
+use crate::audit::Subject;
 use crate::probes::Limits;
 use crate::report::file::check_writable;
 use crate::selftest::probe_child;
-use crate::{audit, exec, stacks};
+use crate::target::TargetError;
+use crate::{audit, exec, stacks, target};
 
 /// Shows, with evidence from the kernel, whether every socket of a program closed when its request
 /// was over.
@@ -35,12 +37,18 @@ cannot be started. --exit-code tells a command's own 3, 4 and 5 from these.
 Examples:
   sudo tracer run -- ./my-server --once
   sudo tracer run --for 60s --json report.json -- ./my-server
+  sudo tracer attach --pid 4711 --for 5m
   sudo tracer doctor";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Runs a command under audit, from its first instruction to its end, and gives the verdict.
     Run(Box<RunArgs>),
+    /// Judges a program that runs already, with evidence, and leaves it running.
+    ///
+    /// Sockets from before are adopted: what happens to them counts from then on. The program is
+    /// never stopped, frozen or signalled.
+    Attach(Box<AttachArgs>),
     /// Checks whether this kernel, these privileges and mounts allow tracing, and says how to fix
     /// it.
     Doctor,
@@ -58,6 +66,51 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
+    /// Gives the verdict after this time, while the command still runs, then ends the command.
+    /// Default: when the command ends, or at Ctrl-C.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    pub(super) window: Option<Duration>,
+    #[command(flatten)]
+    pub(super) audit: AuditArgs,
+    /// The command to run and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AttachArgs {
+    #[command(flatten)]
+    pub(super) target: TargetArgs,
+    /// Gives the verdict after this time. The program goes on.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    pub(super) window: Duration,
+    #[command(flatten)]
+    pub(super) audit: AuditArgs,
+}
+
+/// What to attach to.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct TargetArgs {
+    /// This process and what it starts. May be given several times.
+    #[arg(long, value_name = "PID")]
+    pub(super) pid: Vec<u32>,
+    /// Every process of this cgroup and of those below it: its directory, or its path below the
+    /// cgroup v2 mount.
+    #[arg(long, value_name = "PATH")]
+    pub(super) cgroup: Option<PathBuf>,
+    /// This container, by the ID or name that Docker, containerd, CRI-O or podman gave it, or the
+    /// pod with this UID and all its containers.
+    #[arg(long, value_name = "ID")]
+    pub(super) container: Option<String>,
+    /// This systemd unit.
+    #[arg(long, value_name = "NAME")]
+    pub(super) unit: Option<String>,
+}
+
+/// What every audit takes.
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
     /// How long a socket may stay open after its request, its peer or its connection ended.
     #[arg(long, default_value = "1s", value_parser = parse_time)]
     pub(super) grace: Duration,
@@ -75,15 +128,11 @@ pub(super) struct RunArgs {
     /// baseline. Common pools close idle connections after 30 to 90 s; use 3s for a short run.
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_time)]
     pile_up_after: Duration,
-    /// Gives the verdict after this time, while the command still runs, then ends the command.
-    /// Default: when the command ends, or at Ctrl-C.
-    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
-    pub(super) window: Option<Duration>,
     /// Writes the report to this file, as JSON (schema watertight.audit/1); - is the standard
     /// output.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Serves the kernel's counts at http://ADDR/metrics while the command runs. Requests must name
+    /// Serves the kernel's counts at http://ADDR/metrics while the audit runs. Requests must name
     /// an address, localhost or this machine's host name.
     #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<SocketAddr>,
@@ -115,12 +164,28 @@ pub(super) struct RunArgs {
     /// `N=M`: M takes the place of 3, 4 or 5. May be given several times.
     #[arg(long, value_name = "RULE")]
     pub(super) exit_code: Vec<ExitRule>,
-    /// The command to run and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    pub(super) command: Vec<OsString>,
 }
 
-impl RunArgs {
+impl TargetArgs {
+    /// Looks up what is meant.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such thing.
+    pub(super) fn resolve(&self) -> std::result::Result<Subject, TargetError> {
+        if let Some(path) = &self.cgroup {
+            target::of_cgroup(path)
+        } else if let Some(name) = &self.container {
+            target::of_container(name)
+        } else if let Some(name) = &self.unit {
+            target::of_unit(name)
+        } else {
+            target::of_processes(&self.pid)
+        }
+    }
+}
+
+impl AuditArgs {
     /// Returns the settings of the audit; `matches` are those of this subcommand.
     pub(super) fn audit_settings(&self, matches: &ArgMatches) -> audit::Settings {
         audit::Settings {

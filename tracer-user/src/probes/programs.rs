@@ -1,5 +1,6 @@
 //! The programs of the embedded object, by name: loaded, and found again.
 
+use std::any::Any;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -26,6 +27,11 @@ const PROCESS_TRACEPOINTS: [(&str, &str); 4] = [
     ("cgroup_attach", "cgroup_attach_task"),
 ];
 
+/// The link of a program to a cgroup, of any type: dropping it detaches the program.
+pub(super) struct HookLink(
+    #[expect(dead_code, reason = "kept until it is dropped")] Box<dyn Any + Send>,
+);
+
 /// Loads every program.
 pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     let name = "sock_create";
@@ -49,35 +55,40 @@ pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     load(name, program, |program| program.load("task_file", &btf))
 }
 
-/// Attaches every program but the witness to a cgroup and everything below it.
-pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<(), ProbeError> {
-    // Links allow several programs: other tracers and the container runtime keep theirs.
-    let mode = CgroupAttachMode::Single;
-    let attached = |name| move |error| program_error(name, "attached", error);
-    program::<CgroupSockopt>(ebpf, "setsockopt")?
-        .attach(cgroup, mode)
-        .map_err(attached("setsockopt"))?;
-    program::<SockOps>(ebpf, "sock_ops")?
-        .attach(cgroup, mode)
-        .map_err(attached("sock_ops"))?;
-    for name in SOCK_ADDR_PROGRAMS {
-        program::<CgroupSockAddr>(ebpf, name)?
-            .attach(cgroup, mode)
-            .map_err(attached(name))?;
-    }
+/// Attaches the programs that follow processes.
+pub(super) fn attach_processes(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     for (name, _) in PROCESS_TRACEPOINTS {
         program::<BtfTracePoint>(ebpf, name)?
             .attach()
-            .map_err(attached(name))?;
+            .map_err(|error| program_error(name, "attached", error))?;
+    }
+    Ok(())
+}
+
+/// Attaches every program of a cgroup to one and everything below it. They are detached when the
+/// links are dropped.
+pub(super) fn attach(ebpf: &mut Ebpf, cgroup: BorrowedFd<'_>) -> Result<Vec<HookLink>, ProbeError> {
+    // Links allow several programs: other tracers and the container runtime keep theirs.
+    let mode = CgroupAttachMode::Single;
+    let mut links = Vec::new();
+    macro_rules! attach {
+        ($kind:ty, $name:expr) => {{
+            let failed = |error| program_error($name, "attached", error);
+            let program = program::<$kind>(ebpf, $name)?;
+            let id = program.attach(cgroup, mode).map_err(failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            links.push(HookLink(Box::new(link)));
+        }};
+    }
+    attach!(CgroupSockopt, "setsockopt");
+    attach!(SockOps, "sock_ops");
+    for name in SOCK_ADDR_PROGRAMS {
+        attach!(CgroupSockAddr, name);
     }
     // Last, in this order: the release of every socket created from here on is seen.
-    program::<CgroupSock>(ebpf, "sock_release")?
-        .attach(cgroup, mode)
-        .map_err(attached("sock_release"))?;
-    program::<CgroupSock>(ebpf, "sock_create")?
-        .attach(cgroup, mode)
-        .map_err(attached("sock_create"))?;
-    Ok(())
+    attach!(CgroupSock, "sock_release");
+    attach!(CgroupSock, "sock_create");
+    Ok(links)
 }
 
 /// Loads a program. A signal interrupts the verifier (EAGAIN of `do_check`), even the SIGCONT of a

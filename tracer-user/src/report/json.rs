@@ -88,6 +88,7 @@ struct Completeness<'a> {
     resyncs: u64,
     without_place: u64,
     baseline_sockets: u64,
+    witnessed_only: u64,
     malformed_annotations: u64,
 }
 
@@ -222,6 +223,7 @@ impl<'a> Document<'a> {
                 resyncs: audit_log.resyncs,
                 without_place: of(Counter::WithoutSlot),
                 baseline_sockets: of(Counter::Adopted),
+                witnessed_only: counts.witnessed_only,
                 malformed_annotations: of(Counter::Refused),
             },
             sockets: Sockets {

@@ -80,9 +80,13 @@ fn write_counts(text: &mut String, report: &Report<'_>) -> std::fmt::Result {
         .walk
         .as_ref()
         .map_or_else(|| "unknown".to_owned(), |walk| walk.open.to_string());
+    let adopted = match of(Counter::Adopted) {
+        0 => String::new(),
+        adopted => format!("{adopted} adopted, "),
+    };
     writeln!(
         text,
-        "sockets    {} created, {} accepted, {} connected, {} released, {open} open",
+        "sockets    {adopted}{} created, {} accepted, {} connected, {} released, {open} open",
         of(Counter::Created),
         of(Counter::Accepted),
         of(Counter::Connected),

@@ -16,14 +16,17 @@ pub const SELFTEST: &str = "__selftest";
 /// What the child prints when it has a bound socket open.
 pub(super) const READY: &str = "ready";
 
+/// What the child waits for on its standard input before it makes a socket.
+pub(super) const GO: &[u8] = b"go";
+
 /// The owner that the child's socket is bound to.
 pub(super) const SELFTEST_OWNER: Owner = Owner {
     session: u64::MAX,
     stream: u64::MAX,
 };
 
-/// Returns the command that starts the child in `cgroup`. It prints [`READY`] when it has a bound
-/// socket open, and goes on when its standard input ends.
+/// Returns the command that starts the child in `cgroup`. It waits for [`GO`], prints [`READY`] when
+/// it has a bound socket open, and goes on when its standard input ends.
 pub(super) fn command(cgroup: &Path) -> io::Result<Command> {
     own_command(SELFTEST, cgroup)
 }
@@ -34,6 +37,7 @@ pub(super) fn command(cgroup: &Path) -> io::Result<Command> {
 ///
 /// When the cgroup cannot be entered, loopback does not work, or no tracer took the annotations.
 pub fn run(cgroup: &Path) -> anyhow::Result<()> {
+    io::stdin().read_exact(&mut [0; GO.len()])?;
     cgroup::enter(cgroup)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut dialed = TcpStream::connect(listener.local_addr()?)?;

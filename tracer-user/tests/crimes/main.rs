@@ -11,6 +11,7 @@
     reason = "a test without the standard harness, which clippy does not recognize as one"
 )]
 
+mod attached;
 mod bounds;
 mod case;
 mod cases;
@@ -40,6 +41,7 @@ fn main() {
         Trial::test(case.name, move || case.check()).with_ignored_flag(skipped)
     });
     let trials = cases
+        .chain(attached::trials(skipped))
         .chain(commands::trials(skipped))
         .chain(reports::trials(skipped))
         .chain(refusals::trials(skipped))

@@ -122,14 +122,25 @@ impl Ledger {
 
     fn recv_released(&mut self, of: &ReleaseEvent) {
         let (brief, at_ns) = (&of.brief, of.head.at_ns);
-        self.drop_lifetime(brief.id);
-        self.peers.count_released(Remote::of_release(of));
+        let accepted = self.drop_lifetime(brief.id).is_some_and(|it| it.accepted);
+        self.count_released(Remote::of_release(of), accepted);
         if of.over_ns != 0 {
             self.measure_outlive(of.over_ns, at_ns);
         }
         self.piles
             .recv_released(brief.id, at_ns, &self.timeouts.piles);
         self.findings.mark_released(brief.id, at_ns);
+    }
+
+    fn count_released(&mut self, remote: Option<Remote>, accepted: bool) {
+        let as_known = |remote: Remote| {
+            if accepted {
+                remote.as_visitor()
+            } else {
+                remote
+            }
+        };
+        self.peers.count_released(remote.map(as_known));
     }
 
     fn measure_outlive(&mut self, over_ns: u64, at_ns: u64) {
@@ -140,13 +151,14 @@ impl Ledger {
     fn recv_overstayed(&mut self, of: &OverstayEvent) {
         let (at_ns, facts) = (of.head.at_ns, &of.socket.facts);
         let lifetime = self.drop_lifetime(facts.id);
+        let accepted = lifetime.as_ref().is_some_and(|it| it.accepted);
         let last_bind_ns = lifetime
             .and_then(|lifetime| lifetime.bound)
             .map_or(0, |(_, _, at_ns)| at_ns);
         if facts.bound_ns != last_bind_ns {
             self.released_before_bind.insert(facts.id);
         }
-        self.peers.count_released(Remote::of(facts));
+        self.count_released(Remote::of(facts), accepted);
         if of.head.flags & BY_EXIT != 0 && of.tgid == facts.opener {
             self.piles.opener_exited(facts.opener, at_ns);
         }

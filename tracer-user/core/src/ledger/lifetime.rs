@@ -27,8 +27,11 @@ pub(super) struct Lifetime {
     pub(super) held: bool,
     /// TCP fell to CLOSE.
     pub(super) dead: bool,
-    /// Of a family without create and release hooks: only the witness tells whether it is open.
+    /// Of a family without create and release hooks, or made in another cgroup: only the witness
+    /// tells whether it is open.
     pub(super) unhooked: bool,
+    /// It is adopted, and was accepted by a listener that is known.
+    pub(super) accepted: bool,
     /// The witness met it before any record of it came.
     pub(super) unannounced: bool,
     /// The last walk that met it.
@@ -37,6 +40,8 @@ pub(super) struct Lifetime {
     pub(super) deadline_ns: u64,
     /// The last known byte counters, and when they last changed.
     pub(super) last_payload: Option<(Payload, u64)>,
+    /// The longest time without a byte that a byte ended, in nanoseconds.
+    pub(super) longest_silence_ns: u64,
     /// What waits without progress.
     pub(super) stall: Stall,
 }
@@ -48,11 +53,14 @@ impl Lifetime {
             bound: None,
             held: brief.flags & fact::HELD != 0,
             dead: false,
-            unhooked: brief.family != AF_INET && brief.family != AF_INET6,
+            unhooked: !matches!(brief.family, AF_INET | AF_INET6)
+                || brief.flags & fact::FOREIGN != 0,
+            accepted: false,
             unannounced: false,
             walk: 0,
             deadline_ns: 0,
             last_payload: None,
+            longest_silence_ns: 0,
             stall: Stall::default(),
         }
     }

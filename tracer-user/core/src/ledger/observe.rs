@@ -1,6 +1,6 @@
 //! The witness's walks: every open descriptor is observed, and the ledger is corrected.
 
-use tracer_abi::facts::{Facts, IPPROTO_TCP, IPPROTO_UDP};
+use tracer_abi::facts::{Facts, IPPROTO_TCP, IPPROTO_UDP, fact};
 use tracer_abi::record::ANNOTATES;
 use tracer_abi::sighting::Sighting;
 
@@ -11,7 +11,7 @@ use super::payload::{Payload, is_reset, payload_seen, unread, unsent};
 use super::piles::{PileKey, Sample};
 use super::rules::{Evidence, Sampled};
 use super::state::Ledger;
-use super::tcp::{TCP_CLOSE, TCP_CLOSE_WAIT, is_tcp};
+use super::tcp::{TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LISTEN, is_tcp};
 use super::walk::{ForeignSocket, Walk};
 use crate::event::{Descriptor, label_text};
 use crate::verdict::{Holder, Kind};
@@ -67,7 +67,7 @@ impl Ledger {
         let (Some(socket), sighting) = (&descriptor.socket, &descriptor.sighting) else {
             return;
         };
-        let facts = &as_observed(&socket.facts, sighting);
+        let facts = &self.with_way(as_observed(&socket.facts, sighting), sighting);
         let holder = Holder {
             pid: sighting.tgid,
             fd: sighting.fd,
@@ -117,6 +117,24 @@ impl Ledger {
         }
     }
 
+    /// Returns the facts of an adopted connection as those of an accepted one if a listener has its
+    /// local port: no other connection can have it (`__inet_hash_connect` passes over ports that
+    /// are bound).
+    fn with_way(&mut self, facts: Facts, sighting: &Sighting) -> Facts {
+        if facts.flags & fact::LISTENER != 0 && sighting.state == u32::from(TCP_LISTEN) {
+            self.listening.insert(facts.local_port);
+        }
+        let is_way_known =
+            facts.flags & (fact::ADOPTED | fact::DIALED) != fact::ADOPTED | fact::DIALED;
+        if is_way_known || !is_tcp(&facts) || !self.listening.contains(&facts.local_port) {
+            return facts;
+        }
+        Facts {
+            flags: facts.flags & !fact::DIALED | fact::CHILD,
+            ..facts
+        }
+    }
+
     fn observe_pile(&mut self, facts: &Facts, last_byte_ns: Option<u64>) {
         let Some(key) = PileKey::of(facts) else {
             return;
@@ -130,6 +148,7 @@ impl Ledger {
                 id: facts.id,
                 born_ns: facts.born_ns,
                 last_byte_ns,
+                longest_silence_ns: lifetime.map_or(0, |it| it.longest_silence_ns),
                 comm: facts.comm,
                 is_used: is_udp || payload.is_some_and(|(seen, _)| seen != Payload::default()),
             });
@@ -165,12 +184,18 @@ impl Ledger {
             .lifetimes
             .entry(facts.id)
             .or_insert_with(|| Lifetime::new(&facts.into()));
-        lifetime.unannounced |= is_new;
+        // Those that walks find have no record.
+        lifetime.unannounced |= is_new && facts.flags & fact::ADOPTED == 0;
+        if is_new && facts.flags & fact::FOREIGN != 0 {
+            self.counts.witnessed_only += 1;
+        }
         lifetime.held = true;
         if lifetime.walk == self.walk {
             return true;
         }
         lifetime.walk = self.walk;
+        lifetime.accepted =
+            facts.flags & (fact::ADOPTED | fact::CHILD) == fact::ADOPTED | fact::CHILD;
         if !lifetime.unhooked {
             self.walked.open += 1;
         }
@@ -184,7 +209,9 @@ impl Ledger {
         let lifetime = self.lifetimes.get_mut(&facts.id)?;
         match lifetime.last_payload {
             Some((last, since_ns)) if last == seen => Some(since_ns),
-            Some(_) => {
+            Some((_, since_ns)) => {
+                let silence_ns = now_ns.saturating_sub(since_ns);
+                lifetime.longest_silence_ns = lifetime.longest_silence_ns.max(silence_ns);
                 lifetime.last_payload = Some((seen, now_ns));
                 Some(now_ns)
             }

@@ -93,6 +93,14 @@ impl Remote {
         Self::new(facts.family, facts.remote, facts.remote_port, facts.flags)
     }
 
+    /// Returns the remote end of a connection as that of a visitor.
+    pub(super) fn as_visitor(self) -> Self {
+        Self {
+            dialed: false,
+            ..self
+        }
+    }
+
     /// Returns the remote end of a released connection.
     pub(super) fn of_release(of: &ReleaseEvent) -> Option<Self> {
         Self::new(of.brief.family, of.remote, of.remote_port, of.brief.flags)

@@ -112,10 +112,22 @@ pub(super) struct Sample {
     pub(super) born_ns: u64,
     /// When a byte last moved; its birth for one that moved none, and for UDP.
     pub(super) last_byte_ns: u64,
+    /// The longest time without a byte that a byte ended, in nanoseconds.
+    pub(super) longest_silence_ns: u64,
     /// Whether it has moved a byte, as is assumed of UDP.
     pub(super) is_used: bool,
     /// `task_struct.comm` of the process that opened it.
     pub(super) comm: [u8; 16],
+}
+
+impl Sample {
+    /// Whether it is silent for much longer than before any earlier byte. One that the program
+    /// comes back to now and then, as to each tenant's pool, is in use although newer ones are
+    /// opened.
+    fn is_abandoned(&self, now_ns: u64) -> bool {
+        let silence_ns = now_ns.saturating_sub(self.last_byte_ns);
+        silence_ns > self.longest_silence_ns.saturating_mul(2)
+    }
 }
 
 /// All piles.
@@ -333,7 +345,9 @@ impl Pile {
                 Some(member) if member.last_byte_ns == sample.last_byte_ns => member.joined_ns,
                 Some(_) | None => now_ns,
             };
-            if self.newest_used_ns > sample.last_byte_ns.saturating_add(grace_ns) {
+            if self.newest_used_ns > sample.last_byte_ns.saturating_add(grace_ns)
+                && sample.is_abandoned(now_ns)
+            {
                 let last_byte_ns = sample.last_byte_ns;
                 members.insert(
                     sample.id,

@@ -33,6 +33,8 @@ pub struct Counts {
     pub streams_ended: u64,
     /// How often a socket had broken a rule when it was released or reused.
     pub late: u64,
+    /// Sockets that were made in another cgroup: only walks met them.
+    pub witnessed_only: u64,
 }
 
 /// The ledger.
@@ -57,6 +59,9 @@ pub struct Ledger {
     pub(super) walk: u32,
     pub(super) walk_began_ns: u64,
     pub(super) walked: Walk,
+    /// The local ports of the listeners that walks met: what tells whether an adopted connection
+    /// was accepted.
+    pub(super) listening: HashSet<u16>,
 }
 
 impl Ledger {
@@ -89,6 +94,7 @@ impl Ledger {
             walk: 0,
             walk_began_ns: 0,
             walked: Walk::default(),
+            listening: HashSet::new(),
         }
     }
 

@@ -13,6 +13,9 @@ pub(super) const TCP_CLOSE: u16 = 7;
 /// `TCP_CLOSE_WAIT` (net/tcp_states.h).
 pub(super) const TCP_CLOSE_WAIT: u16 = 8;
 
+/// `TCP_LISTEN` (net/tcp_states.h).
+pub(super) const TCP_LISTEN: u16 = 10;
+
 /// Returns the name of a [`Facts::state`] or of a
 /// [`Sighting::state`](tracer_abi::sighting::Sighting::state).
 #[must_use]
@@ -27,7 +30,7 @@ pub const fn tcp_state_name(state: u16) -> &'static str {
         TCP_CLOSE => "CLOSE",
         TCP_CLOSE_WAIT => "CLOSE_WAIT",
         9 => "LAST_ACK",
-        10 => "LISTEN",
+        TCP_LISTEN => "LISTEN",
         11 => "CLOSING",
         12 => "NEW_SYN_RECV",
         _ => "UNKNOWN",

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tracer_abi::counter::Counter;
+
 use crate::counters::Counters;
 use crate::ledger::{ForeignSocket, Walk};
 
@@ -66,6 +68,8 @@ pub struct AuditLog {
     pub is_cut_short: bool,
     /// The kernel's counters since the audit began.
     pub counters: Counters,
+    /// The counters as the last walk began; `None` when nothing ran during it.
+    pub counters_before: Option<Counters>,
     /// The last walk of the witness; `None` when it failed.
     pub walk: Option<Walk>,
     /// Walks made.
@@ -95,9 +99,20 @@ impl AuditLog {
     #[must_use]
     pub fn agrees(&self) -> bool {
         self.walk.as_ref().is_some_and(|walk| {
-            walk.only_in_kernel == 0
-                && walk.only_in_ledger == 0
-                && self.counters.open() == i128::from(walk.open)
+            walk.only_in_kernel == 0 && walk.only_in_ledger == 0 && self.counters_agree(walk)
         })
+    }
+
+    /// Whether the walk met as many sockets as must be open by the kernel's counters. While the
+    /// program runs, the walk may or may not have met those that came or went during it.
+    pub(super) fn counters_agree(&self, walk: &Walk) -> bool {
+        let met = i128::from(walk.open);
+        let Some(before) = &self.counters_before else {
+            return self.counters.open() == met;
+        };
+        let during = self.counters.since(before);
+        let came = during.open() + i128::from(during.of(Counter::Released));
+        let went = i128::from(during.of(Counter::Released));
+        (before.open() - went..=before.open() + came).contains(&met)
     }
 }

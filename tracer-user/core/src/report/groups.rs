@@ -96,7 +96,7 @@ pub fn group_by_cause<'a>(
                     .map(target),
                 stack: key.stack,
                 sockets: u64::try_from(findings.len()).unwrap_or(u64::MAX),
-                oldest_ns: findings.iter().map(|it| it.opened_ns).min()?,
+                oldest_ns: findings.iter().map(|it| it.born_ns).min()?,
                 growth_per_min: growth_per_min(&findings),
                 example,
             })
@@ -181,8 +181,8 @@ fn place(finding: &Finding) -> Option<(bool, SocketAddr)> {
 }
 
 fn growth_per_min(findings: &[&Finding]) -> Option<f64> {
-    let first_ns = findings.iter().map(|it| it.opened_ns).min()?;
-    let last_ns = findings.iter().map(|it| it.opened_ns).max()?;
+    let first_ns = findings.iter().map(|it| it.born_ns).min()?;
+    let last_ns = findings.iter().map(|it| it.born_ns).max()?;
     let minutes = std::time::Duration::from_nanos(last_ns - first_ns).as_secs_f64() / 60.0;
     let more = u32::try_from(findings.len() - 1).unwrap_or(u32::MAX);
     (minutes > 0.0).then(|| f64::from(more) / minutes)
@@ -242,7 +242,8 @@ mod tests {
             holders: Vec::new(),
             holders_unlisted: 0,
             opener: Some((7, "server".to_owned())),
-            opened_ns: id * 1_000_000_000,
+            born_ns: id * 1_000_000_000,
+            is_adopted: false,
             ended_ns: None,
             since_ns: id * 1_000_000_000,
             released_ns: None,

@@ -149,7 +149,7 @@ fn disagreements(audit_log: &AuditLog, walk: &Walk) -> impl Iterator<Item = Stri
                 first.local_port
             )
         }),
-        (must_be_open != i128::from(walk.open)).then(|| {
+        (!audit_log.counters_agree(walk)).then(|| {
             format!(
                 "the kernel's counters say that {must_be_open} sockets are open, the witness met \
                  {}",

@@ -43,6 +43,7 @@ impl Program {
             id: self.next_id,
             born_ns: self.now_ns,
             last_byte_ns: self.now_ns,
+            longest_silence_ns: 0,
             is_used: true,
             comm: *b"server\0\0\0\0\0\0\0\0\0\0",
         });
@@ -52,7 +53,10 @@ impl Program {
     fn reuse(&mut self, id: u64) {
         let now_ns = self.now_ns;
         let sample = self.open.iter_mut().find(|sample| sample.id == id);
-        sample.unwrap().last_byte_ns = now_ns;
+        let sample = sample.unwrap();
+        let silence_ns = now_ns - sample.last_byte_ns;
+        sample.longest_silence_ns = sample.longest_silence_ns.max(silence_ns);
+        sample.last_byte_ns = now_ns;
     }
 
     fn release(&mut self, id: u64) {
@@ -108,6 +112,29 @@ fn a_pool_that_reuses_its_connections_is_no_pile() {
         program.tick();
         assert!(program.reported.is_empty());
     }
+}
+
+#[test]
+fn connections_that_the_program_comes_back_to_are_no_pile_while_others_come() {
+    let mut program = Program::default();
+    let mut tenants = Vec::new();
+    for turn in 0..200 {
+        if turn % 2 == 0 {
+            tenants.push(program.open_and_use());
+        }
+        // Each is used again after the same while.
+        for n in (0..tenants.len()).filter(|n| (turn - 2 * n) % 5 == 4) {
+            program.reuse(tenants[n]);
+        }
+        program.tick();
+        assert!(program.reported.is_empty(), "turn {turn}");
+    }
+    // The program forgets them, and only opens new ones.
+    for _ in 0..40 {
+        program.open_and_use();
+        program.ticks(2);
+    }
+    assert!(program.reported.len() >= 8, "{:?}", program.reported.len());
 }
 
 #[test]
