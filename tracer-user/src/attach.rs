@@ -1,14 +1,19 @@
-//! `tracer attach --for`: judges programs that run already, which go on undisturbed.
+//! `tracer attach`: judges programs that run already, which go on undisturbed, after a time or for
+//! as long as they run.
 
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
+use tracer_core::ledger::Change;
 use tracer_core::report::{AuditLog, Target};
+use tracer_core::verdict::Level;
 
 use crate::audit::Audit;
+use crate::clock;
 use crate::event_loop::{EventLoop, POLL_INTERVAL, Signals};
 use crate::metrics::Endpoint;
+use crate::report::json::write_change;
 
 /// How often to check whether the last process has ended.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(100);
@@ -49,4 +54,58 @@ pub async fn judge(
         ..Target::default()
     };
     Ok(audit.finish(target, is_cut_short))
+}
+
+/// Guards until a signal comes or the last process has ended: each finding is a line of JSON on
+/// `to` when its rule is broken, and one more when it is broken no longer. Returns whether a denied
+/// one ever was.
+///
+/// # Errors
+///
+/// When the ring cannot be waited for.
+pub async fn guard(
+    audit: &mut Audit,
+    endpoint: Option<&mut Endpoint>,
+    signals: &mut Signals,
+    mut to: impl Write,
+) -> io::Result<bool> {
+    audit.follow_findings();
+    let mut event_loop = EventLoop::new(audit, endpoint)?;
+    let mut alive = interval(ALIVE_INTERVAL);
+    let (mut was_denied, mut is_heard) = (false, true);
+    loop {
+        let is_over = tokio::select! {
+            () = signals.recv() => true,
+            _ = alive.tick() => !audit.is_alive(),
+            () = event_loop.turn(audit) => false,
+        };
+        let changes = audit.take_changes();
+        was_denied |= changes.iter().any(|change| is_denied(audit, change));
+        if let Err(error) = print_changes(audit, &changes, &mut to)
+            && is_heard
+        {
+            is_heard = false;
+            log::warn!("findings cannot be printed any more: {error}; the metrics go on");
+        }
+        if is_over {
+            return Ok(was_denied);
+        }
+    }
+}
+
+fn is_denied(audit: &Audit, change: &Change) -> bool {
+    let (Change::Found(finding) | Change::Resolved(finding)) = change;
+    audit.ledger().findings().levels().of(finding.kind) == Level::Deny
+}
+
+fn print_changes(audit: &Audit, changes: &[Change], mut to: impl Write) -> io::Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let levels = audit.ledger().findings().levels();
+    let (now, now_ns) = (clock::time_of_day(), clock::now_ns());
+    for change in changes {
+        write_change(change, levels, now, now_ns, &mut to)?;
+    }
+    to.flush()
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
 use tracer_core::event;
-use tracer_core::ledger::{ForeignSocket, Ledger, Timeouts, Walk};
+use tracer_core::ledger::{Change, ForeignSocket, Ledger, Timeouts, Walk};
 use tracer_core::report::{AuditLog, Target, Window};
 use tracer_core::verdict::Levels;
 
@@ -107,6 +107,8 @@ pub struct Audit {
     start_ns: u64,
     audit_log: AuditLog,
     lost_before: u64,
+    /// Why the last walk failed, if it did.
+    last_failure: Option<String>,
     undialed: u64,
     failed_connects: u64,
     needs_walk: bool,
@@ -168,6 +170,7 @@ impl Audit {
             start_ns,
             audit_log,
             lost_before: 0,
+            last_failure: None,
             undialed: baseline.of(Counter::Undialed),
             failed_connects: baseline.of(Counter::Undialed),
             // What is there already is adopted by a walk.
@@ -192,6 +195,32 @@ impl Audit {
             Subject::Processes(_, processes) => processes
                 .iter()
                 .any(|process| Path::new("/proc").join(process.to_string()).exists()),
+        }
+    }
+
+    /// From now on, findings are kept only as long as their rules are broken; what changes is told
+    /// by [`Audit::take_changes`].
+    pub fn follow_findings(&mut self) {
+        self.ledger.follow_findings();
+    }
+
+    /// Returns what has changed of the findings since the last call.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        self.ledger.take_changes()
+    }
+
+    /// Returns why the audit does not see everything now; `None` when it does.
+    #[must_use]
+    pub fn blind_reason(&self) -> Option<String> {
+        if let Some(failure) = &self.last_failure {
+            return Some(failure.clone());
+        }
+        match self.probes.attachments() {
+            Err(error) => Some(error.to_string()),
+            Ok((links, _)) => links.iter().find(|link| !link.attached).map(|link| {
+                let program = &link.program;
+                format!("the eBPF program {program} is detached")
+            }),
         }
     }
 
@@ -244,7 +273,9 @@ impl Audit {
         if self.needs_walk && now_ns >= self.next_walk_ns {
             self.needs_walk = false;
             self.last_walk_ns = now_ns;
-            if let Err(error) = self.walk() {
+            let walked = self.walk();
+            self.last_failure = walked.as_ref().err().map(ToString::to_string);
+            if let Err(error) = walked {
                 self.record_failure(&error);
             }
             let took_ns = clock::now_ns().saturating_sub(now_ns);

@@ -290,16 +290,24 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 /// are thawed.
 fn remove_stale(parent: &Path, name: &str) {
     for path in children(parent) {
-        let is_ours = path
-            .file_name()
-            .and_then(|file| file.to_str()?.strip_prefix(name))
-            .is_some_and(|rest| rest.starts_with('-'));
-        if is_ours && let Ok(Some(_lock)) = lock(&path) {
+        let file = path.file_name().and_then(|file| file.to_str());
+        if file.is_some_and(|file| is_audit(file, name))
+            && let Ok(Some(_lock)) = lock(&path)
+        {
             // A cgroup that cannot be written or removed does no harm.
             let _ = fs::write(path.join("cgroup.freeze"), "0");
             let _ = remove_tree(&path);
         }
     }
+}
+
+/// Whether this is the name of a cgroup that an audit made: others may begin as it does.
+fn is_audit(file: &str, name: &str) -> bool {
+    let numbers = file
+        .strip_prefix(name)
+        .and_then(|rest| rest.strip_prefix('-')?.split_once('-'));
+    numbers
+        .is_some_and(|(pid, attempt)| pid.parse::<u32>().is_ok() && attempt.parse::<u32>().is_ok())
 }
 
 fn collect(path: &Path, processes: &mut HashSet<u32>) {
@@ -359,6 +367,20 @@ mod tests {
             mounts_v2("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0"),
             None
         );
+    }
+
+    #[test]
+    fn only_the_cgroups_of_audits_are_taken_for_left_behind() {
+        assert!(is_audit("watertight-4711-0", "watertight"));
+        for other in [
+            "watertight",
+            "watertight-prod",
+            "watertight-prod-1",
+            "watertight-1",
+            "x-1-0",
+        ] {
+            assert!(!is_audit(other, "watertight"), "{other}");
+        }
     }
 
     #[test]

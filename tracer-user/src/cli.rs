@@ -152,6 +152,10 @@ async fn run_audit(
 
 fn attach_command(args: AttachArgs, matches: &ArgMatches) -> Result<ExitCode> {
     args.audit.check()?;
+    anyhow::ensure!(
+        args.window.is_some() || args.audit.json.is_none(),
+        "--json needs --for: a guard prints its findings as lines of JSON to the standard output"
+    );
     let subject = args.target.resolve()?;
     let settings = args.audit.audit_settings(matches);
     attach_audit(&settings, subject, args)
@@ -169,12 +173,30 @@ async fn attach_audit(
         Ok(started) => started,
         Err(status) => return Ok(status),
     };
-    let (window, grace) = (args.window, args.audit.grace);
+    let grace = args.audit.grace;
+    let Some(window) = args.window else {
+        return guard(&mut audit, endpoint.as_mut(), &mut signals, &args.audit).await;
+    };
     let audit_log =
         attach::judge(&mut audit, window, grace, endpoint.as_mut(), &mut signals).await?;
     let report = Report::new(&audit_log, audit.ledger());
     let written = write_json(&args.audit, &report);
     Ok(conclude(&args.audit, &report, written))
+}
+
+async fn guard(
+    audit: &mut Audit,
+    endpoint: Option<&mut Endpoint>,
+    signals: &mut Signals,
+    args: &AuditArgs,
+) -> Result<ExitCode> {
+    print(
+        anstream::stderr(),
+        format_args!("guarding   {}\n", audit.audited().display()),
+    );
+    let stdout = std::io::stdout();
+    let was_denied = attach::guard(audit, endpoint, signals, stdout).await?;
+    Ok(exit::of_guard(was_denied, &args.exit_code).into())
 }
 
 /// Prints the report, and returns the exit status.

@@ -1,11 +1,23 @@
 //! The clock of the kernel side.
 
+use std::time::SystemTime;
+
 use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
 
 /// Returns CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` does.
 #[must_use]
 pub fn now_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::Monotonic))
+}
+
+/// Returns the time of day, for people and logs.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads this clock"
+)]
+pub fn time_of_day() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Returns the length of a tick in nanoseconds: the step of the coarse clock, which the kernel

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::audit::Audit;
 use crate::metrics::{Endpoint, Scrape};
@@ -66,6 +66,7 @@ impl Signals {
 
 /// Polls the audit on a timer and when the ring is half full, and answers scrapes.
 pub(crate) struct EventLoop<'a> {
+    timer: Interval,
     ring: AsyncFd<OwnedFd>,
     endpoint: Option<&'a mut Endpoint>,
 }
@@ -78,22 +79,31 @@ impl<'a> EventLoop<'a> {
             reason = "an OwnedFd upholds what the unsafe replacement asks for"
         )]
         let ring = AsyncFd::new(audit.ring().try_clone_to_owned()?)?;
-        Ok(Self { ring, endpoint })
+        let mut timer = interval(POLL_INTERVAL);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            timer,
+            ring,
+            endpoint,
+        })
     }
 
     /// Drives `audit`, for ever.
     pub(crate) async fn run(&mut self, audit: &mut Audit) -> Infallible {
-        let mut timer = interval(POLL_INTERVAL);
-        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = timer.tick() => {}
-                Ok(mut ready) = self.ring.readable() => ready.clear_ready(),
-                Some(scrape) = next_scrape(self.endpoint.as_deref_mut()) => scrape.respond(audit),
-            }
-            while audit.poll() {
-                tokio::task::yield_now().await;
-            }
+            self.turn(audit).await;
+        }
+    }
+
+    /// Waits for the timer, the ring or a scrape, and lets `audit` do what is due.
+    pub(crate) async fn turn(&mut self, audit: &mut Audit) {
+        tokio::select! {
+            _ = self.timer.tick() => {}
+            Ok(mut ready) = self.ring.readable() => ready.clear_ready(),
+            Some(scrape) = next_scrape(self.endpoint.as_deref_mut()) => scrape.respond(audit),
+        }
+        while audit.poll() {
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -9,6 +9,7 @@
 mod findings;
 mod host;
 mod http;
+mod targets;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,12 +19,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Router, routing};
-use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracer_abi::counter::Counter;
-use tracer_core::verdict::Level;
+use tracer_core::ledger::Findings;
+use tracer_core::verdict::{Kind, Level};
 
 use crate::audit::Audit;
 use crate::metrics::http::Limits;
@@ -36,16 +38,28 @@ const LIMITS: Limits = Limits {
     silence: Duration::from_secs(30),
 };
 
-/// A scrape that waits for its answer.
+/// A request that waits for its answer.
 #[derive(Debug)]
-pub struct Scrape(oneshot::Sender<String>);
+pub enum Scrape {
+    /// `/metrics`.
+    Metrics(oneshot::Sender<String>),
+    /// `/readyz`: why the audit is blind, if it is.
+    Ready(oneshot::Sender<Option<String>>),
+}
 
 impl Scrape {
     /// Responds with the audit's current state.
     pub fn respond(self, audit: &Audit) {
-        if let Ok(text) = text(audit) {
-            // Whoever asked may be gone.
-            let _ = self.0.send(text);
+        // Whoever asked may be gone.
+        match self {
+            Self::Metrics(to) => {
+                if let Ok(text) = text(audit) {
+                    let _ = to.send(text);
+                }
+            }
+            Self::Ready(to) => {
+                let _ = to.send(audit.blind_reason());
+            }
         }
     }
 }
@@ -72,6 +86,7 @@ impl Endpoint {
         let (sender, scrapes) = mpsc::channel(QUEUED_SCRAPES_MAX);
         let router = Router::new()
             .route("/metrics", routing::get(scrape))
+            .route("/readyz", routing::get(ready))
             .with_state(sender);
         let task = tokio::spawn(http::serve(listener, router, LIMITS));
         Ok(Self {
@@ -99,21 +114,36 @@ impl Drop for Endpoint {
     }
 }
 
+const BUSY: (StatusCode, &str) = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    "the audit is busy or over\n",
+);
+
 async fn scrape(State(scrapes): State<mpsc::Sender<Scrape>>) -> Response {
     let (sender, response) = oneshot::channel();
-    let busy = (
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the audit is busy or over\n",
-    );
-    if scrapes.try_send(Scrape(sender)).is_err() {
-        return busy.into_response();
+    if scrapes.try_send(Scrape::Metrics(sender)).is_err() {
+        return BUSY.into_response();
     }
     match response.await {
         Ok(text) => {
             let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
             (kind, text).into_response()
         }
-        Err(_) => busy.into_response(),
+        Err(_) => BUSY.into_response(),
+    }
+}
+
+async fn ready(State(scrapes): State<mpsc::Sender<Scrape>>) -> Response {
+    let (sender, response) = oneshot::channel();
+    if scrapes.try_send(Scrape::Ready(sender)).is_err() {
+        return BUSY.into_response();
+    }
+    match response.await {
+        Ok(None) => "ok\n".into_response(),
+        Ok(Some(reason)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+        }
+        Err(_) => BUSY.into_response(),
     }
 }
 
@@ -166,6 +196,25 @@ const COUNTERS: [(&str, &str, Counter); 9] = [
     ),
 ];
 
+/// How many findings of each kind there ever were, which a guard counts.
+fn register_ever(registry: &Registry, findings: &Findings) -> Result<()> {
+    let family = IntCounterVec::new(
+        Opts::new(
+            "watertight_audit_findings_total",
+            "Findings that there ever were, by kind. Only of a guard, which forgets those that are \
+             resolved.",
+        ),
+        &["kind"],
+    )?;
+    for kind in Kind::ALL {
+        if let Some(count) = findings.ever(kind) {
+            family.with_label_values(&[kind.name()]).inc_by(count);
+        }
+    }
+    registry.register(Box::new(family))?;
+    Ok(())
+}
+
 fn text(audit: &Audit) -> Result<String> {
     let counters = audit.counters()?;
     let registry = Registry::new();
@@ -197,12 +246,14 @@ fn text(audit: &Audit) -> Result<String> {
     let denied = audit.ledger().findings().count(Level::Deny);
     gauge(
         "watertight_audit_leaked_sockets",
-        "Sockets with a denied finding, so far.",
+        "Sockets with a denied finding, so far; of a guard, now.",
         i64::try_from(denied).unwrap_or(i64::MAX),
     )?;
+    register_ever(&registry, audit.ledger().findings())?;
     registry.register(Box::new(findings::open_by_cause(
         audit.ledger().findings(),
     )?))?;
+    targets::register(&registry, audit.ledger())?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(String::from_utf8(text)?)

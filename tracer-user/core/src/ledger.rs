@@ -25,9 +25,9 @@ mod tcp;
 mod tests;
 mod walk;
 
-pub use findings::Findings;
+pub use findings::{Change, Findings};
 pub use peers::{OTHER, Peer, Peers};
-pub use piles::{PileLimits, PileNote, PileState};
+pub use piles::{PileLimits, PileNote, PileSize, PileState};
 pub use rules::Timeouts;
 pub use state::{Counts, Ledger};
 pub use tcp::tcp_state_name;

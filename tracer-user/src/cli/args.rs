@@ -38,6 +38,7 @@ Examples:
   sudo tracer run -- ./my-server --once
   sudo tracer run --for 60s --json report.json -- ./my-server
   sudo tracer attach --pid 4711 --for 5m
+  sudo tracer attach --unit nginx --listen 127.0.0.1:9753
   sudo tracer doctor";
 
 #[derive(Debug, Subcommand)]
@@ -81,9 +82,11 @@ pub(super) struct RunArgs {
 pub(super) struct AttachArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// Gives the verdict after this time. The program goes on.
+    /// Gives the verdict after this time. Without it, guards until SIGTERM or Ctrl-C: each finding is
+    /// a line of JSON on the standard output (schema watertight.finding/1) when its rule is broken,
+    /// and once more when it is resolved.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
-    pub(super) window: Duration,
+    pub(super) window: Option<Duration>,
     #[command(flatten)]
     pub(super) audit: AuditArgs,
 }

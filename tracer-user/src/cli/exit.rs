@@ -63,6 +63,16 @@ pub(super) fn of_verdict(
     }
 }
 
+/// Returns the status of a guard that was told to stop: 0, but with `--exit-code verdict` that of a
+/// leak if a denied finding ever stood.
+pub(super) fn of_guard(was_denied: bool, rules: &[ExitRule]) -> u8 {
+    if was_denied && rules.contains(&ExitRule::Verdict) {
+        of_tracer(LEAK, rules)
+    } else {
+        0
+    }
+}
+
 /// Returns the exit status that replaces one of the tracer's own: the last rule about it counts.
 pub(super) fn of_tracer(status: u8, rules: &[ExitRule]) -> u8 {
     let moved = rules.iter().rev().find_map(|rule| match rule {

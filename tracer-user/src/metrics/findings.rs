@@ -60,7 +60,7 @@ fn add(family: &IntGaugeVec, group: &Group<'_>, [program, executable, target]: [
 }
 
 /// Bounds the length of a text that the traced program chooses.
-fn label(text: &str) -> String {
+pub(super) fn label(text: &str) -> String {
     text.chars().take(LABEL_CHARS_MAX).collect()
 }
 

@@ -7,12 +7,14 @@
 
 mod finding;
 mod layout;
+mod line;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use finding::{FindingRow, Frame, frames};
 use layout::Layout;
+pub use line::write_change;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::counter::Counter;

@@ -26,6 +26,28 @@ pub struct Findings {
     /// Findings past [`FINDINGS_MAX`].
     unlisted_denied: u64,
     unlisted_warned: u64,
+    /// What has changed, when the findings are followed.
+    news: Option<News>,
+}
+
+/// What has changed since the changes were last taken.
+#[derive(Debug, Default)]
+struct News {
+    /// Sockets with a new finding.
+    found: Vec<u64>,
+    /// Findings that are over.
+    resolved: Vec<Finding>,
+    /// Findings of each kind that there ever were.
+    ever: HashMap<Kind, u64>,
+}
+
+/// A change of the findings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A rule is broken.
+    Found(Finding),
+    /// It is broken no longer: the socket is released, or does again what it should.
+    Resolved(Finding),
 }
 
 impl Findings {
@@ -35,7 +57,53 @@ impl Findings {
             findings: HashMap::new(),
             unlisted_denied: 0,
             unlisted_warned: 0,
+            news: None,
         }
+    }
+
+    /// From now on, keeps changes until they are taken, and findings only as long as their rules
+    /// are broken: for an audit without an end.
+    pub(super) fn follow(&mut self) {
+        self.news = Some(News::default());
+    }
+
+    /// Returns what has changed since the last call: first what was found, then what is resolved.
+    /// Nothing unless they are followed.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        let Some(news) = &mut self.news else {
+            return Vec::new();
+        };
+        let resolved = std::mem::take(&mut news.resolved);
+        let by_id: HashMap<u64, &Finding> = resolved.iter().map(|it| (it.id, it)).collect();
+        let mut changes = Vec::new();
+        for id in std::mem::take(&mut news.found) {
+            let open = self.findings.get(&id).map(AsRef::as_ref);
+            let finding = open.or_else(|| by_id.get(&id).copied());
+            changes.extend(finding.cloned().map(Change::Found));
+        }
+        changes.extend(resolved.into_iter().map(Change::Resolved));
+        changes
+    }
+
+    /// Returns how many findings of a kind there ever were; `None` unless they are followed.
+    #[must_use]
+    pub fn ever(&self, kind: Kind) -> Option<u64> {
+        let news = self.news.as_ref()?;
+        Some(news.ever.get(&kind).copied().unwrap_or(0))
+    }
+
+    /// Ends a finding whose rule is broken no longer, when the findings are followed.
+    pub(super) fn resolve(&mut self, id: u64) {
+        if let Some(news) = &mut self.news {
+            news.resolved
+                .extend(self.findings.remove(&id).map(|it| *it));
+        }
+    }
+
+    /// Returns the kind of a socket's finding, when the findings are followed.
+    pub(super) fn followed_kind(&self, id: u64) -> Option<Kind> {
+        self.news.as_ref()?;
+        self.findings.get(&id).map(|finding| finding.kind)
     }
 
     /// Records a finding. If a socket already has one, the one of the earlier rule is kept, with
@@ -67,9 +135,21 @@ impl Findings {
                 finding.ended_ns = kept.ended_ns;
                 finding.owner = kept.owner.take();
             }
+            let (id, is_over) = (finding.id, finding.released_ns.is_some());
             **kept = finding;
+            if is_over {
+                self.resolve(id);
+            }
         } else if self.findings.len() < FINDINGS_MAX {
-            self.findings.insert(finding.id, Box::new(finding));
+            let (id, kind, is_over) = (finding.id, finding.kind, finding.released_ns.is_some());
+            self.findings.insert(id, Box::new(finding));
+            if let Some(news) = &mut self.news {
+                news.found.push(id);
+                *news.ever.entry(kind).or_default() += 1;
+            }
+            if is_over {
+                self.resolve(id);
+            }
         } else if level == Level::Deny {
             self.unlisted_denied += 1;
         } else {
@@ -82,11 +162,13 @@ impl Findings {
         if let Some(finding) = self.findings.get_mut(&id) {
             finding.released_ns = Some(at_ns);
         }
+        self.resolve(id);
     }
 
     /// Withdraws a finding of this kind: its rule is broken no longer, and was not for long.
     pub(super) fn withdraw(&mut self, id: u64, kind: Kind) {
         if self.findings.get(&id).is_some_and(|it| it.kind == kind) {
+            self.resolve(id);
             self.findings.remove(&id);
         }
     }

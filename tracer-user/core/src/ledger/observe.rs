@@ -96,7 +96,13 @@ impl Ledger {
             sampled,
             at_ns: now_ns,
         };
-        if let Some(violation) = evidence.violation(&self.timeouts) {
+        let violation = evidence.violation(&self.timeouts);
+        if let Some(kind) = self.findings.followed_kind(facts.id)
+            && violation.is_none_or(|it| it.kind > kind)
+        {
+            self.findings.resolve(facts.id);
+        }
+        if let Some(violation) = violation {
             let mut finding = new_finding(&evidence, violation, label_text(socket));
             // Most sockets have one holder: allocate for one.
             finding.holders = vec![holder];
@@ -254,6 +260,8 @@ impl Ledger {
         }
         for id in gone {
             self.drop_lifetime(id);
+            // Its release was lost, or no hook runs for it.
+            self.findings.resolve(id);
         }
         if lossy {
             self.released_before_bind.clear();

@@ -32,6 +32,9 @@ pub struct Peers(HashMap<String, Peer>);
 impl Peers {
     /// Counts a released connection.
     pub(super) fn count_released(&mut self, remote: Option<Remote>) {
+        if self.0.len() >= ADDRESSES {
+            self.fold_closed();
+        }
         if let Some(peer) = self.entry(remote) {
             peer.released += 1;
         }
@@ -66,6 +69,16 @@ impl Peers {
         peers.sort_by(|(a, x), (b, y)| (y.open, y.released, *a).cmp(&(x.open, x.released, *b)));
         peers.truncate(limit);
         peers
+    }
+
+    /// Adds up the addresses without open connections under [`OTHER`], to make room: in an audit
+    /// without an end, visitors come from ever new ones.
+    fn fold_closed(&mut self) {
+        let closed = self
+            .0
+            .extract_if(|address, peer| peer.open == 0 && address != OTHER);
+        let released: u64 = closed.map(|(_, peer)| peer.released).sum();
+        self.0.entry(OTHER.to_owned()).or_default().released += released;
     }
 
     fn entry(&mut self, remote: Option<Remote>) -> Option<&mut Peer> {
@@ -160,8 +173,10 @@ mod tests {
         for port in 1..=5000 {
             peers.count_released(Remote::of(&dialed(port)));
         }
-        assert_eq!(peers.0.len(), ADDRESSES + 1);
-        assert_eq!(peers.0[OTHER].released, 5000 - ADDRESSES as u64);
+        assert!(peers.0.len() <= ADDRESSES + 1);
+        assert!(peers.0[OTHER].released >= ADDRESSES as u64);
+        let released: u64 = peers.0.values().map(|peer| peer.released).sum();
+        assert_eq!(released, 5000, "none is forgotten");
     }
 
     #[test]

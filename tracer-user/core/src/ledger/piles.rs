@@ -177,6 +177,19 @@ struct Member {
     last_byte_ns: u64,
 }
 
+/// A pile as it is now, for metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PileSize {
+    /// The name of the process that opened the connections, as it was then.
+    pub comm: String,
+    /// Where they go.
+    pub target: String,
+    /// How many connections are in it.
+    pub size: usize,
+    /// How many of them joined in the last ten minutes, for each minute.
+    pub growth_per_min: f64,
+}
+
 /// A pile that is reported in a note, without a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PileNote {
@@ -321,6 +334,23 @@ impl Piles {
         notes
     }
 
+    /// Returns the size of each pile, the largest first, as of a walk at `now_ns`.
+    pub(super) fn sizes(&self, now_ns: u64) -> Vec<PileSize> {
+        let mut sizes: Vec<PileSize> = self
+            .piles
+            .iter()
+            .filter(|(key, pile)| key.target != PileTarget::All && !pile.members.is_empty())
+            .map(|(key, pile)| PileSize {
+                comm: comm_text(&pile.comm),
+                target: key.target.to_string(),
+                size: pile.members.len(),
+                growth_per_min: pile.growth_per_min(now_ns),
+            })
+            .collect();
+        sizes.sort_by(|a, b| (b.size, &a.comm, &a.target).cmp(&(a.size, &b.comm, &b.target)));
+        sizes
+    }
+
     /// Whether no single pile of a process is large enough for a finding.
     fn is_spread(&self, opener: u32, limits: &PileLimits) -> bool {
         let own = self.piles.iter().filter(|(key, _)| key.opener == opener);
@@ -359,6 +389,14 @@ impl Pile {
             }
         }
         self.members = members;
+    }
+
+    fn growth_per_min(&self, now_ns: u64) -> f64 {
+        const MINUTES: u32 = 10;
+        let window_ns = u64::from(MINUTES) * 60_000_000_000;
+        let members = self.members.values();
+        let joined = members.filter(|it| now_ns.saturating_sub(it.joined_ns) < window_ns);
+        f64::from(u32::try_from(joined.count()).unwrap_or(u32::MAX)) / f64::from(MINUTES)
     }
 
     fn rebase(&mut self, now_ns: u64, limits: &PileLimits) {

@@ -8,11 +8,11 @@ use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::Brief;
 
 use super::deadlines::{Deadline, Deadlines};
-use super::findings::Findings;
+use super::findings::{Change, Findings};
 use super::lifetime::Lifetime;
 use super::owners::Owners;
 use super::peers::Peers;
-use super::piles::{PileNote, Piles};
+use super::piles::{PileNote, PileSize, Piles};
 use super::rules::Timeouts;
 use super::walk::Walk;
 use crate::verdict::{Levels, ProcessName};
@@ -205,11 +205,29 @@ impl Ledger {
         self.piles.notes(&self.timeouts.piles)
     }
 
+    /// Returns the size of each pile as of the last walk, the largest first.
+    #[must_use]
+    pub fn pile_sizes(&self) -> Vec<PileSize> {
+        self.piles.sizes(self.walk_began_ns)
+    }
+
     /// Returns the number of open sockets that have a descriptor.
     #[must_use]
     pub fn open(&self) -> usize {
         let lifetimes = self.lifetimes.values();
         lifetimes.filter(|lifetime| lifetime.held).count()
+    }
+
+    /// From now on, keeps what changes of the findings until [`Ledger::take_changes`], and findings
+    /// only as long as their rules are broken: for an audit without an end.
+    pub fn follow_findings(&mut self) {
+        self.findings.follow();
+    }
+
+    /// Returns what has changed of the findings since the last call; see
+    /// [`Ledger::follow_findings`].
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        self.findings.take_changes()
     }
 
     /// Returns the plain counts.

@@ -473,3 +473,45 @@ fn deadlines_come_in_the_order_of_their_times() {
     assert!(!ledger.take_overdue(900 + GRACE_NS));
     assert!(ledger.take_overdue(901 + GRACE_NS));
 }
+
+#[test]
+fn a_day_of_guarding_takes_no_more_memory_than_an_hour() {
+    const MINUTE: u64 = 60_000_000_000;
+    let mut ledger = ledger();
+    ledger.follow_findings();
+    let mut kernel = Kernel {
+        now_ns: 1,
+        ..Kernel::default()
+    };
+    let mut sizes = Vec::new();
+    for minute in 1..=24 * 60 {
+        for n in 0..20 {
+            let id = (minute - 1) * 20 + n + 1;
+            let owner = stream(id);
+            ledger.apply(&kernel.create());
+            ledger.apply(&kernel.bind(id, owner).unwrap().1);
+            ledger.apply(&kernel.end(owner).unwrap());
+            kernel.now_ns += GRACE_NS / 2;
+            // Every other one is released too late.
+            kernel.now_ns += if n % 2 == 0 { 2 * GRACE_NS } else { 0 };
+            kernel.walk(&mut ledger, false);
+            ledger.apply(&kernel.release(id).unwrap());
+        }
+        kernel.now_ns += MINUTE;
+        kernel.walk(&mut ledger, false);
+        ledger.take_overdue(kernel.now_ns);
+        ledger.forget_owners();
+        let changes = ledger.take_changes().len();
+        assert!(changes >= 20, "{changes} changes: each is told twice");
+        if minute % 60 == 0 {
+            sizes.push((
+                ledger.lifetimes.len(),
+                ledger.findings.iter().count(),
+                ledger.deadlines.len(),
+                ledger.released_before_bind.len(),
+            ));
+        }
+    }
+    sizes.dedup();
+    assert_eq!(sizes, [(0, 0, 0, 0)]);
+}
