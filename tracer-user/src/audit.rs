@@ -19,6 +19,7 @@ use crate::probes::{Limits, LoadSettings, ProbeError, Probes, ProgramLog, Scope}
 use crate::process_names::ProcessNames;
 use crate::selftest::{self, SelfTestError, WitnessCheck};
 use crate::stacks::Stacks;
+use crate::thaw::Thawer;
 use crate::{clock, witness};
 
 /// How many records one poll takes off the rings: a few milliseconds' worth, so that the rest of
@@ -409,14 +410,17 @@ impl Audit {
         // Frozen for this walk only: the processes may still release what is in flight. What the
         // audit did not start is never frozen.
         let stopped = self.subject == Subject::Command && self.cgroup.is_populated();
-        if stopped && !self.cgroup.freeze() {
-            log::debug!("the cgroup cannot be frozen; walking while it runs");
+        let thawer = stopped.then(|| Thawer::start(self.cgroup.path()));
+        match &thawer {
+            Some(Ok(_)) if !self.cgroup.freeze() => {
+                log::debug!("the cgroup cannot be frozen; walking while it runs");
+            }
+            Some(Err(error)) => log::warn!("the cgroup is not frozen for the last walk: {error}"),
+            Some(Ok(_)) | None => {}
         }
         let walked = self.walk().and_then(|walk| Ok((walk, self.counters()?)));
         self.audit_log.window.end_ns = clock::now_ns();
-        if stopped {
-            self.cgroup.thaw();
-        }
+        drop(thawer);
         let (walk, counters) = walked?;
         if self.subject == Subject::Command {
             self.audit_log.counters_before = None;

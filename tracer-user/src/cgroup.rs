@@ -206,19 +206,12 @@ impl Cgroup {
         is_populated(&self.path)
     }
 
-    /// Freezes every process in it. Returns whether all are frozen; [`Cgroup::thaw`] is due in
+    /// Freezes every process in it. Returns whether all are frozen; a `Thawer` is due in
     /// either case.
     #[must_use]
     pub fn freeze(&self) -> bool {
         fs::write(self.path.join("cgroup.freeze"), "1").is_ok()
             && wait_until(|| has_event(&self.path, "frozen"))
-    }
-
-    /// Thaws the processes.
-    pub fn thaw(&self) {
-        if let Err(error) = fs::write(self.path.join("cgroup.freeze"), "0") {
-            log::warn!("cannot thaw the cgroup {}: {error}", self.path.display());
-        }
     }
 
     /// Kills every process in it (`cgroup.kill`, Linux 5.14; one by one before).

@@ -22,7 +22,7 @@ use crate::metrics::Endpoint;
 use crate::report::file::write_file;
 use crate::report::{json, text};
 use crate::selftest::probe_child;
-use crate::{attach, doctor, exec, run};
+use crate::{attach, doctor, exec, run, thaw};
 
 /// Runs the command and returns its exit status.
 pub fn main() -> ExitCode {
@@ -61,6 +61,13 @@ pub fn main() -> ExitCode {
         } => exec::exec_in_cgroup(&cgroup, reply_fd, &program, &command)
             .status
             .into(),
+        Command::Thaw { cgroup } => match thaw::wait_and_thaw(&cgroup) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                print_error(format!("cannot thaw {}: {error}", cgroup.display()));
+                ExitCode::FAILURE
+            }
+        },
         Command::SelfTest { cgroup } => match probe_child::run(&cgroup) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

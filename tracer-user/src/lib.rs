@@ -20,4 +20,5 @@ pub mod selftest;
 pub mod stacks;
 pub mod target;
 mod terminal;
+mod thaw;
 pub mod witness;

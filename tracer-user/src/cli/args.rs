@@ -18,7 +18,7 @@ use crate::probes::Limits;
 use crate::report::file::check_writable;
 use crate::selftest::probe_child;
 use crate::target::TargetError;
-use crate::{audit, exec, stacks, target};
+use crate::{audit, exec, stacks, target, thaw};
 
 /// Shows, with evidence from the kernel, whether every socket of a program closed when its request
 /// was over.
@@ -61,6 +61,8 @@ pub(super) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
+    #[command(hide = true, name = thaw::THAW)]
+    Thaw { cgroup: PathBuf },
     #[command(hide = true, name = probe_child::SELFTEST)]
     SelfTest { cgroup: PathBuf },
 }

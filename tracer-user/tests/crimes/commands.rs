@@ -49,6 +49,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             a_grace_cut_short_is_not_clean,
         ),
         privileged(
+            "a_tracer_that_is_killed_leaves_nothing_frozen",
+            a_tracer_that_is_killed_leaves_nothing_frozen,
+        ),
+        privileged(
             "a_window_holds_for_what_goes_on_in_the_background",
             a_window_holds_for_what_goes_on_in_the_background,
         ),
@@ -379,4 +383,52 @@ fn a_window_holds_for_what_goes_on_in_the_background() -> Result<(), Failed> {
     ];
     status_of(tracer().args(options), 3)?;
     Ok(())
+}
+
+/// Killed with -9 while the command is frozen for the last walk.
+fn a_tracer_that_is_killed_leaves_nothing_frozen() -> Result<(), Failed> {
+    const ATTEMPTS: usize = 10;
+    for _ in 0..ATTEMPTS {
+        let mut audit = tracer()
+            .args(["run", "--grace", "10ms", "--for", "500ms", "--"])
+            .args(["sh", "-c", "echo $$; exec sleep 60"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let mut line = String::new();
+        let stdout = audit.stdout.take().ok_or("no pipe")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let command = line.trim().to_owned();
+        let cgroup = tracer_user::cgroup::of_process(&command)?;
+        let is_frozen = || {
+            let events = std::fs::read_to_string(cgroup.join("cgroup.events"));
+            events.is_ok_and(|events| events.contains("frozen 1"))
+        };
+        let mut was_frozen = false;
+        while !was_frozen && audit.try_wait()?.is_none() {
+            was_frozen = is_frozen();
+        }
+        audit.kill()?;
+        audit.wait()?;
+        let mut goes_on = false;
+        for _ in 0..100 {
+            goes_on |= !is_frozen();
+            if goes_on {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // The audit that was killed ends nothing and removes nothing.
+        let _ = Command::new("kill").args(["-9", &command]).status()?;
+        for _ in 0..100 {
+            if std::fs::remove_dir(&cgroup).is_ok() || !cgroup.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if was_frozen {
+            return case::expect(&goes_on, &true, "the command goes on").map_err(Into::into);
+        }
+    }
+    Err("no audit was met while its command was frozen".into())
 }
