@@ -4,6 +4,7 @@
 mod families;
 mod holders;
 pub(crate) mod labels;
+mod languages;
 mod load;
 mod mptcp;
 mod namespaces;
@@ -23,6 +24,7 @@ pub(crate) fn run(name: &str) {
         families::run,
         holders::run,
         labels::run,
+        languages::run,
         load::run,
         mptcp::run,
         namespaces::run,

@@ -16,9 +16,15 @@ pub(super) fn cases() -> Vec<Case> {
         piles_up("pile_python_leaking", PYTHON),
         piles_up("pile_go_leaking", GO),
         piles_up("pile_node_leaking", NODE),
-        udp_piles_up("pile_udp_one_for_each_query"),
-        udp_piles_up("pile_udp_without_target"),
+        udp_piles_up("pile_udp_one_for_each_query", &[]),
+        udp_piles_up("pile_udp_without_target", &[]),
+        udp_piles_up("pile_python_udp_leaking", PYTHON),
+        udp_piles_up("pile_go_udp_leaking", GO),
+        udp_piles_up("pile_node_udp_leaking", NODE),
         keeps_quiet("pile_udp_reused", &[]),
+        keeps_quiet("pile_python_udp_right", PYTHON),
+        keeps_quiet("pile_go_udp_right", GO),
+        keeps_quiet("pile_node_udp_right", NODE),
         keeps_quiet("pile_pool_reused", &[]),
         keeps_quiet("pile_burst_drained", &[]),
         keeps_quiet("pile_all_in_use", &[]),
@@ -88,10 +94,11 @@ const fn piles_up(name: &'static str, needs: &'static [&'static str]) -> Case {
     }
 }
 
-const fn udp_piles_up(name: &'static str) -> Case {
+const fn udp_piles_up(name: &'static str, needs: &'static [&'static str]) -> Case {
     Case {
         holders: Holders::OneEach,
         options: SHORT_PILES,
+        needs,
         ..leaks(name, &[("pile-up", 8)])
     }
 }

@@ -4,8 +4,10 @@ package main
 import (
 	"bufio"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -113,6 +115,45 @@ func watches() {
 	}
 }
 
+// A UDP socket for each query, or one for all. They are not connected.
+func queries(each bool) {
+	server, err := net.ResolveUDPAddr("udp", os.Getenv("UDP_SERVER"))
+	if err != nil {
+		panic(err)
+	}
+	var kept []net.PacketConn
+	for i := 0; i < 4*rounds; i++ {
+		if each || i == 0 {
+			socket, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				panic(err)
+			}
+			kept = append(kept, socket)
+		}
+		socket := kept[len(kept)-1]
+		socket.WriteTo([]byte("query"), server)
+		if _, _, err := socket.ReadFrom(make([]byte, 16)); err != nil {
+			panic(err)
+		}
+		if i%4 == 3 {
+			time.Sleep(round)
+		}
+	}
+	runtime.KeepAlive(kept)
+}
+
+// Sends more than any queue holds; the server reads slowly, or never.
+func upload(path string) {
+	connection, err := net.Dial("tcp", os.Getenv("SERVER"))
+	if err != nil {
+		panic(err)
+	}
+	io.WriteString(connection, "POST "+path+" HTTP/1.1\r\n\r\n")
+	connection.SetWriteDeadline(time.Now().Add(3 * time.Second))
+	connection.Write(make([]byte, 32<<20))
+	connection.Close()
+}
+
 func main() {
 	switch os.Args[1] {
 	case "leaking":
@@ -127,6 +168,14 @@ func main() {
 		load()
 	case "watches":
 		watches()
+	case "udp_leaking":
+		queries(true)
+	case "udp_right":
+		queries(false)
+	case "upload_stuck":
+		upload("/never")
+	case "upload_slow":
+		upload("/slowly")
 	default:
 		panic(os.Args[1])
 	}

@@ -1,6 +1,7 @@
 // HTTP clients that keep what they no longer use, and some that only look like it.
 "use strict";
 
+const dgram = require("dgram");
 const http = require("http");
 const net = require("net");
 const { setTimeout: sleep } = require("timers/promises");
@@ -67,10 +68,41 @@ async function housekeeper() {
   }
 }
 
+// A UDP socket for each query, or one for all.
+async function queries(isLeaking) {
+  const [udpHost, udpPort] = process.env.UDP_SERVER.split(":");
+  const sockets = [];
+  for (let i = 0; i < 4 * ROUNDS; i++) {
+    if (isLeaking || sockets.length === 0) {
+      const socket = dgram.createSocket("udp4");
+      await new Promise((resolve) => socket.connect(+udpPort, udpHost, resolve));
+      sockets.push(socket);
+    }
+    const socket = sockets.at(-1);
+    const answer = new Promise((resolve) => socket.once("message", resolve));
+    socket.send("query");
+    await answer;
+    if (i % 4 === 3) await sleep(ROUND);
+  }
+}
+
+// Sends more than any queue holds; the server reads slowly, or never.
+async function upload(path) {
+  const socket = net.connect(port, host);
+  socket.write(`POST ${path} HTTP/1.1\r\n\r\n`);
+  const sent = new Promise((resolve) => socket.write(Buffer.alloc(32 << 20), resolve));
+  await Promise.race([sent, sleep(3000)]);
+  socket.destroy();
+}
+
 const programs = {
   leaking: () => requests(true),
   right: () => requests(false),
   subscriptions,
   housekeeper,
+  udp_leaking: () => queries(true),
+  udp_right: () => queries(false),
+  upload_stuck: () => upload("/never"),
+  upload_slow: () => upload("/slowly"),
 };
 programs[process.argv[2]]().then(() => process.exit());

@@ -3,6 +3,7 @@
 import http.client
 import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -89,6 +90,33 @@ def long_polls():
     together([lambda it=it: poll(it * 0.1) for it in range(24)])
 
 
+def queries(is_leaking):
+    """A UDP socket for each query, or one for all."""
+    host, port = os.environ["UDP_SERVER"].split(":")
+    sockets = []
+    for _ in range(ROUNDS):
+        for _ in range(4):
+            if is_leaking or not sockets:
+                sockets.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                sockets[-1].connect((host, int(port)))
+            sockets[-1].send(b"query")
+            sockets[-1].recv(16)
+        time.sleep(ROUND)
+    return sockets
+
+
+def upload(path):
+    """Sends more than any queue holds; the server reads slowly, or never."""
+    host, port = os.environ["SERVER"].split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.settimeout(3)
+        connection.sendall(b"POST %s HTTP/1.1\r\n\r\n" % path)
+        try:
+            connection.sendall(bytes(32 << 20))
+        except TimeoutError:
+            pass
+
+
 kept = {
     "leaking": lambda: requests(is_leaking=True),
     "right": lambda: requests(is_leaking=False),
@@ -96,6 +124,10 @@ kept = {
     "tenants": tenants,
     "database": database,
     "long_polls": long_polls,
+    "udp_leaking": lambda: queries(is_leaking=True),
+    "udp_right": lambda: queries(is_leaking=False),
+    "upload_stuck": lambda: upload(b"/never"),
+    "upload_slow": lambda: upload(b"/slowly"),
 }[sys.argv[1]]()
 # Leaves the sockets to the exit of the process: a note tells of piles that stand at the end.
 os._exit(0)
