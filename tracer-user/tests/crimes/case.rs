@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -209,12 +209,25 @@ impl Case {
 
 /// Whether a program is missing and that is allowed.
 pub(crate) fn lacks(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing = !std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+    let missing = find_program(program).is_none();
     if missing {
         eprintln!("{program} is not installed");
     }
     missing && !is_strict()
+}
+
+/// Searches PATH, and where Debian has the programs of PostgreSQL.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .chain(std::env::split_paths(&path))
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file())
 }
 
 pub(crate) fn denied(report: &Value) -> BTreeMap<&str, usize> {

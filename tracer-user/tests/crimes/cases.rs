@@ -5,6 +5,7 @@ mod holders;
 mod load;
 mod owners;
 mod piles;
+mod real;
 mod reuse;
 mod sockets;
 mod stuck;
@@ -23,6 +24,7 @@ pub(crate) fn all() -> Vec<Case> {
         sockets::cases(),
         stuck::cases(),
         environment::cases(),
+        real::cases(),
         tracer::cases(),
         load::cases(),
     ]

@@ -12,11 +12,13 @@ mod owners;
 mod passing;
 mod piles;
 mod processes;
+mod real;
 mod reuse;
 mod sockets;
 mod stuck;
 mod tcp;
 mod unmodified;
+mod visitors;
 
 /// Runs the program of this name.
 pub(crate) fn run(name: &str) {
@@ -32,6 +34,7 @@ pub(crate) fn run(name: &str) {
         passing::run,
         piles::run,
         processes::run,
+        real::run,
         reuse::run,
         stuck::run,
         tcp::run,
