@@ -11,10 +11,12 @@ use tracer_core::verdict::Level;
 
 use crate::audit::Audit;
 use crate::clock;
-use crate::event_loop::{EventLoop, POLL_INTERVAL, Signals};
+use crate::event_loop::{EventLoop, POLL_INTERVAL, Signals, next_scrape};
 use crate::metrics::Endpoint;
 use crate::report::json::write_change;
 
+/// How often to look for what is to be guarded again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often to check whether the last process has ended.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -56,9 +58,17 @@ pub async fn judge(
     Ok(audit.finish(target, is_cut_short))
 }
 
-/// Guards until a signal comes or the last process has ended: each finding is a line of JSON on
-/// `to` when its rule is broken, and one more when it is broken no longer. Returns whether a denied
-/// one ever was.
+/// How a guard ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// Whether a signal ended it. Otherwise what it guarded is gone.
+    pub is_stopped: bool,
+    /// Whether a denied finding ever stood.
+    pub was_denied: bool,
+}
+
+/// Guards until a signal comes or what is guarded is gone: each finding is a line of JSON on `to`
+/// when its rule is broken, and one more when it is broken no longer.
 ///
 /// # Errors
 ///
@@ -68,19 +78,22 @@ pub async fn guard(
     endpoint: Option<&mut Endpoint>,
     signals: &mut Signals,
     mut to: impl Write,
-) -> io::Result<bool> {
+) -> io::Result<Guarded> {
     audit.follow_findings();
     let mut event_loop = EventLoop::new(audit, endpoint)?;
     let mut alive = interval(ALIVE_INTERVAL);
-    let (mut was_denied, mut is_heard) = (false, true);
+    let (mut guarded, mut is_heard) = (Guarded::default(), true);
     loop {
         let is_over = tokio::select! {
-            () = signals.recv() => true,
+            () = signals.recv() => {
+                guarded.is_stopped = true;
+                true
+            }
             _ = alive.tick() => !audit.is_alive(),
             () = event_loop.turn(audit) => false,
         };
         let changes = audit.take_changes();
-        was_denied |= changes.iter().any(|change| is_denied(audit, change));
+        guarded.was_denied |= changes.iter().any(|change| is_denied(audit, change));
         if let Err(error) = print_changes(audit, &changes, &mut to)
             && is_heard
         {
@@ -88,7 +101,24 @@ pub async fn guard(
             log::warn!("findings cannot be printed any more: {error}; the metrics go on");
         }
         if is_over {
-            return Ok(was_denied);
+            return Ok(guarded);
+        }
+    }
+}
+
+/// Waits until `look` finds what is to be guarded again, as after a restart. `None` when a signal
+/// comes first. Meanwhile scrapes are refused.
+pub async fn wait_for<T>(
+    mut look: impl FnMut() -> Option<T>,
+    mut endpoint: Option<&mut Endpoint>,
+    signals: &mut Signals,
+) -> Option<T> {
+    let mut looks = interval(LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = signals.recv() => return None,
+            _ = looks.tick() => if let Some(found) = look() { return Some(found) },
+            Some(scrape) = next_scrape(endpoint.as_deref_mut()) => drop(scrape),
         }
     }
 }

@@ -72,15 +72,25 @@ pub enum Subject {
     /// A cgroup that is there already, and those below it.
     Cgroup(PathBuf),
     /// Processes that run already in this cgroup or below it, and what they start.
-    Processes(PathBuf, Vec<u32>),
+    Processes {
+        /// Their cgroup.
+        cgroup: PathBuf,
+        /// Their PIDs.
+        pids: Vec<u32>,
+        /// Whether nothing else runs in the cgroup: then it is what is audited.
+        are_alone: bool,
+    },
 }
 
 impl Subject {
     const fn scope(&self) -> Scope {
         match self {
             Self::Command => Scope::Command,
-            Self::Cgroup(_) => Scope::Cgroup,
-            Self::Processes(..) => Scope::Processes,
+            Self::Cgroup(_)
+            | Self::Processes {
+                are_alone: true, ..
+            } => Scope::Cgroup,
+            Self::Processes { .. } => Scope::Processes,
         }
     }
 
@@ -88,7 +98,7 @@ impl Subject {
     fn cgroup(&self) -> Option<&Path> {
         match self {
             Self::Command => None,
-            Self::Cgroup(path) | Self::Processes(path, _) => Some(path),
+            Self::Cgroup(cgroup) | Self::Processes { cgroup, .. } => Some(cgroup),
         }
     }
 }
@@ -98,9 +108,11 @@ pub struct Audit {
     // Dropped in this order: first the programs, then the cgroup that they are attached to.
     probes: Probes,
     program_log: ProgramLog,
-    /// The command's own, or that of the self-test below the audited one.
-    cgroup: Cgroup,
+    /// The command's own.
+    _cgroup: Option<Cgroup>,
     subject: Subject,
+    audited: PathBuf,
+    audited_id: u64,
     ledger: Ledger,
     stacks: Stacks,
     timeouts: Timeouts,
@@ -126,12 +138,14 @@ impl Audit {
     pub fn start(settings: &Settings, subject: Subject) -> Result<Self, StartError> {
         let cgroup = match subject.cgroup() {
             None => Cgroup::create(CGROUP_NAME)?,
+            // For the self-test only.
             Some(parent) => Cgroup::create_below(parent.to_owned(), CGROUP_NAME)?,
         };
-        let audited = subject.cgroup().unwrap_or(cgroup.path());
+        let audited = subject.cgroup().unwrap_or(cgroup.path()).to_owned();
+        let audited_id = cgroup::id(&audited)?;
         let mut probes = Probes::load(&LoadSettings {
             scope: subject.scope(),
-            cgroup_id: cgroup::id(audited)?,
+            cgroup_id: audited_id,
             grace_ns: settings.timeouts.grace_ns,
             limits: settings.limits,
             stacks: settings.stacks,
@@ -148,22 +162,23 @@ impl Audit {
             // What the audited program does while the hooks are attached is counted from here on.
             probes.detach();
             baseline = probes.counters()?;
-            probes.attach(cgroup::open(audited)?.as_fd())?;
+            probes.attach(cgroup::open(&audited)?.as_fd())?;
         }
-        match &subject {
-            Subject::Command => {}
-            Subject::Cgroup(_) => probes.begin_adopting()?,
-            Subject::Processes(_, processes) => {
-                for process in processes {
+        match (&subject, subject.scope()) {
+            (_, Scope::Cgroup) => probes.begin_adopting()?,
+            (Subject::Processes { pids, .. }, _) => {
+                for process in pids {
                     probes.add_target(*process)?;
                 }
             }
+            (Subject::Command | Subject::Cgroup(_), _) => {}
         }
         let start_ns = clock::now_ns();
         Ok(Self {
             probes,
             program_log,
-            cgroup,
+            _cgroup: (subject == Subject::Command).then_some(cgroup),
+            audited,
             ledger: Ledger::new(settings.timeouts, settings.levels.clone()),
             stacks: Stacks::default(),
             timeouts: settings.timeouts,
@@ -177,6 +192,7 @@ impl Audit {
             // What is there already is adopted by a walk.
             needs_walk: subject != Subject::Command,
             subject,
+            audited_id,
             next_walk_ns: 0,
             last_walk_ns: start_ns,
         })
@@ -185,15 +201,17 @@ impl Audit {
     /// Returns the directory of the audited cgroup.
     #[must_use]
     pub fn audited(&self) -> &Path {
-        self.subject.cgroup().unwrap_or(self.cgroup.path())
+        &self.audited
     }
 
-    /// Whether a process of the audit lives.
+    /// Whether what is audited is still there: the processes, or a cgroup, in which others may be
+    /// started.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         match &self.subject {
-            Subject::Command | Subject::Cgroup(_) => cgroup::is_populated(self.audited()),
-            Subject::Processes(_, processes) => processes
+            Subject::Command => cgroup::is_populated(&self.audited),
+            Subject::Cgroup(path) => cgroup::id(path).is_ok_and(|id| id == self.audited_id),
+            Subject::Processes { pids, .. } => pids
                 .iter()
                 .any(|process| Path::new("/proc").join(process.to_string()).exists()),
         }
@@ -223,12 +241,6 @@ impl Audit {
                 format!("the eBPF program {program} is detached")
             }),
         }
-    }
-
-    /// Returns the cgroup that was made for the audit.
-    #[must_use]
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
     }
 
     /// Returns the ledger.
@@ -380,7 +392,8 @@ impl Audit {
     /// Returns whether sockets from outside the audit count if a process holds them.
     fn holders(&self) -> impl Fn(u32) -> bool + use<> {
         let own = std::process::id();
-        let of_command = (self.subject == Subject::Command).then(|| self.cgroup.processes());
+        let of_command =
+            (self.subject == Subject::Command).then(|| cgroup::processes(&self.audited));
         move |process| match &of_command {
             Some(processes) => processes.contains(&process),
             None => process != own,
@@ -409,10 +422,10 @@ impl Audit {
     fn walk_frozen(&mut self) -> Result<(), ProbeError> {
         // Frozen for this walk only: the processes may still release what is in flight. What the
         // audit did not start is never frozen.
-        let stopped = self.subject == Subject::Command && self.cgroup.is_populated();
-        let thawer = stopped.then(|| Thawer::start(self.cgroup.path()));
+        let stopped = self.subject == Subject::Command && self.is_alive();
+        let thawer = stopped.then(|| Thawer::start(&self.audited));
         match &thawer {
-            Some(Ok(_)) if !self.cgroup.freeze() => {
+            Some(Ok(_)) if !cgroup::freeze(&self.audited) => {
                 log::debug!("the cgroup cannot be frozen; walking while it runs");
             }
             Some(Err(error)) => log::warn!("the cgroup is not frozen for the last walk: {error}"),
@@ -428,6 +441,12 @@ impl Audit {
         self.audit_log.walk = Some(walk);
         self.audit_log.counters = counters;
         Ok(())
+    }
+
+    /// Runs the self-test in a cgroup of its own below the audited one.
+    fn selftest(&mut self, witness_check: WitnessCheck) -> Result<(), StartError> {
+        let cgroup = Cgroup::create_below(self.audited.clone(), CGROUP_NAME)?;
+        Ok(selftest::run(&mut self.probes, &cgroup, witness_check)?)
     }
 
     /// Ends the audit: makes the last walk, runs the self-test again and returns the log. The
@@ -461,7 +480,7 @@ impl Audit {
         } else {
             WitnessCheck::Required
         };
-        if let Err(error) = selftest::run(&mut self.probes, &self.cgroup, witness_check) {
+        if let Err(error) = self.selftest(witness_check) {
             self.record_failure(&format!("the self-test failed at the end: {error}"));
         }
         self.audit_log.window = Window {

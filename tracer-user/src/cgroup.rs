@@ -129,6 +129,29 @@ pub fn is_populated(path: &Path) -> bool {
     is_root || has_event(path, "populated")
 }
 
+/// Freezes every process in a cgroup. Returns whether all are frozen; to thaw them is due in either
+/// case.
+#[must_use]
+pub fn freeze(path: &Path) -> bool {
+    fs::write(path.join("cgroup.freeze"), "1").is_ok() && wait_until(|| has_event(path, "frozen"))
+}
+
+/// Kills every process in a cgroup (`cgroup.kill`, Linux 5.14; one by one before).
+pub fn kill(path: &Path) {
+    if fs::write(path.join("cgroup.kill"), "1").is_err() {
+        for process in processes(path) {
+            if let Some(pid) = i32::try_from(process)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw)
+            {
+                // It may have ended by itself.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+    wait_until(|| !is_populated(path));
+}
+
 fn has_event(path: &Path, name: &str) -> bool {
     fs::read_to_string(path.join("cgroup.events")).is_ok_and(|events| {
         events
@@ -194,45 +217,9 @@ impl Cgroup {
         &self.path
     }
 
-    /// Returns the processes in it and below it, as [`processes`].
-    #[must_use]
-    pub fn processes(&self) -> HashSet<u32> {
-        processes(&self.path)
-    }
-
-    /// Whether a process lives in it or below it.
-    #[must_use]
-    pub fn is_populated(&self) -> bool {
-        is_populated(&self.path)
-    }
-
-    /// Freezes every process in it. Returns whether all are frozen; a `Thawer` is due in
-    /// either case.
-    #[must_use]
-    pub fn freeze(&self) -> bool {
-        fs::write(self.path.join("cgroup.freeze"), "1").is_ok()
-            && wait_until(|| has_event(&self.path, "frozen"))
-    }
-
-    /// Kills every process in it (`cgroup.kill`, Linux 5.14; one by one before).
-    pub fn kill(&self) {
-        if fs::write(self.path.join("cgroup.kill"), "1").is_err() {
-            for process in self.processes() {
-                if let Some(pid) = i32::try_from(process)
-                    .ok()
-                    .and_then(rustix::process::Pid::from_raw)
-                {
-                    // It may have ended by itself.
-                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
-            }
-        }
-        wait_until(|| !self.is_populated());
-    }
-
     fn remove(&self) {
         for _ in 0..MOVE_ATTEMPTS {
-            for process in self.processes() {
+            for process in processes(&self.path) {
                 let _ = fs::write(self.parent.join("cgroup.procs"), process.to_string());
             }
             if remove_tree(&self.path).is_ok() {

@@ -180,10 +180,10 @@ async fn attach_audit(
         Ok(started) => started,
         Err(status) => return Ok(status),
     };
-    let grace = args.audit.grace;
     let Some(window) = args.window else {
-        return guard(&mut audit, endpoint.as_mut(), &mut signals, &args.audit).await;
+        return guard(audit, endpoint, &mut signals, settings, &args).await;
     };
+    let grace = args.audit.grace;
     let audit_log =
         attach::judge(&mut audit, window, grace, endpoint.as_mut(), &mut signals).await?;
     let report = Report::new(&audit_log, audit.ledger());
@@ -191,19 +191,42 @@ async fn attach_audit(
     Ok(conclude(&args.audit, &report, written))
 }
 
+/// Guards until it is told to stop; what is restarted is guarded again.
 async fn guard(
-    audit: &mut Audit,
-    endpoint: Option<&mut Endpoint>,
+    mut audit: Audit,
+    mut endpoint: Option<Endpoint>,
     signals: &mut Signals,
-    args: &AuditArgs,
+    settings: &audit::Settings,
+    args: &AttachArgs,
 ) -> Result<ExitCode> {
-    print(
-        anstream::stderr(),
-        format_args!("guarding   {}\n", audit.audited().display()),
-    );
-    let stdout = std::io::stdout();
-    let was_denied = attach::guard(audit, endpoint, signals, stdout).await?;
-    Ok(exit::of_guard(was_denied, &args.exit_code).into())
+    let mut was_denied = false;
+    loop {
+        let audited = audit.audited().display().to_string();
+        print_status(format_args!("guarding   {audited}"));
+        let stdout = std::io::stdout();
+        let guarded = attach::guard(&mut audit, endpoint.as_mut(), signals, stdout).await?;
+        was_denied |= guarded.was_denied;
+        drop(audit);
+        if guarded.is_stopped || !args.target.may_return() {
+            break;
+        }
+        print_status(format_args!(
+            "gone       {audited}: waiting for it to come back"
+        ));
+        let look = || {
+            let subject = args.target.resolve().ok()?;
+            Audit::start(settings, subject).ok()
+        };
+        match attach::wait_for(look, endpoint.as_mut(), signals).await {
+            Some(again) => audit = again,
+            None => break,
+        }
+    }
+    Ok(exit::of_guard(was_denied, &args.audit.exit_code).into())
+}
+
+fn print_status(status: impl Display) {
+    print(anstream::stderr(), format_args!("{status}\n"));
 }
 
 /// Prints the report, and returns the exit status.

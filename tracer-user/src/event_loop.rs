@@ -108,7 +108,8 @@ impl<'a> EventLoop<'a> {
     }
 }
 
-async fn next_scrape(endpoint: Option<&mut Endpoint>) -> Option<Scrape> {
+/// Waits for the next scrape; for ever without an endpoint.
+pub(crate) async fn next_scrape(endpoint: Option<&mut Endpoint>) -> Option<Scrape> {
     match endpoint {
         Some(endpoint) => endpoint.next_scrape().await,
         None => std::future::pending().await,

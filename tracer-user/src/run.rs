@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracer_core::report::{AuditLog, Target};
 
 use crate::audit::Audit;
+use crate::cgroup;
 use crate::event_loop::{EventLoop, POLL_INTERVAL, Signals, sleep_until_some};
 use crate::exec::{NotStarted, Start};
 use crate::metrics::Endpoint;
@@ -84,7 +85,7 @@ pub async fn run(
     signals: &mut Signals,
 ) -> Result<(AuditLog, AuditedCommand)> {
     let start = Start::new()?;
-    let cgroup = audit.cgroup().path();
+    let cgroup = audit.audited();
     let mut command: Command = start
         .command(cgroup, &settings.program, &settings.command)?
         .into();
@@ -108,12 +109,12 @@ pub async fn run(
                     return Err(not_started.into());
                 }
                 // The window also applies when the command went on in the background.
-                if deadline.is_none() || !audit.cgroup().is_populated() {
+                if deadline.is_none() || !cgroup::is_populated(audit.audited()) {
                     break StopReason::Command;
                 }
             }
             () = sleep(EMPTY_INTERVAL), if status.is_some() => {
-                if !audit.cgroup().is_populated() {
+                if !cgroup::is_populated(audit.audited()) {
                     break StopReason::Command;
                 }
             }
@@ -126,7 +127,7 @@ pub async fn run(
     // A process outside the cgroup may hold a socket of the command.
     let mut is_cut_short = false;
     let has_open = audit.counters().is_ok_and(|counters| counters.open() > 0);
-    if has_open || audit.cgroup().is_populated() {
+    if has_open || cgroup::is_populated(audit.audited()) {
         // A request that ended just now still has its grace.
         let grace_over = Instant::now() + settings.grace + POLL_INTERVAL;
         tokio::select! {
@@ -179,7 +180,7 @@ impl JobControl {
 
 fn target(audit: &Audit, settings: &Settings, status: Option<ExitStatus>) -> Target {
     Target {
-        cgroup: audit.cgroup().path().display().to_string(),
+        cgroup: audit.audited().display().to_string(),
         command: settings
             .command
             .iter()
@@ -197,7 +198,7 @@ fn exit_code(status: ExitStatus) -> Option<i32> {
 }
 
 fn report_survivors(audit: &Audit) {
-    let survivors = audit.cgroup().processes();
+    let survivors = cgroup::processes(audit.audited());
     if !survivors.is_empty() {
         log::warn!(
             "{} processes outlive the command; they go on outside the audit",
@@ -214,7 +215,7 @@ async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
     }
     let emptied = async {
         let _ = child.wait().await;
-        while audit.cgroup().is_populated() {
+        while cgroup::is_populated(audit.audited()) {
             sleep(POLL_INTERVAL).await;
         }
     };
@@ -222,6 +223,6 @@ async fn end_command(audit: &Audit, child: &mut Child, signals: &mut Signals) {
         ended = timeout(TERM_TIMEOUT, emptied) => if ended.is_ok() { return },
         () = signals.recv() => {}
     }
-    audit.cgroup().kill();
+    cgroup::kill(audit.audited());
     let _ = child.wait().await;
 }

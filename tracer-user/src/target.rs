@@ -81,20 +81,21 @@ pub fn of_processes(pids: &[u32]) -> Result<Subject, TargetError> {
         })?);
     }
     let mut cgroups = cgroups.into_iter();
-    let (Some(path), None) = (cgroups.next(), cgroups.next()) else {
+    let (Some(cgroup), None) = (cgroups.next(), cgroups.next()) else {
         return Err(TargetError::SeveralCgroups);
     };
     let family = family(pids, &parents());
-    let is_alone = path != cgroup::mount()?
-        && cgroup::processes(&path)
+    let are_alone = cgroup != cgroup::mount()?
+        && cgroup::processes(&cgroup)
             .iter()
             .all(|process| family.contains(process));
-    if is_alone {
-        return Ok(Subject::Cgroup(path));
-    }
-    let mut family: Vec<u32> = family.into_iter().collect();
-    family.sort_unstable();
-    Ok(Subject::Processes(path, family))
+    let mut pids: Vec<u32> = family.into_iter().collect();
+    pids.sort_unstable();
+    Ok(Subject::Processes {
+        cgroup,
+        pids,
+        are_alone,
+    })
 }
 
 /// Returns a cgroup by its directory, or by its path below the mount.

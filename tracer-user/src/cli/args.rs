@@ -172,6 +172,11 @@ pub(super) struct AuditArgs {
 }
 
 impl TargetArgs {
+    /// Whether there may be such a thing again when it is gone: a PID is another process then.
+    pub(super) fn may_return(&self) -> bool {
+        self.pid.is_empty()
+    }
+
     /// Looks up what is meant.
     ///
     /// # Errors

@@ -41,6 +41,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "guarded_until_it_is_told_to_stop",
             guarded_until_it_is_told_to_stop,
         ),
+        privileged("guarded_across_a_restart", guarded_across_a_restart),
         privileged(
             "guarded_until_the_program_ends",
             guarded_until_the_program_ends,
@@ -53,7 +54,10 @@ struct TestCgroup(PathBuf);
 
 impl TestCgroup {
     fn create(name: &str) -> Result<Self, Failed> {
-        let path = mount()?.join(format!("wt-test-{name}-{}", std::process::id()));
+        Self::at(mount()?.join(format!("wt-test-{name}-{}", std::process::id())))
+    }
+
+    fn at(path: PathBuf) -> Result<Self, Failed> {
         fs::create_dir(&path)?;
         Ok(Self(path))
     }
@@ -269,9 +273,10 @@ struct Guard {
 }
 
 impl Guard {
-    fn start(cgroup: &TestCgroup, options: &[&str]) -> Result<Self, Failed> {
+    fn start(target: &[&str], options: &[&str]) -> Result<Self, Failed> {
         let mut guard = Command::new(env!("CARGO_BIN_EXE_tracer"))
-            .args(["attach", "--cgroup", text(&cgroup.0)?, "--grace", "300ms"])
+            .args(["attach", "--grace", "300ms"])
+            .args(target)
             .args(options)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -299,7 +304,7 @@ impl Guard {
 fn guarded_until_it_is_told_to_stop() -> Result<(), Failed> {
     let cgroup = TestCgroup::create("guard")?;
     let program = cgroup.start("close_wait_for_a_while")?;
-    let mut guard = Guard::start(&cgroup, &["--exit-code", "verdict"])?;
+    let mut guard = Guard::start(&["--cgroup", text(&cgroup.0)?], &["--exit-code", "verdict"])?;
     let (found, resolved) = (guard.next()?, guard.next()?);
     expect(&found["schema"], &"watertight.finding/1".into(), "schema")?;
     for (line, state) in [(&found, "found"), (&resolved, "resolved")] {
@@ -316,9 +321,34 @@ fn guarded_until_it_is_told_to_stop() -> Result<(), Failed> {
 
 fn guarded_until_the_program_ends() -> Result<(), Failed> {
     let cgroup = TestCgroup::create("ends")?;
-    let program = cgroup.start("close_wait_left_open")?;
-    let guard = Guard::start(&cgroup, &[])?;
+    let program = cgroup.start("pile_pool_reused")?;
+    let guard = Guard::start(&["--pid", &program.pid().to_string()], &[])?;
     program.ends_well()?;
+    let (code, printed) = guard.wait()?;
+    expect(&code, &Some(0), &printed).map_err(Into::into)
+}
+
+/// The cgroup of a service is removed and made anew.
+fn guarded_across_a_restart() -> Result<(), Failed> {
+    let cgroup = TestCgroup::create("again")?;
+    let path = cgroup.0.clone();
+    let first = cgroup.start("close_wait_kept_for_long")?;
+    let mut guard = Guard::start(&["--cgroup", text(&path)?], &[])?;
+    let found = guard.next()?;
+    expect(&found["state"], &"found".into(), "state")?;
+    let before = found["holders"][0]["pid"].clone();
+    drop((first, cgroup));
+    let cgroup = TestCgroup::at(path)?;
+    let second = cgroup.start("close_wait_kept_for_long")?;
+    let wanted = Value::from(second.pid());
+    expect(&(before != wanted), &true, "another process")?;
+    loop {
+        let line = guard.next()?;
+        if line["state"] == "found" && line["holders"][0]["pid"] == wanted {
+            break;
+        }
+    }
+    kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;
     let (code, printed) = guard.wait()?;
     expect(&code, &Some(0), &printed).map_err(Into::into)
 }

@@ -1,5 +1,8 @@
 //! The tracer's cost, as a ratio to doing without.
 
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -31,6 +34,7 @@ pub(super) struct Args {
 enum Contestant {
     Tracer,
     TracerAnnotating,
+    Guard,
     Peer,
 }
 
@@ -39,6 +43,7 @@ impl Contestant {
         match self {
             Self::Tracer => "tracer run",
             Self::TracerAnnotating => "tracer run, annotating",
+            Self::Guard => "tracer attach, guarding",
             Self::Peer => "peer",
         }
     }
@@ -94,6 +99,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut rows = vec![
         Row::new(Contestant::Tracer),
         Row::new(Contestant::TracerAnnotating),
+        Row::new(Contestant::Guard),
     ];
     if args.peer.is_some() {
         rows.push(Row::new(Contestant::Peer));
@@ -129,6 +135,10 @@ fn traced(contestant: Contestant, args: &Args) -> Result<f64> {
             command.args(["run", "--"]).arg(std::env::current_exe()?);
             measure(command, contestant, args)
         }
+        Contestant::Guard => {
+            let guarded = Guarded::start()?;
+            measure(guarded.command()?, contestant, args)
+        }
         Contestant::Peer => {
             let _peer = Peer::start(args.peer.as_deref().unwrap_or_default())?;
             untraced(contestant, args)
@@ -145,6 +155,64 @@ fn measure(mut command: Command, contestant: Contestant, args: &Args) -> Result<
     }
     let cpu_ns: f64 = shell::read(&mut command)?.trim().parse()?;
     Ok(cpu_ns / 1000.0 / f64::from(args.connections))
+}
+
+/// Returns where cgroup v2 is mounted.
+fn cgroup_mount() -> Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
+    fields
+        .find_map(|mut fields| {
+            let target = fields.next()?;
+            (fields.next()? == "cgroup2").then(|| PathBuf::from(target))
+        })
+        .context("no cgroup v2 is mounted")
+}
+
+/// A cgroup with a guard. Both go when it is dropped.
+struct Guarded {
+    cgroup: PathBuf,
+    guard: Child,
+}
+
+impl Guarded {
+    fn start() -> Result<Self> {
+        let name = format!("wt-bench-{}", std::process::id());
+        let cgroup = cgroup_mount()?.join(name);
+        fs::create_dir(&cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
+        let mut guard = super::tracer();
+        guard.args(["attach", "--cgroup"]).arg(&cgroup);
+        let guard = guard.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut guarded = Self { cgroup, guard };
+        let mut line = String::new();
+        let stderr = guarded.guard.stderr.take().context("no pipe")?;
+        BufReader::new(stderr).read_line(&mut line)?;
+        ensure!(
+            line.starts_with("guarding"),
+            "the guard did not start: {line}"
+        );
+        Ok(guarded)
+    }
+
+    /// Returns this binary's command in the cgroup.
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""])
+            .arg(&self.cgroup)
+            .arg(std::env::current_exe()?);
+        Ok(command)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = kill_process(Pid::from_child(&self.guard), Signal::TERM);
+        let _ = self.guard.wait();
+        if let Err(error) = fs::remove_dir(&self.cgroup) {
+            eprintln!("cannot remove {}: {error}", self.cgroup.display());
+        }
+    }
 }
 
 /// The other tracer, ended when dropped.
