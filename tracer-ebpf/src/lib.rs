@@ -16,6 +16,7 @@ pub mod facts;
 mod layout;
 pub mod limits;
 pub mod offsets;
+pub mod pinned;
 pub mod record;
 pub mod scope;
 pub mod sighting;

@@ -9,11 +9,12 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use core::ptr::{self, NonNull};
 
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
-use aya_ebpf::btf_maps::{PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{Array, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{Socket, fact};
+use tracer_abi::pinned::Settings;
 use tracer_abi::record;
 
 use crate::counters::count;
@@ -31,6 +32,10 @@ pub(crate) use slots::release;
 /// What is known of the sockets that have no slot.
 #[btf_map]
 static SOCKETS: SkStorage<Socket> = SkStorage::new();
+
+/// How the programs were loaded, for a tracer that finds them pinned. No program reads it.
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
 
 #[btf_map]
 static NEXT_ID: PerCpuArray<u64, 1> = PerCpuArray::new();

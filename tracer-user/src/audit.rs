@@ -62,6 +62,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether to record the stacks that open sockets.
     pub stacks: bool,
+    /// Where to pin what a tracer that is killed must not lose.
+    pub pin: Option<PathBuf>,
 }
 
 /// What is audited.
@@ -107,7 +109,7 @@ impl Subject {
 pub struct Audit {
     // Dropped in this order: first the programs, then the cgroup that they are attached to.
     probes: Probes,
-    program_log: ProgramLog,
+    program_log: Option<ProgramLog>,
     /// The command's own.
     _cgroup: Option<Cgroup>,
     subject: Subject,
@@ -120,6 +122,8 @@ pub struct Audit {
     start_ns: u64,
     audit_log: AuditLog,
     lost_before: u64,
+    /// Whether sockets may be known to the programs alone, until the first walk.
+    is_resumed: bool,
     /// Why the last walk failed, if it did.
     last_failure: Option<String>,
     undialed: u64,
@@ -130,54 +134,46 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Makes a cgroup, loads and attaches the programs, and runs the self-test.
+    /// Makes a cgroup, loads and attaches the programs, and runs the self-test; or goes on with
+    /// programs that are pinned.
     ///
     /// # Errors
     ///
     /// When any of it fails.
     pub fn start(settings: &Settings, subject: Subject) -> Result<Self, StartError> {
-        let cgroup = match subject.cgroup() {
-            None => Cgroup::create(CGROUP_NAME)?,
-            // For the self-test only.
-            Some(parent) => Cgroup::create_below(parent.to_owned(), CGROUP_NAME)?,
+        let own = match subject.cgroup() {
+            None => Some(Cgroup::create(CGROUP_NAME)?),
+            Some(_) => None,
         };
-        let audited = subject.cgroup().unwrap_or(cgroup.path()).to_owned();
+        let audited = own.as_ref().map(Cgroup::path).or(subject.cgroup());
+        let audited = audited.unwrap_or(Path::new("/")).to_owned();
         let audited_id = cgroup::id(&audited)?;
-        let mut probes = Probes::load(&LoadSettings {
+        let load = LoadSettings {
             scope: subject.scope(),
             cgroup_id: audited_id,
             grace_ns: settings.timeouts.grace_ns,
             limits: settings.limits,
             stacks: settings.stacks,
-        })?;
+            pin: settings.pin.clone(),
+        };
+        let resumed = Probes::resume(&load)?;
+        let is_resumed = resumed.is_some();
+        let (mut probes, baseline) = match resumed {
+            // Since they were loaded.
+            Some(probes) => (probes, Counters::default()),
+            None => attach(&load, &audited, &subject)?,
+        };
         let program_log = probes.program_log()?;
-        probes.attach_processes()?;
-        probes.attach(cgroup::open(cgroup.path())?.as_fd())?;
-        selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
         let mut audit_log = AuditLog::default();
-        let mut baseline = probes.counters()?;
         if subject == Subject::Command {
             audit_log.inherited = inherited(&mut probes)?;
-        } else {
-            // What the audited program does while the hooks are attached is counted from here on.
-            probes.detach();
-            baseline = probes.counters()?;
-            probes.attach(cgroup::open(&audited)?.as_fd())?;
-        }
-        match (&subject, subject.scope()) {
-            (_, Scope::Cgroup) => probes.begin_adopting()?,
-            (Subject::Processes { pids, .. }, _) => {
-                for process in pids {
-                    probes.add_target(*process)?;
-                }
-            }
-            (Subject::Command | Subject::Cgroup(_), _) => {}
         }
         let start_ns = clock::now_ns();
         Ok(Self {
             probes,
             program_log,
-            _cgroup: (subject == Subject::Command).then_some(cgroup),
+            _cgroup: own,
+            is_resumed,
             audited,
             ledger: Ledger::new(settings.timeouts, settings.levels.clone()),
             stacks: Stacks::default(),
@@ -275,7 +271,9 @@ impl Audit {
     pub fn poll(&mut self) -> bool {
         let more = self.drain() >= BATCH;
         self.stacks.prune(|id| self.ledger.knows(id));
-        self.program_log.flush();
+        if let Some(log) = &mut self.program_log {
+            log.flush();
+        }
         let forgotten = self.ledger.forget_owners();
         self.probes.forget(&forgotten);
         let now_ns = clock::now_ns();
@@ -376,7 +374,7 @@ impl Audit {
             .map_err(ProbeError::Witness)?;
         self.drain_all();
         let lost = self.probes.counters()?.lost_records();
-        let lossy = lost > self.lost_before;
+        let lossy = std::mem::take(&mut self.is_resumed) || lost > self.lost_before;
         self.lost_before = lost_before_walk;
         self.audit_log.resyncs += u64::from(lossy);
         self.audit_log.scans += 1;
@@ -490,6 +488,36 @@ impl Audit {
         };
         std::mem::take(&mut self.audit_log)
     }
+}
+
+/// Loads the programs, tries them in a cgroup of the self-test, and attaches them to the audited
+/// one. Returns the counters before what is audited was seen.
+fn attach(
+    load: &LoadSettings,
+    audited: &Path,
+    subject: &Subject,
+) -> Result<(Probes, Counters), StartError> {
+    let mut probes = Probes::load(load)?;
+    probes.attach_processes()?;
+    let cgroup = Cgroup::create_below(audited.to_owned(), CGROUP_NAME)?;
+    probes.attach(cgroup::open(cgroup.path())?.as_fd())?;
+    selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
+    // What is audited is counted from here on.
+    probes.detach();
+    probes.reset_counters()?;
+    let baseline = probes.counters()?;
+    probes.attach(cgroup::open(audited)?.as_fd())?;
+    match (subject, subject.scope()) {
+        (_, Scope::Cgroup) => probes.begin_adopting()?,
+        (Subject::Processes { pids, .. }, _) => {
+            for process in pids {
+                probes.add_target(*process)?;
+            }
+        }
+        (Subject::Command | Subject::Cgroup(_), _) => {}
+    }
+    probes.pin(load)?;
+    Ok((probes, baseline))
 }
 
 /// Returns the internet sockets of this process that a command inherits from it.

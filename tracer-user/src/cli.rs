@@ -19,6 +19,7 @@ use crate::audit::{self, Audit, Subject};
 use crate::event_loop::Signals;
 use crate::exec::NotStarted;
 use crate::metrics::Endpoint;
+use crate::probes::pinned;
 use crate::report::file::write_file;
 use crate::report::{json, text};
 use crate::selftest::probe_child;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
             let matches = matches.subcommand_matches("attach").unwrap_or(&matches);
             audit_command(attach_command(*args, matches))
         }
+        Command::Detach { pin } => detach(&pin),
         Command::Doctor => {
             let checks = doctor::run_checks();
             print(anstream::stdout(), doctor::render(&checks));
@@ -75,6 +77,19 @@ pub fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+fn detach(pin: &Path) -> ExitCode {
+    match pinned::detach(pin) {
+        Ok(count) => {
+            print_status(format_args!("removed    {count} pins of {}", pin.display()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            print_error(error);
+            ExitCode::from(CANNOT_TRACE)
+        }
     }
 }
 
@@ -164,7 +179,10 @@ fn attach_command(args: AttachArgs, matches: &ArgMatches) -> Result<ExitCode> {
         "--json needs --for: a guard prints its findings as lines of JSON to the standard output"
     );
     let subject = args.target.resolve()?;
-    let settings = args.audit.audit_settings(matches);
+    let settings = audit::Settings {
+        pin: args.pin.clone(),
+        ..args.audit.audit_settings(matches)
+    };
     attach_audit(&settings, subject, args)
 }
 

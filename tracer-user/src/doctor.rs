@@ -174,6 +174,7 @@ fn self_test() -> Check {
         levels: Levels::default(),
         limits: Limits::default(),
         stacks: false,
+        pin: None,
     };
     match Audit::start(&settings, Subject::Command) {
         Ok(_) => Check::ok(
@@ -214,6 +215,10 @@ fn fix_for_probes(error: &ProbeError) -> String {
             "report it with the kernel's release: its structs are not as expected".to_owned()
         }
         ProbeError::NoNamespace(_) | ProbeError::AttachState(_) => "mount /proc".to_owned(),
+        ProbeError::Pin(_) => {
+            "give --pin a directory of its own below a BPF file system, usually /sys/fs/bpf"
+                .to_owned()
+        }
         ProbeError::Missing(_) => "build again from a clean checkout".to_owned(),
         ProbeError::Object(_)
         | ProbeError::Program { .. }

@@ -4,25 +4,30 @@
 mod error;
 mod links;
 mod offsets;
+pub mod pinned;
 mod programs;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
-use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::Iter;
+use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 pub use error::{KERNEL_BTF, ProbeError};
 use error::{map_error, program_error};
 use links::AttachState;
 use offsets::offsets;
+use pinned::{PinDir, PinError};
 use programs::{HookLink, program, take_map};
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
 use tracer_abi::limits::{RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
+use tracer_abi::pinned as pinned_abi;
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use tracer_abi::scope;
 use tracer_core::btf::Btf;
@@ -38,9 +43,18 @@ const UNUSED_BYTES: u32 = 64 << 10;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("TRACER_EBPF_EMBEDDED"));
 
-/// The programs, attached to nothing yet or to one cgroup. Dropping it detaches and unloads them.
+/// The programs.
+enum Programs {
+    /// Loaded by this process.
+    Loaded(Box<Ebpf>),
+    /// Found pinned: the witness, and the links of the others with their names.
+    Pinned(Box<Iter>, Vec<(String, FdLink)>),
+}
+
+/// The programs, attached to nothing yet or to one cgroup. Dropping it detaches and unloads them,
+/// unless they are pinned.
 pub struct Probes {
-    ebpf: Ebpf,
+    programs: Programs,
     ring: RingBuf<MapData>,
     violations: RingBuf<MapData>,
     stacks: RingBuf<MapData>,
@@ -53,6 +67,8 @@ pub struct Probes {
     targets: HashMap<MapData, u32, u8>,
     links: Vec<HookLink>,
     scope: Scope,
+    /// Where to pin, and the map that is pinned last.
+    pin_to: Option<(PinDir, Map)>,
 }
 
 /// Which processes and sockets belong to the audit.
@@ -80,7 +96,7 @@ impl Scope {
 }
 
 /// What the programs must know before they are loaded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoadSettings {
     /// Which processes and sockets belong to the audit.
     pub scope: Scope,
@@ -92,6 +108,79 @@ pub struct LoadSettings {
     pub limits: Limits,
     /// Whether each socket's opener is asked for its stack.
     pub stacks: bool,
+    /// The directory to pin to.
+    pub pin: Option<PathBuf>,
+}
+
+impl LoadSettings {
+    /// Returns what must be the same for pinned programs.
+    fn pinned(&self) -> pinned_abi::Settings {
+        pinned_abi::Settings {
+            digest: pinned::digest(OBJECT),
+            cgroup_id: self.cgroup_id,
+            grace_ns: self.grace_ns,
+            scope: self.scope.number(),
+            ring_bytes: self.limits.ring_bytes,
+            places: self.limits.places,
+            stacks: u32::from(self.stacks),
+        }
+    }
+}
+
+/// The maps that user space reads or writes.
+struct Maps {
+    events: Map,
+    violations: Map,
+    stacks: Map,
+    counters: Map,
+    ends: Map,
+    targets: Map,
+}
+
+impl Maps {
+    fn take<E>(mut map: impl FnMut(&'static str) -> Result<Map, E>) -> Result<Self, E> {
+        Ok(Self {
+            events: map("EVENTS")?,
+            violations: map("VIOLATIONS")?,
+            stacks: map("STACKS")?,
+            counters: map("COUNTERS")?,
+            ends: map("ENDS")?,
+            targets: map("TARGETS")?,
+        })
+    }
+
+    fn from_pins(from: &PinDir) -> Result<Self, PinError> {
+        Self::take(|name| {
+            let data = from.map(name)?;
+            Ok(match name {
+                "EVENTS" | "VIOLATIONS" | "STACKS" => Map::RingBuf(data),
+                "COUNTERS" => Map::PerCpuArray(data),
+                _ => Map::HashMap(data),
+            })
+        })
+    }
+
+    fn pin(&self, to: &PinDir) -> Result<(), PinError> {
+        let maps = [
+            ("EVENTS", &self.events),
+            ("VIOLATIONS", &self.violations),
+            ("STACKS", &self.stacks),
+            ("COUNTERS", &self.counters),
+            ("ENDS", &self.ends),
+            ("TARGETS", &self.targets),
+        ];
+        maps.into_iter()
+            .try_for_each(|(name, map)| to.pin_map(name, map))
+    }
+}
+
+/// Returns name and id of every program.
+fn program_ids(ebpf: &Ebpf) -> Result<Vec<(String, u32)>, ProbeError> {
+    let unknown = |source| ProbeError::AttachState(io::Error::other(source));
+    let programs = ebpf.programs();
+    programs
+        .map(|(name, program)| Ok((name.to_owned(), program.info().map_err(unknown)?.id())))
+        .collect()
 }
 
 /// The sizes of what the kernel side keeps.
@@ -125,7 +214,8 @@ impl Probes {
             grace_ns,
             limits,
             stacks,
-        } = *settings;
+            pin: _,
+        } = settings.clone();
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
@@ -147,23 +237,79 @@ impl Probes {
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
         programs::load_all(&mut ebpf)?;
+        let mut map = |name| take_map(&mut ebpf, name);
+        let maps = Maps::take(&mut map)?;
+        let settings_map = map(pinned::SETTINGS)?;
+        let pin_to = match &settings.pin {
+            Some(path) => Some(PinDir::open(path)?),
+            None => None,
+        };
+        if let Some(to) = &pin_to {
+            // What an interrupted start has left is not whole.
+            to.clear()?;
+            maps.pin(to)?;
+        }
+        let mut probes = Self::of(Programs::Loaded(Box::new(ebpf)), maps, settings)?;
+        probes.pin_to = pin_to.map(|to| (to, settings_map));
+        Ok(probes)
+    }
+
+    /// Goes on with programs that are pinned, if they are. They are attached.
+    ///
+    /// # Errors
+    ///
+    /// When they were loaded otherwise, or cannot be read.
+    pub fn resume(settings: &LoadSettings) -> Result<Option<Self>, ProbeError> {
+        let Some(path) = &settings.pin else {
+            return Ok(None);
+        };
+        let from = PinDir::open(path)?;
+        if !from.is_whole() {
+            return Ok(None);
+        }
+        from.check(&settings.pinned())?;
+        let maps = Maps::from_pins(&from)?;
+        let programs = Programs::Pinned(Box::new(from.witness()?), from.links()?);
+        Self::of(programs, maps, settings).map(Some)
+    }
+
+    fn of(programs: Programs, maps: Maps, settings: &LoadSettings) -> Result<Self, ProbeError> {
         Ok(Self {
-            ring: RingBuf::try_from(take_map(&mut ebpf, "EVENTS")?).map_err(map_error("EVENTS"))?,
-            violations: RingBuf::try_from(take_map(&mut ebpf, "VIOLATIONS")?)
-                .map_err(map_error("VIOLATIONS"))?,
-            stacks: RingBuf::try_from(take_map(&mut ebpf, "STACKS")?)
-                .map_err(map_error("STACKS"))?,
-            capacity: capacity(limits.ring_bytes),
+            programs,
+            ring: RingBuf::try_from(maps.events).map_err(map_error("EVENTS"))?,
+            violations: RingBuf::try_from(maps.violations).map_err(map_error("VIOLATIONS"))?,
+            stacks: RingBuf::try_from(maps.stacks).map_err(map_error("STACKS"))?,
+            capacity: capacity(settings.limits.ring_bytes),
             next_violation: None,
-            counters: PerCpuArray::try_from(take_map(&mut ebpf, "COUNTERS")?)
-                .map_err(map_error("COUNTERS"))?,
-            ends: HashMap::try_from(take_map(&mut ebpf, "ENDS")?).map_err(map_error("ENDS"))?,
-            targets: HashMap::try_from(take_map(&mut ebpf, "TARGETS")?)
-                .map_err(map_error("TARGETS"))?,
+            counters: PerCpuArray::try_from(maps.counters).map_err(map_error("COUNTERS"))?,
+            ends: HashMap::try_from(maps.ends).map_err(map_error("ENDS"))?,
+            targets: HashMap::try_from(maps.targets).map_err(map_error("TARGETS"))?,
             links: Vec::new(),
-            scope,
-            ebpf,
+            scope: settings.scope,
+            pin_to: None,
         })
+    }
+
+    /// Pins the witness and the links, which stay attached when this process ends. The maps are
+    /// pinned already, if they should be.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn pin(&mut self, settings: &LoadSettings) -> Result<(), ProbeError> {
+        let (Some((to, map)), Programs::Loaded(ebpf)) = (self.pin_to.take(), &mut self.programs)
+        else {
+            return Ok(());
+        };
+        to.pin_witness(program(ebpf, "witness")?)?;
+        let attach_state = AttachState::read().map_err(ProbeError::AttachState)?;
+        for (name, program_id) in program_ids(ebpf)? {
+            let mut links = attach_state.descriptors.iter();
+            if let Some((fd, _)) = links.find(|(_, of)| *of == program_id) {
+                to.pin_link(&name, *fd)?;
+            }
+        }
+        Ok(to.pin_settings(map, &settings.pinned())?)
     }
 
     /// Attaches the programs that follow processes, of the whole machine.
@@ -172,7 +318,10 @@ impl Probes {
     ///
     /// When the kernel refuses.
     pub fn attach_processes(&mut self) -> Result<(), ProbeError> {
-        programs::attach_processes(&mut self.ebpf)
+        match &mut self.programs {
+            Programs::Loaded(ebpf) => programs::attach_processes(ebpf),
+            Programs::Pinned(..) => Ok(()),
+        }
     }
 
     /// Attaches the hooks to a cgroup and everything below it.
@@ -181,7 +330,9 @@ impl Probes {
     ///
     /// When the kernel refuses.
     pub fn attach(&mut self, cgroup: BorrowedFd<'_>) -> Result<(), ProbeError> {
-        self.links.extend(programs::attach(&mut self.ebpf, cgroup)?);
+        if let Programs::Loaded(ebpf) = &mut self.programs {
+            self.links.extend(programs::attach(ebpf, cgroup)?);
+        }
         Ok(())
     }
 
@@ -229,18 +380,23 @@ impl Probes {
     /// When `/proc` cannot be read or the kernel refuses.
     pub fn attachments(&self) -> Result<(Vec<Attachment>, u64), ProbeError> {
         let attach_state = AttachState::read().map_err(ProbeError::AttachState)?;
+        let unknown = |source| ProbeError::AttachState(io::Error::other(source));
+        let programs = match &self.programs {
+            Programs::Loaded(ebpf) => program_ids(ebpf)?,
+            Programs::Pinned(_, links) => links
+                .iter()
+                .map(|(name, link)| Ok((name.clone(), link.info().map_err(unknown)?.program_id())))
+                .collect::<Result<_, ProbeError>>()?,
+        };
         let mut attachments = Vec::new();
-        for (name, program) in self.ebpf.programs() {
-            let unknown = |source| ProbeError::AttachState(io::Error::other(source));
-            let program_id = program.info().map_err(unknown)?.id();
+        for (name, program_id) in programs {
             let links = attach_state.links.iter();
-            attachments.extend(links.filter(|(of, _, _)| *of == program_id).map(
-                |(_, link_id, attached)| Attachment {
-                    program: name.to_owned(),
-                    link_id: *link_id,
-                    attached: *attached,
-                },
-            ));
+            let links = links.filter(|link| link.program_id == program_id);
+            attachments.extend(links.map(|link| Attachment {
+                program: name.clone(),
+                link_id: link.link_id,
+                attached: link.is_attached,
+            }));
         }
         attachments.sort_by_key(|attachment| attachment.link_id);
         Ok((attachments, attach_state.misses))
@@ -315,6 +471,23 @@ impl Probes {
         Ok(counters)
     }
 
+    /// Sets every counter to zero.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be written.
+    pub fn reset_counters(&mut self) -> Result<(), ProbeError> {
+        for slot in 0..Counter::COUNT {
+            let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
+            let zeros =
+                PerCpuValues::try_from(vec![0; per_cpu.len()]).map_err(ProbeError::AttachState)?;
+            self.counters
+                .set(slot, zeros, 0)
+                .map_err(map_error("COUNTERS"))?;
+        }
+        Ok(())
+    }
+
     fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
         let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
         // A counter may go up on one CPU and down on another.
@@ -339,7 +512,10 @@ impl Probes {
     /// When the kernel refuses.
     pub fn walk(&mut self) -> Result<File, ProbeError> {
         let failed = |error| program_error("witness", "attached", error);
-        let witness = program::<Iter>(&mut self.ebpf, "witness")?;
+        let witness = match &mut self.programs {
+            Programs::Loaded(ebpf) => program::<Iter>(ebpf, "witness")?,
+            Programs::Pinned(witness, _) => witness,
+        };
         let link = witness.attach().map_err(failed)?;
         let link = witness.take_link(link).map_err(failed)?;
         link.into_file()
@@ -347,13 +523,17 @@ impl Probes {
     }
 
     /// Starts to forward the log of the programs to the `log` crate. It must be flushed regularly.
+    /// That of pinned programs went with the process that loaded them.
     ///
     /// # Errors
     ///
     /// When the log's map is missing.
-    pub fn program_log(&mut self) -> Result<ProgramLog, ProbeError> {
-        EbpfLogger::init(&mut self.ebpf)
-            .map(ProgramLog)
+    pub fn program_log(&mut self) -> Result<Option<ProgramLog>, ProbeError> {
+        let Programs::Loaded(ebpf) = &mut self.programs else {
+            return Ok(None);
+        };
+        EbpfLogger::init(ebpf)
+            .map(|logger| Some(ProgramLog(logger)))
             .map_err(|_| ProbeError::Missing("AYA_LOGS"))
     }
 }

@@ -8,7 +8,7 @@ use tracer_abi::counter::Counter;
 use tracer_abi::facts::{IPPROTO_TCP, fact};
 use tracer_abi::{record, scope};
 
-use super::tcp::TCP_CLOSE;
+use super::tcp::{TCP_CLOSE, TCP_LISTEN};
 use crate::counters::count;
 use crate::emit::{self, To};
 use crate::kernel::{self, Sock, Task, low_u16, now_ns};
@@ -83,6 +83,10 @@ pub(super) fn released(ctx: &SockContext) {
         return;
     };
     hold(socket, || now_ns);
+    if state(ctx) == TCP_LISTEN {
+        // Of MPTCP, no callback says so.
+        socket.mark(fact::LISTENER);
+    }
     if socket.dead_ns() != 0 && !is_closed(ctx) {
         // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
         socket.set_dead_ns(0);
@@ -100,9 +104,14 @@ pub(super) fn released(ctx: &SockContext) {
 
 #[inline(always)]
 fn is_closed(ctx: &SockContext) -> bool {
+    state(ctx) == TCP_CLOSE
+}
+
+#[inline(always)]
+fn state(ctx: &SockContext) -> u32 {
     // SAFETY: the context is the kernel's `bpf_sock`. Volatile: it may change from one call to the
     // next.
-    unsafe { (&raw const (*ctx.sock).state).read_volatile() == TCP_CLOSE }
+    unsafe { (&raw const (*ctx.sock).state).read_volatile() }
 }
 
 #[inline(always)]

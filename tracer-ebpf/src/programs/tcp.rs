@@ -25,7 +25,8 @@ use crate::storage::{self, new_id};
 const TCP_FIN_WAIT1: u32 = 4;
 const TCP_FIN_WAIT2: u32 = 5;
 pub(super) const TCP_CLOSE: u32 = 7;
-pub(super) const TCP_LAST_ACK: u32 = 9;
+const TCP_LAST_ACK: u32 = 9;
+pub(super) const TCP_LISTEN: u32 = 10;
 const TCP_CLOSING: u32 = 11;
 
 #[inline(always)]

@@ -11,6 +11,7 @@ use tracer_abi::facts::{AF_INET, AF_INET6, Ends, IPPROTO_MPTCP, IPPROTO_TCP};
 use tracer_abi::scope;
 use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
+use super::tcp::TCP_LISTEN;
 use crate::kernel::{self, Sock, Task, now_ns, offset, size_u32};
 use crate::socket::SocketRef;
 use crate::storage::{self, hold};
@@ -134,7 +135,6 @@ fn accepted(sk: Sock) -> Option<SocketRef> {
 /// Reads TCP's own counters; a socket that listens has none that mean anything.
 #[inline(always)]
 fn tcp_counters(sighting: &mut Sighting, sk: Sock) {
-    const TCP_LISTEN: u32 = 10;
     if sighting.protocol != IPPROTO_TCP || sighting.state == TCP_LISTEN {
         return;
     }

@@ -50,6 +50,12 @@ pub(super) enum Command {
     /// Sockets from before are adopted: what happens to them counts from then on. The program is
     /// never stopped, frozen or signalled.
     Attach(Box<AttachArgs>),
+    /// Removes what `attach --pin DIR` has left there, which detaches the programs.
+    Detach {
+        /// The directory.
+        #[arg(long, value_name = "DIR")]
+        pin: PathBuf,
+    },
     /// Checks whether this kernel, these privileges and mounts allow tracing, and says how to fix
     /// it.
     Doctor,
@@ -89,6 +95,11 @@ pub(super) struct AttachArgs {
     /// and once more when it is resolved.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     pub(super) window: Option<Duration>,
+    /// Keeps the programs, and what they know, in this directory of a BPF file system: they go on
+    /// when this process is killed, and the next one with the same options goes on with them.
+    /// `tracer detach --pin DIR` removes them.
+    #[arg(long, value_name = "DIR", conflicts_with = "window")]
+    pub(super) pin: Option<PathBuf>,
     #[command(flatten)]
     pub(super) audit: AuditArgs,
 }
@@ -214,6 +225,7 @@ impl AuditArgs {
                 places: self.places,
             },
             stacks: self.stacks,
+            pin: None,
         }
     }
 

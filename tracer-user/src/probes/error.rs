@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::pinned::PinError;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
@@ -47,6 +48,9 @@ pub enum ProbeError {
     /// The witness could not be read.
     #[error("the witness (iter/task_file) could not be read: {0}")]
     Witness(#[source] io::Error),
+    /// The pins.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// The attachments cannot be read.
     #[error("the attachments of the eBPF programs could not be read: {0}")]
     AttachState(#[source] io::Error),

@@ -43,6 +43,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
         ),
         privileged("guarded_across_a_restart", guarded_across_a_restart),
         privileged(
+            "guarded_across_a_hundred_kills",
+            guarded_across_a_hundred_kills,
+        ),
+        privileged(
             "guarded_until_the_program_ends",
             guarded_until_the_program_ends,
         ),
@@ -351,4 +355,61 @@ fn guarded_across_a_restart() -> Result<(), Failed> {
     kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;
     let (code, printed) = guard.wait()?;
     expect(&code, &Some(0), &printed).map_err(Into::into)
+}
+
+/// A BPF file system of the test's own.
+struct BpfFs(tempfile::TempDir);
+
+impl BpfFs {
+    fn mount() -> Result<Self, Failed> {
+        let folder = tempfile::tempdir()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(folder.path())
+            .status()?;
+        expect(&mounted.success(), &true, "a BPF file system is mounted")?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+/// What happens while no tracer lives is known to the one that comes back.
+fn guarded_across_a_hundred_kills() -> Result<(), Failed> {
+    let (cgroup, bpf) = (TestCgroup::create("kills")?, BpfFs::mount()?);
+    let pin = bpf.0.path().join("guard");
+    let target = ["--cgroup", text(&cgroup.0)?, "--pin", text(&pin)?];
+    let start = || -> Result<Guard, Failed> {
+        let mut guard = Guard::start(&target, &[])?;
+        let stderr = guard.guard.stderr.take().ok_or("no pipe")?;
+        let mut line = String::new();
+        BufReader::new(stderr).read_line(&mut line)?;
+        expect(&line.starts_with("guarding"), &true, &line)?;
+        Ok(guard)
+    };
+    let kill = |mut guard: Guard| -> Result<(), Failed> {
+        guard.guard.kill()?;
+        guard.guard.wait()?;
+        Ok(())
+    };
+    kill(start()?)?;
+    let program = cgroup.start("close_wait_kept_for_long")?;
+    for _ in 0..100 {
+        kill(start()?)?;
+    }
+    let mut guard = start()?;
+    let found = guard.next()?;
+    expect(&found["kind"], &"peer-closed".into(), "kind")?;
+    expect(&found["opened_by"]["pid"], &program.pid().into(), "opener")?;
+    expect(&found["opened_ns"].is_u64(), &true, "its birth was seen")?;
+    kill(guard)?;
+    let output = run(Command::new(env!("CARGO_BIN_EXE_tracer"))
+        .args(["detach", "--pin"])
+        .arg(&pin))?;
+    expect(&output.status.code(), &Some(0), "detach")?;
+    expect(&pin.exists(), &false, "pins are left").map_err(Into::into)
 }

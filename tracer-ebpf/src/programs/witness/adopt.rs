@@ -8,7 +8,7 @@ use tracer_abi::counter::Counter;
 use tracer_abi::facts::{AF_INET, IPPROTO_TCP, Socket, fact};
 use tracer_abi::scope;
 
-use super::super::tcp::TCP_CLOSE;
+use super::super::tcp::{TCP_CLOSE, TCP_LISTEN};
 use super::is_internet;
 use crate::counters::count;
 use crate::kernel::{self, Sock, Task, low_u16, now_ns, offset};
@@ -17,7 +17,6 @@ use crate::socket::SocketRef;
 use crate::storage::{self, new_id};
 
 const TCP_SYN_SENT: u32 = 2;
-const TCP_LISTEN: u32 = 10;
 
 /// A socket of the machine, for one record: nothing is kept of it.
 #[btf_map]
