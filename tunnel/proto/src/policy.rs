@@ -23,7 +23,7 @@ mod tests;
 
 use crate::policy::range::Range;
 use crate::policy::rule::{Allowed, Host};
-pub use crate::policy::rule::{Rule, RuleError, Transport};
+pub use crate::policy::rule::{Protocol, Rule, RuleError};
 use crate::target::{Endpoint, Target};
 
 /// The rules of one agent.
@@ -43,15 +43,15 @@ impl Policy {
 
     /// Whether `address`, to which `endpoint` was resolved, may be dialed.
     #[must_use]
-    pub fn allows(&self, by: Transport, endpoint: &Endpoint, address: SocketAddr) -> bool {
+    pub fn allows(&self, by: Protocol, endpoint: &Endpoint, address: SocketAddr) -> bool {
         let range = Range::of(address.ip());
         self.rules.iter().any(|rule| match &rule.0 {
             Allowed::Inet {
-                transport,
+                protocol,
                 host,
                 ports,
             } => {
-                *transport == by
+                *protocol == by
                     && ports.contains(&address.port())
                     && reaches(host, endpoint, address.ip(), &range)
             }
@@ -85,8 +85,8 @@ impl Policy {
     #[must_use]
     pub fn covers(&self, target: &Target) -> bool {
         let (by, endpoint) = match target {
-            Target::Tcp(endpoint) => (Transport::Tcp, endpoint),
-            Target::Udp(endpoint) => (Transport::Udp, endpoint),
+            Target::Tcp(endpoint) => (Protocol::Tcp, endpoint),
+            Target::Udp(endpoint) => (Protocol::Udp, endpoint),
             Target::Unix(path) => {
                 let lexical = |path: &Path| Some(path.to_owned());
                 return self.allows_unix(Path::new(path.as_str()), lexical);
@@ -94,7 +94,7 @@ impl Policy {
         };
         self.rules.iter().any(|rule| match &rule.0 {
             Allowed::Inet {
-                transport,
+                protocol,
                 host,
                 ports,
             } => {
@@ -105,7 +105,7 @@ impl Policy {
                     (Host::Suffix(suffix), None) => endpoint.host().ends_with(suffix),
                     (Host::Suffix(_), Some(_)) => false,
                 };
-                named && *transport == by && ports.contains(&endpoint.port())
+                named && *protocol == by && ports.contains(&endpoint.port())
             }
             Allowed::Unix { .. } => false,
         })

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use tunnel_proto::mux::Reason;
-use tunnel_proto::policy::{Policy, Transport};
+use tunnel_proto::policy::{Policy, Protocol};
 use tunnel_proto::target::{Endpoint, SocketPath, Target};
 
 use crate::io::race::race;
@@ -37,13 +37,13 @@ pub(crate) async fn dial(
     let dialed = async {
         match target {
             Target::Tcp(endpoint) => {
-                let addresses = resolve(endpoint, owner, policy, Transport::Tcp).await?;
+                let addresses = resolve(endpoint, owner, policy, Protocol::Tcp).await?;
                 dial_first(addresses, target, owner)
                     .await
                     .map(Dialed::Stream)
             }
             Target::Udp(endpoint) => {
-                let addresses = resolve(endpoint, owner, policy, Transport::Udp).await?;
+                let addresses = resolve(endpoint, owner, policy, Protocol::Udp).await?;
                 let dialed = dial_datagrams(addresses, target, owner).await;
                 dialed.map(Dialed::Datagrams)
             }
@@ -93,7 +93,7 @@ async fn resolve(
     endpoint: &Endpoint,
     owner: Owner,
     policy: &Policy,
-    by: Transport,
+    by: Protocol,
 ) -> Result<Vec<SocketAddr>, Reason> {
     match resolver::resolve(endpoint, owner).await {
         Ok(answers) => allowed(endpoint, answers, policy, by),
@@ -108,7 +108,7 @@ fn allowed(
     endpoint: &Endpoint,
     mut answers: Vec<SocketAddr>,
     policy: &Policy,
-    by: Transport,
+    by: Protocol,
 ) -> Result<Vec<SocketAddr>, Reason> {
     if answers.is_empty() {
         return Err(Reason::Unresolved);

@@ -20,7 +20,7 @@ pub(super) enum Allowed {
     /// Allows TCP connections or UDP flows.
     Inet {
         /// By which of the two.
-        transport: Transport,
+        protocol: Protocol,
         /// To where.
         host: Host,
         /// To which ports.
@@ -37,7 +37,7 @@ pub(super) enum Allowed {
 
 /// How an address is dialed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub enum Protocol {
     /// A rule says nothing of it.
     Tcp,
     /// A rule begins with `udp:`.
@@ -79,8 +79,8 @@ impl FromStr for Rule {
             return rule.map(Self);
         }
         let rule = match text.strip_prefix("udp:") {
-            Some(rest) => inet(Transport::Udp, rest),
-            None => inet(Transport::Tcp, text),
+            Some(rest) => inet(Protocol::Udp, rest),
+            None => inet(Protocol::Tcp, text),
         };
         rule.map(Self)
             .ok_or_else(|| RuleError::Malformed(text.to_owned()))
@@ -97,10 +97,10 @@ fn unix(path: &str) -> Option<Allowed> {
     })
 }
 
-fn inet(transport: Transport, text: &str) -> Option<Allowed> {
+fn inet(protocol: Protocol, text: &str) -> Option<Allowed> {
     let (host, ports) = text.rsplit_once(':')?;
     Some(Allowed::Inet {
-        transport,
+        protocol,
         host: self::host(host)?,
         ports: self::ports(ports)?,
     })

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::policy::{Policy, Rule, Transport};
+use crate::policy::{Policy, Protocol, Rule};
 use crate::target::Target;
 
 fn policy(rules: &[&str]) -> Policy {
@@ -11,8 +11,8 @@ fn policy(rules: &[&str]) -> Policy {
 fn allows(rules: &[&str], target: &str, address: &str) -> bool {
     let address = address.parse().unwrap();
     match target.parse().unwrap() {
-        Target::Tcp(endpoint) => policy(rules).allows(Transport::Tcp, &endpoint, address),
-        Target::Udp(endpoint) => policy(rules).allows(Transport::Udp, &endpoint, address),
+        Target::Tcp(endpoint) => policy(rules).allows(Protocol::Tcp, &endpoint, address),
+        Target::Udp(endpoint) => policy(rules).allows(Protocol::Udp, &endpoint, address),
         Target::Unix(_) => panic!("{target} has no address"),
     }
 }

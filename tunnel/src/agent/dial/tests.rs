@@ -165,7 +165,7 @@ fn a_rebinding_name_keeps_only_its_harmless_answers() {
     ] {
         let kept = kept.map(|kept| answers(&kept));
         assert_eq!(
-            allowed(&endpoint, answers(&given), &policy, Transport::Tcp),
+            allowed(&endpoint, answers(&given), &policy, Protocol::Tcp),
             kept
         );
     }
