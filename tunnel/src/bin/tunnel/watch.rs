@@ -93,8 +93,8 @@ mod tests {
         let file = folder.path().join("file");
         let other = folder.path().join("other");
         let mut watch = Watch::new(vec![file.clone()]);
-        let quiet = tokio::time::timeout(5 * STEP, watch.changed()).await;
-        assert!(quiet.is_err());
+        let idle = tokio::time::timeout(5 * STEP, watch.changed()).await;
+        assert!(idle.is_err());
         std::fs::write(&file, "one").unwrap();
         watch.changed().await;
         std::fs::write(&file, "more").unwrap();
