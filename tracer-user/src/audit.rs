@@ -11,7 +11,7 @@ use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
 use tracer_core::event;
 use tracer_core::ledger::{Change, ForeignSocket, Ledger, Timeouts, Walk};
-use tracer_core::report::{AuditLog, Target, Window};
+use tracer_core::report::{AuditLog, StackGap, Target, Window};
 use tracer_core::verdict::Levels;
 
 use crate::cgroup::{self, Cgroup, CgroupError};
@@ -116,7 +116,8 @@ pub struct Audit {
     audited: PathBuf,
     audited_id: u64,
     ledger: Ledger,
-    stacks: Stacks,
+    /// `None` unless they are wanted.
+    stacks: Option<Stacks>,
     timeouts: Timeouts,
     baseline: Counters,
     start_ns: u64,
@@ -176,7 +177,7 @@ impl Audit {
             is_resumed,
             audited,
             ledger: Ledger::new(settings.timeouts, settings.levels.clone()),
-            stacks: Stacks::default(),
+            stacks: settings.stacks.then(Stacks::default),
             timeouts: settings.timeouts,
             baseline,
             start_ns,
@@ -270,7 +271,9 @@ impl Audit {
     /// whether more events wait.
     pub fn poll(&mut self) -> bool {
         let more = self.drain() >= BATCH;
-        self.stacks.prune(|id| self.ledger.knows(id));
+        if let Some(stacks) = &mut self.stacks {
+            stacks.prune(|id| self.ledger.knows(id));
+        }
         if let Some(log) = &mut self.program_log {
             log.flush();
         }
@@ -339,7 +342,9 @@ impl Audit {
     }
 
     fn drain(&mut self) -> usize {
-        self.probes.drain_stacks(|record| self.stacks.add(record));
+        if let Some(stacks) = &mut self.stacks {
+            self.probes.drain_stacks(|record| stacks.add(record));
+        }
         let (ledger, undecodable) = (&mut self.ledger, &mut self.audit_log.undecodable);
         let taken = self
             .probes
@@ -447,6 +452,27 @@ impl Audit {
         Ok(selftest::run(&mut self.probes, &cgroup, witness_check)?)
     }
 
+    /// Names the stacks of the findings, or says why there are none.
+    fn name_stacks(&mut self) {
+        let Some(stacks) = &self.stacks else { return };
+        let findings = self.ledger.findings().sorted();
+        let is_lossy = self.audit_log.counters.of(Counter::StackFailures) > 0;
+        let gaps = findings.iter().filter_map(|finding| {
+            let gap = stacks.gap(finding.id, finding.accepted, is_lossy)?;
+            let is_adopted = finding.is_adopted;
+            Some((
+                finding.id,
+                if is_adopted {
+                    StackGap::OpenedBefore
+                } else {
+                    gap
+                },
+            ))
+        });
+        self.audit_log.stack_gaps = gaps.collect();
+        self.audit_log.stacks = stacks.symbolize(findings.iter().map(|finding| finding.id));
+    }
+
     /// Ends the audit: makes the last walk, runs the self-test again and returns the log. The
     /// processes may go on afterwards.
     ///
@@ -456,10 +482,7 @@ impl Audit {
         self.audit_log.is_cut_short = is_cut_short;
         self.audit_log.kernel = kernel_release();
         self.final_walk();
-        let findings = self.ledger.findings().sorted();
-        self.audit_log.stacks = self
-            .stacks
-            .symbolize(findings.iter().map(|finding| finding.id));
+        self.name_stacks();
         match self.probes.attachments() {
             Ok((attachments, missed)) => {
                 self.audit_log.attachments = attachments;

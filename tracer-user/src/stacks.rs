@@ -18,7 +18,7 @@ use framehop::Unwinder as _;
 use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64};
 use module::Files;
 use tracer_abi::record::{STACK_BYTES, StackRecord};
-use tracer_core::report::Call;
+use tracer_core::report::{Call, StackGap};
 use zerocopy::FromBytes;
 
 /// The most frames of a stack.
@@ -44,42 +44,56 @@ pub struct Stacks {
     /// Equal stacks are kept once.
     known: HashSet<Frames>,
     of: HashMap<u64, Frames>,
+    gaps: HashMap<u64, StackGap>,
     prune_at: usize,
+    /// Whether a stack found no room.
+    is_full: bool,
 }
 
 impl Stacks {
-    /// Unwinds one record of the kernel side. A record that is too short, or whose process is gone,
-    /// is skipped.
+    /// Unwinds one record of the kernel side. A record that is too short is skipped.
     pub fn add(&mut self, record: &[u8]) {
         let Ok((record, _)) = StackRecord::ref_from_prefix(record) else {
             return;
         };
-        if self.of.len() >= STACKS_MAX {
+        if self.of.len() + self.gaps.len() >= STACKS_MAX {
+            self.is_full = true;
             return;
         }
-        if let Some(frames) = self.unwind(record) {
-            let frames = match self.known.get(&frames) {
-                Some(known) => known.clone(),
-                None => {
-                    self.known.insert(frames.clone());
-                    frames
-                }
-            };
-            self.of.insert(record.id, frames);
+        let frames = match self.unwind(record) {
+            Ok(frames) => frames,
+            Err(gap) => {
+                self.gaps.insert(record.id, gap);
+                return;
+            }
+        };
+        if frames.len() < 2 {
+            self.gaps.insert(record.id, StackGap::NotUnwound);
         }
+        let frames = match self.known.get(&frames) {
+            Some(known) => known.clone(),
+            None => {
+                self.known.insert(frames.clone());
+                frames
+            }
+        };
+        self.of.insert(record.id, frames);
     }
 
     /// Drops the stacks of sockets that no longer matter, whenever their number has doubled.
     pub fn prune(&mut self, matters: impl Fn(u64) -> bool) {
-        if self.of.len() < self.prune_at.max(PRUNE_MIN) {
+        if self.of.len() + self.gaps.len() < self.prune_at.max(PRUNE_MIN) {
             return;
         }
         self.of.retain(|id, _| matters(*id));
+        self.gaps.retain(|id, _| matters(*id));
         self.known.retain(|frames| Arc::strong_count(frames) > 1);
-        self.prune_at = self.of.len().saturating_mul(2).min(STACKS_MAX);
+        self.prune_at = (self.of.len() + self.gaps.len())
+            .saturating_mul(2)
+            .min(STACKS_MAX);
     }
 
-    fn unwind(&mut self, record: &StackRecord) -> Option<Frames> {
+    fn unwind(&mut self, record: &StackRecord) -> Result<Frames, StackGap> {
         let space = space(&mut self.spaces, &mut self.files, record.tgid, record.ip)?;
         let length = usize::try_from(record.length).unwrap_or(STACK_BYTES);
         let stack = record.stack.get(..length).unwrap_or(&record.stack);
@@ -95,7 +109,23 @@ impl Stacks {
         {
             frames.push(space.frame(frame.address_for_lookup()));
         }
-        Some(frames.into())
+        Ok(frames.into())
+    }
+
+    /// Returns why a socket has no stack, or only its innermost call; `None` if it has one.
+    /// `is_accepted` tells how it was opened, and `is_lossy` whether the kernel side had no room
+    /// for a stack.
+    #[must_use]
+    pub fn gap(&self, id: u64, is_accepted: bool, is_lossy: bool) -> Option<StackGap> {
+        if let Some(gap) = self.gaps.get(&id) {
+            return Some(*gap);
+        }
+        (!self.of.contains_key(&id)).then_some(match (self.is_full, is_lossy, is_accepted) {
+            (true, _, _) => StackGap::TooMany,
+            (_, true, _) => StackGap::Lost,
+            (_, _, true) => StackGap::AcceptUnseen,
+            (false, false, false) => StackGap::NotOpened,
+        })
     }
 
     /// Returns the stacks of these sockets, with names.
@@ -130,7 +160,7 @@ fn space<'a>(
     files: &mut Files,
     tgid: u32,
     ip: u64,
-) -> Option<&'a AddressSpace> {
+) -> Result<&'a AddressSpace, StackGap> {
     let stale = spaces
         .get(&tgid)
         .is_none_or(|space| !space.is_current(tgid) || !space.has(ip));
@@ -140,7 +170,7 @@ fn space<'a>(
         }
         spaces.insert(tgid, AddressSpace::read(tgid, files)?);
     }
-    spaces.get(&tgid)
+    spaces.get(&tgid).ok_or(StackGap::ProcessGone)
 }
 
 /// Returns the eight bytes at `address` of a stack that was copied from `sp` upwards.
@@ -166,10 +196,37 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_short_or_of_no_process_is_skipped() {
+    fn a_record_that_is_short_is_skipped() {
         let mut stacks = Stacks::default();
         stacks.add(&[0; 39]);
+        assert!(stacks.symbolize([0]).is_empty());
+        assert_eq!(stacks.gap(0, false, false), Some(StackGap::NotOpened));
+        assert_eq!(stacks.gap(0, true, false), Some(StackGap::AcceptUnseen));
+        assert_eq!(stacks.gap(0, true, true), Some(StackGap::Lost));
+    }
+
+    #[test]
+    fn a_stack_that_ends_at_once_says_so() {
+        let mut stacks = Stacks::default();
+        let code = a_stack_that_ends_at_once_says_so as *const () as u64;
+        let mut record = vec![0; size_of::<StackRecord>()];
+        record[..8].copy_from_slice(&7u64.to_ne_bytes());
+        record[8..12].copy_from_slice(&std::process::id().to_ne_bytes());
+        record[16..24].copy_from_slice(&code.to_ne_bytes());
+        stacks.add(&record);
+        assert_eq!(stacks.gap(7, false, false), Some(StackGap::NotUnwound));
+        let named = stacks.symbolize([7]);
+        let function = named[&7][0].function.as_deref().unwrap();
+        assert!(function.contains("ends_at_once"), "{function}");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_the_reason_for_no_stack() {
+        let mut stacks = Stacks::default();
         stacks.add(&vec![0; size_of::<StackRecord>()]);
         assert!(stacks.symbolize([0]).is_empty());
+        assert_eq!(stacks.gap(0, false, true), Some(StackGap::ProcessGone));
+        stacks.is_full = true;
+        assert_eq!(stacks.gap(1, false, true), Some(StackGap::TooMany));
     }
 }

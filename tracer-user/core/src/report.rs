@@ -4,9 +4,11 @@ mod audit_log;
 mod groups;
 mod missing;
 mod notes;
+mod stack;
 
-pub use audit_log::{Attachment, AuditLog, Call, Target, Window};
+pub use audit_log::{Attachment, AuditLog, Target, Window};
 pub use groups::{Group, advice, group_by_cause, split_listed};
+pub use stack::{Call, StackGap, own_call};
 
 use crate::ledger::Ledger;
 use crate::verdict::{Finding, Level, Verdict};

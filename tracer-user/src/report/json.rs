@@ -18,7 +18,7 @@ pub use line::write_change;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::counter::Counter;
-use tracer_core::report::{AuditLog, PEERS_LISTED, Report, advice, split_listed};
+use tracer_core::report::{AuditLog, PEERS_LISTED, Report, split_listed};
 use tracer_core::verdict::Level;
 
 /// The schema's name.
@@ -297,7 +297,7 @@ struct Group<'a> {
     oldest_ms: u64,
     growth_per_min: Option<f64>,
     example: FindingRow<'a>,
-    advice: &'static str,
+    advice: String,
 }
 
 fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
@@ -315,13 +315,9 @@ fn groups<'a>(report: &'a Report<'a>) -> Vec<Group<'a>> {
             sockets: group.sockets,
             oldest_ms: end_ns.saturating_sub(group.oldest_ns) / 1_000_000,
             growth_per_min: group.growth_per_min.map(|growth| growth.round()),
-            example: FindingRow::of(
-                group.example,
-                group.level,
-                end_ns,
-                group.stack.map(AsRef::as_ref),
-            ),
-            advice: advice(group.example),
+            example: FindingRow::of(group.example, group.level, end_ns)
+                .with_stack(group.example.id, report.audit_log),
+            advice: group.advice(),
         })
         .collect()
 }
@@ -331,8 +327,8 @@ fn findings<S: Serializer>(report: &Report<'_>, serializer: S) -> Result<S::Ok, 
     let end_ns = report.audit_log.window.end_ns;
     for finding in &report.findings {
         let level = report.ledger.findings().levels().of(finding.kind);
-        let calls = report.audit_log.stacks.get(&finding.id).map(AsRef::as_ref);
-        list.serialize_element(&FindingRow::of(finding, level, end_ns, calls))?;
+        let row = FindingRow::of(finding, level, end_ns);
+        list.serialize_element(&row.with_stack(finding.id, report.audit_log))?;
     }
     list.end()
 }

@@ -1,12 +1,13 @@
 //! The executable mappings of a process.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::sync::Arc;
 
 use framehop::Unwinder as _;
 use framehop::x86_64::UnwinderX86_64;
+use tracer_core::report::StackGap;
 
 use super::frame::Frame;
 use super::module::{File, Files, Identity, Table, identity};
@@ -32,27 +33,34 @@ pub(super) struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// Reads the mappings; `None` if the process is gone.
-    pub(super) fn read(tgid: u32, files: &mut Files) -> Option<Self> {
-        let program = program(tgid)?;
+    /// Reads the mappings.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone, or this one may not read what it has mapped.
+    pub(super) fn read(tgid: u32, files: &mut Files) -> Result<Self, StackGap> {
+        let program = program(tgid).map_err(gap)?;
         let mut maps = String::new();
         fs::File::open(format!("/proc/{tgid}/maps"))
-            .ok()?
-            .take(MAPS_BYTES)
-            .read_to_string(&mut maps)
-            .ok()?;
+            .and_then(|file| file.take(MAPS_BYTES).read_to_string(&mut maps))
+            .map_err(gap)?;
         let mut unwinder = UnwinderX86_64::new();
         let mut mappings = Vec::new();
         for (mapping, path) in maps.lines().filter_map(executable).take(MAPPINGS_MAX) {
-            let Some(file) = files.open(tgid, &mapping.range, path) else {
-                continue;
+            let file = match files.open(tgid, &mapping.range, path) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(StackGap::NotPermitted);
+                }
+                // Code of this one mapping has no name.
+                Err(_) => continue,
+                Ok(file) => file,
             };
             if let Some(module) = file.module(&mapping.range, mapping.offset) {
                 unwinder.add_module(module);
             }
             mappings.push((mapping, file));
         }
-        Some(Self {
+        Ok(Self {
             program,
             mappings,
             unwinder,
@@ -61,7 +69,7 @@ impl AddressSpace {
 
     /// Whether the process still runs the same program.
     pub(super) fn is_current(&self, tgid: u32) -> bool {
-        program(tgid) == Some(self.program)
+        program(tgid).is_ok_and(|program| program == self.program)
     }
 
     /// Whether `address` is in a known mapping.
@@ -90,9 +98,17 @@ impl AddressSpace {
     }
 }
 
-fn program(tgid: u32) -> Option<Identity> {
-    let metadata = fs::metadata(format!("/proc/{tgid}/exe")).ok()?;
-    Some(identity(&metadata))
+fn program(tgid: u32) -> io::Result<Identity> {
+    let metadata = fs::metadata(format!("/proc/{tgid}/exe"))?;
+    Ok(identity(&metadata))
+}
+
+fn gap(error: io::Error) -> StackGap {
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        StackGap::NotPermitted
+    } else {
+        StackGap::ProcessGone
+    }
 }
 
 /// Parses a line of `/proc/PID/maps` (proc_pid_maps(5)); `None` unless it maps a file executable.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
@@ -162,20 +163,32 @@ pub(super) struct Files(HashMap<Identity, Arc<File>>);
 impl Files {
     /// Opens the file that a process has mapped at `range`, through the mapping itself: the path
     /// may lead to another file by now.
-    pub(super) fn open(&mut self, tgid: u32, range: &Range<u64>, path: &str) -> Option<Arc<File>> {
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone, the mapping cannot be read, or too many files are open.
+    pub(super) fn open(
+        &mut self,
+        tgid: u32,
+        range: &Range<u64>,
+        path: &str,
+    ) -> io::Result<Arc<File>> {
         let link = format!("/proc/{tgid}/map_files/{:x}-{:x}", range.start, range.end);
-        let metadata = fs::metadata(&link).ok().filter(fs::Metadata::is_file)?;
+        let metadata = fs::metadata(&link)?;
+        if !metadata.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let identity = identity(&metadata);
         if let Some(known) = self.0.get(&identity) {
-            return Some(known.clone());
+            return Ok(known.clone());
         }
         if self.0.len() >= FILES_MAX {
             self.0.retain(|_, file| Arc::strong_count(file) > 1);
         }
         if self.0.len() >= FILES_MAX {
-            return None;
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let file = fs::File::open(&link).ok()?;
+        let file = fs::File::open(&link)?;
         let opened = Arc::new(File {
             identity,
             path: printable(path),
@@ -183,7 +196,7 @@ impl Files {
             file,
         });
         self.0.insert(identity, opened.clone());
-        Some(opened)
+        Ok(opened)
     }
 }
 

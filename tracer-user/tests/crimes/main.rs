@@ -20,6 +20,7 @@ mod fixtures;
 mod random_programs;
 mod refusals;
 mod reports;
+mod stacks;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -45,6 +46,7 @@ fn main() {
         .chain(commands::trials(skipped))
         .chain(reports::trials(skipped))
         .chain(refusals::trials(skipped))
+        .chain(stacks::trials(skipped))
         .chain(bounds::trials(skipped))
         .chain(random_programs::trials(skipped))
         .collect();

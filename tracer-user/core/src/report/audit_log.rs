@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tracer_abi::counter::Counter;
 
+use super::stack::{Call, StackGap};
 use crate::counters::Counters;
 use crate::ledger::{ForeignSocket, Walk};
 
@@ -42,19 +43,6 @@ pub struct Attachment {
     pub attached: bool,
 }
 
-/// One call of a stack.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Call {
-    /// The function, demangled; `None` where no symbol table names it.
-    pub function: Option<String>,
-    /// The file of the code, as the process named it; `None` for generated code.
-    pub module: Option<String>,
-    /// The offset in the file, in bytes; without a file, the address in the process.
-    pub offset: u64,
-    /// File and line of the source, if there is debug information.
-    pub source: Option<String>,
-}
-
 /// Everything that a report needs besides the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditLog {
@@ -89,6 +77,8 @@ pub struct AuditLog {
     /// The stacks that opened the sockets of the findings, by
     /// [`Finding::id`](crate::verdict::Finding::id), the innermost call first.
     pub stacks: HashMap<u64, Arc<[Call]>>,
+    /// Why findings have no stack, or only a part of it, although stacks were wanted.
+    pub stack_gaps: HashMap<u64, StackGap>,
     /// What else went wrong, as whole sentences.
     pub failures: Vec<String>,
 }

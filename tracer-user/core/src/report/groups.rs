@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::audit_log::Call;
+use super::stack::{Call, opener};
 use crate::verdict::{Finding, Kind, Level, Levels};
 
 /// Findings of one kind, of one program (its name and its executable), about one target or opened by one stack.
@@ -186,6 +186,19 @@ fn growth_per_min(findings: &[&Finding]) -> Option<f64> {
     let minutes = std::time::Duration::from_nanos(last_ns - first_ns).as_secs_f64() / 60.0;
     let more = u32::try_from(findings.len() - 1).unwrap_or(u32::MAX);
     (minutes > 0.0).then(|| f64::from(more) / minutes)
+}
+
+impl Group<'_> {
+    /// Returns what to do, as one sentence. For a pile it ends with the call that opens them.
+    #[must_use]
+    pub fn advice(&self) -> String {
+        let advice = advice(self.example);
+        let calls = self.stack.filter(|_| self.kind == Kind::PileUp);
+        match calls.and_then(|calls| opener(calls)) {
+            Some(call) => format!("{advice}; opened by {call}"),
+            None => advice.to_owned(),
+        }
+    }
 }
 
 /// Returns what to do about findings like this one, as one sentence.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use tracer_abi::annotation::Role;
 use tracer_core::ledger::tcp_state_name;
-use tracer_core::report::Call;
+use tracer_core::report::{AuditLog, Call};
 use tracer_core::verdict::{Finding, Level, Tuple};
 
 /// One finding.
@@ -30,6 +30,7 @@ pub(super) struct FindingRow<'a> {
     unread_bytes: Option<u32>,
     unsent_bytes: Option<u32>,
     stack: Option<Vec<Frame<'a>>>,
+    stack_gap: Option<&'static str>,
 }
 
 /// One call of a stack.
@@ -69,12 +70,9 @@ struct Process<'a> {
 }
 
 impl<'a> FindingRow<'a> {
-    pub(super) fn of(
-        finding: &'a Finding,
-        level: Level,
-        end_ns: u64,
-        calls: Option<&'a [Call]>,
-    ) -> Self {
+    pub(super) fn of(finding: &'a Finding, level: Level, audit_log: &'a AuditLog) -> Self {
+        let calls = audit_log.stacks.get(&finding.id);
+        let gap = audit_log.stack_gaps.get(&finding.id);
         let process = |process: &'a Option<(u32, String)>| {
             process
                 .as_ref()
@@ -118,8 +116,18 @@ impl<'a> FindingRow<'a> {
             bytes_out: finding.bytes_out,
             unread_bytes: finding.unread,
             unsent_bytes: finding.unsent,
-            stack: calls.map(frames),
+            stack: None,
+            stack_gap: None,
         }
+    }
+
+    /// Adds the stack that opened the socket, or why there is none.
+    pub(super) fn with_stack(mut self, id: u64, audit_log: &'a AuditLog) -> Self {
+        let calls = audit_log.stacks.get(&id);
+        self.stack = calls.map(|calls| frames(calls));
+        let gap = audit_log.stack_gaps.get(&id);
+        self.stack_gap = gap.map(|gap| gap.reason());
+        self
     }
 }
 

@@ -45,7 +45,7 @@ pub fn write_change(
         time: humantime::format_rfc3339_millis(now).to_string(),
         state,
         advice: advice(finding),
-        finding: FindingRow::of(finding, levels.of(finding.kind), now_ns, None),
+        finding: FindingRow::of(finding, levels.of(finding.kind), now_ns),
     };
     serde_json::to_writer(&mut to, &line)?;
     to.write_all(b"\n")

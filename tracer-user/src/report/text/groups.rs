@@ -1,7 +1,7 @@
 //! The groups of findings, each with an example and what to do.
 
 use tracer_core::ledger::tcp_state_name;
-use tracer_core::report::{Call, Group, Report, advice};
+use tracer_core::report::{Call, Group, Report, own_call};
 use tracer_core::verdict::{Finding, Holder, Kind, Level};
 
 use super::screen::{COLUMNS, LINES, columns, cut, more, tail, wrap};
@@ -33,7 +33,7 @@ struct Block {
 impl Block {
     fn of(report: &Report<'_>, group: &Group<'_>) -> Self {
         let (example, advice) = if group.level == Level::Deny {
-            (example(report, group.example), what_to_do(group.example))
+            (example(report, group.example), what_to_do(group))
         } else {
             (Vec::new(), Vec::new())
         };
@@ -148,8 +148,8 @@ fn head(report: &Report<'_>, group: &Group<'_>) -> Vec<String> {
     lines
 }
 
-fn what_to_do(finding: &Finding) -> Vec<String> {
-    indented(&format!("what to do: {}", advice(finding)))
+fn what_to_do(group: &Group<'_>) -> Vec<String> {
+    indented(&format!("what to do: {}", group.advice()))
 }
 
 fn indented(text: &str) -> Vec<String> {
@@ -185,16 +185,23 @@ fn example(report: &Report<'_>, finding: &Finding) -> Vec<String> {
     } else if let Some((pid, comm)) = &finding.opener {
         lines.extend(indented(&format!("opened by {comm}[{pid}]")));
     }
-    if let Some(calls) = report.audit_log.stacks.get(&finding.id) {
+    let calls = report.audit_log.stacks.get(&finding.id);
+    if let Some(calls) = calls {
         lines.extend(stack(calls));
+    }
+    if let Some(gap) = report.audit_log.stack_gaps.get(&finding.id) {
+        let prefix = if calls.is_some() { "..." } else { "no stack:" };
+        let start = format!("     {prefix:>9} ");
+        lines.extend(cut(wrap(&start, start.len(), gap.reason()), SENTENCE_LINES));
     }
     lines
 }
 
-/// Returns the innermost calls; the JSON report has all of them.
+/// Returns the program's own innermost call and what called it; the JSON report has all calls.
 fn stack(calls: &[Call]) -> Vec<String> {
     let mut lines = Vec::new();
-    for (n, call) in calls.iter().take(CALLS_SHOWN).enumerate() {
+    let inner = own_call(calls).unwrap_or_default();
+    for (n, call) in calls.iter().skip(inner).take(CALLS_SHOWN).enumerate() {
         let prefix = if n == 0 { "opened in" } else { "from" };
         let function = tail(call.function.as_deref().unwrap_or("?"), FUNCTION_COLUMNS);
         let place = match (&call.source, &call.module) {
@@ -206,9 +213,16 @@ fn stack(calls: &[Call]) -> Vec<String> {
         let room = COLUMNS.saturating_sub(columns(&text));
         lines.push(text + &tail(&place, room));
     }
-    if calls.len() > CALLS_SHOWN {
-        let rest = calls.len() - CALLS_SHOWN;
-        lines.push(format!("     {:>9} {rest} more", "..."));
+    let outer = calls.len().saturating_sub(inner + CALLS_SHOWN);
+    if outer > 0 {
+        lines.push(format!("     {:>9} {outer} more", "..."));
+    }
+    if inner > 0 {
+        let plural = if inner == 1 { "call" } else { "calls" };
+        lines.push(format!(
+            "     {:>9} {inner} {plural} of its libraries",
+            "through"
+        ));
     }
     lines
 }
