@@ -7,6 +7,7 @@
 mod address_space;
 mod frame;
 mod module;
+mod pclntab;
 mod symbols;
 
 use std::collections::{HashMap, HashSet};

@@ -46,6 +46,11 @@ impl File {
     pub(super) fn module(&self, range: &Range<u64>, offset: u64) -> Option<Module<Table>> {
         self.tables.module(&self.path, range, offset)
     }
+
+    /// Returns the address that the file itself states for `offset`.
+    pub(super) fn stated_address(&self, offset: u64) -> Option<u64> {
+        self.tables.stated_address(offset)
+    }
 }
 
 impl PartialEq for File {

@@ -70,9 +70,8 @@ struct Process<'a> {
 }
 
 impl<'a> FindingRow<'a> {
-    pub(super) fn of(finding: &'a Finding, level: Level, audit_log: &'a AuditLog) -> Self {
-        let calls = audit_log.stacks.get(&finding.id);
-        let gap = audit_log.stack_gaps.get(&finding.id);
+    /// Returns the row of a finding, as of `end_ns` if it is open, without its stack.
+    pub(super) fn of(finding: &'a Finding, level: Level, end_ns: u64) -> Self {
         let process = |process: &'a Option<(u32, String)>| {
             process
                 .as_ref()
