@@ -29,8 +29,10 @@ const BATCH: usize = 1 << 13;
 const WALK_INTERVAL_NS: u64 = 100_000_000;
 /// Walks take at most one part in this many of the time, if the grace allows it.
 const WALK_SHARE: u64 = 10;
-/// The shortest time between two walks over sockets that were there before.
-const ADOPTED_INTERVAL_NS: u64 = 1_000_000_000;
+/// How often, at most, an attached audit walks although no deadline has passed.
+const ATTACHED_INTERVAL_NS: u64 = 1_000_000_000;
+/// How many walks are made before a pile counts, where nothing else asks for them.
+const PILE_WALKS: u64 = 16;
 /// What the cgroups that audits make are called.
 const CGROUP_NAME: &str = "watertight";
 /// How long counters, ledger and witness may take to agree at the end.
@@ -130,6 +132,7 @@ pub struct Audit {
     undialed: u64,
     failed_connects: u64,
     needs_walk: bool,
+    has_unwatched: bool,
     next_walk_ns: u64,
     last_walk_ns: u64,
 }
@@ -188,6 +191,7 @@ impl Audit {
             failed_connects: baseline.of(Counter::Undialed),
             // What is there already is adopted by a walk.
             needs_walk: subject != Subject::Command,
+            has_unwatched: true,
             subject,
             audited_id,
             next_walk_ns: 0,
@@ -295,9 +299,13 @@ impl Audit {
             let took_ns = clock::now_ns().saturating_sub(now_ns);
             // Slow walks are made less often, but often enough that the holders of a socket are
             // named before it is gone.
+            let longest_ns = match self.subject {
+                Subject::Command => self.timeouts.grace_ns / 2,
+                Subject::Cgroup(_) | Subject::Processes { .. } => u64::MAX,
+            };
             let pause_ns = took_ns
                 .saturating_mul(WALK_SHARE)
-                .min(self.timeouts.grace_ns / 2)
+                .min(longest_ns)
                 .max(took_ns)
                 .max(WALK_INTERVAL_NS);
             self.next_walk_ns = now_ns.saturating_add(pause_ns);
@@ -308,8 +316,12 @@ impl Audit {
     /// Returns how often a walk is made although no deadline has passed, in nanoseconds.
     fn sample_interval_ns(&self) -> u64 {
         if self.subject != Subject::Command {
-            // Only walks tell what TCP does to what was there before.
-            (self.timeouts.grace_ns / 2).max(ADOPTED_INTERVAL_NS)
+            // A walk goes over every descriptor of the machine, and this may go on for months.
+            let piles_ns = self.timeouts.piles.after_ns / PILE_WALKS;
+            let shortest_ns = if self.has_unwatched { 0 } else { piles_ns };
+            (self.timeouts.grace_ns / 2)
+                .max(shortest_ns)
+                .max(ATTACHED_INTERVAL_NS)
         } else if self.ledger.may_pile_up() {
             self.timeouts.grace_ns / 2
         } else {
@@ -385,6 +397,7 @@ impl Audit {
         self.audit_log.scans += 1;
         self.audit_log.counters_before = Some(counters_before);
         let walk = self.ledger.finish_walk(lossy);
+        self.has_unwatched = walk.unwatched > 0;
         // Who holds the members of a pile is known after another walk.
         self.needs_walk |= walk.has_piled_up;
         let mut names = ProcessNames::default();

@@ -205,6 +205,7 @@ impl Ledger {
         if !lifetime.unhooked {
             self.walked.open += 1;
         }
+        self.walked.unwatched += u64::from(facts.flags & fact::UNWATCHED != 0);
         self.peers.count_open(facts);
         false
     }

@@ -15,6 +15,8 @@ const UNJUDGED_MAX: usize = 1 << 17;
 pub struct Walk {
     /// Sockets met, of the families that have create and release hooks.
     pub open: u64,
+    /// Sockets met that TCP does not call the programs for: only walks tell what it does to them.
+    pub unwatched: u64,
     /// Sockets that the ledger has open and the walk did not meet.
     pub only_in_ledger: u64,
     /// Sockets that the walk met and no record announced.

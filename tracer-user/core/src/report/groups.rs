@@ -62,6 +62,39 @@ impl<'a> Key<'a> {
             stack,
         }
     }
+
+    /// Whether this is the same but for a stack that goes on where that of the other ends.
+    fn is_deeper_than(&self, other: &Self) -> bool {
+        let (Some(calls), Some(cut_off)) = (self.stack, other.stack) else {
+            return false;
+        };
+        calls.len() > cut_off.len()
+            && calls.starts_with(cut_off)
+            && (self.kind, self.program, self.executable)
+                == (other.kind, other.program, other.executable)
+    }
+}
+
+/// Joins the groups whose stack is where that of a larger depth begins: it was unwound less deep, and
+/// the cause is the same. Where there are very many stacks they are left as they are.
+fn join_cut_off<'a>(groups: &mut HashMap<Key<'a>, Vec<&'a Finding>>) {
+    const STACKS_MAX: usize = 512;
+    if groups.len() > STACKS_MAX {
+        return;
+    }
+    let keys: Vec<Key<'a>> = groups.keys().copied().collect();
+    for key in &keys {
+        let deeper = keys.iter().filter(|other| other.is_deeper_than(key));
+        let deepest = deeper.max_by_key(|other| {
+            let depth = other.stack.map_or(0, |calls| calls.len());
+            (depth, groups.get(other).map_or(0, Vec::len))
+        });
+        if let Some(deepest) = deepest
+            && let Some(findings) = groups.remove(key)
+        {
+            groups.entry(*deepest).or_default().extend(findings);
+        }
+    }
 }
 
 /// Whether findings of a kind have one cause for each program, whatever their targets are.
@@ -82,6 +115,7 @@ pub fn group_by_cause<'a>(
         let key = Key::of(finding, &executables, stacks);
         groups.entry(key).or_default().push(finding);
     }
+    join_cut_off(&mut groups);
     let mut groups: Vec<Group<'a>> = groups
         .into_iter()
         .filter_map(|(key, findings)| {
@@ -299,6 +333,32 @@ mod tests {
                 (Kind::PeerClosed, Some("127.0.0.1:80".into()), 1, None),
             ]
         );
+    }
+
+    #[test]
+    fn a_stack_that_was_unwound_less_deep_is_no_other_cause() {
+        let call = |name: &str| Call {
+            function: Some(name.to_owned()),
+            module: None,
+            offset: 0,
+            source: None,
+        };
+        let stack = |names: &[&str]| names.iter().map(|name| call(name)).collect::<Arc<[Call]>>();
+        let findings: Vec<Finding> = (1..=6).map(|id| finding(id, Kind::PileUp, 80)).collect();
+        let findings: Vec<&Finding> = findings.iter().collect();
+        let whole = stack(&["connect", "dial", "get", "main"]);
+        let stacks = HashMap::from([
+            (1, Arc::clone(&whole)),
+            (2, Arc::clone(&whole)),
+            (3, stack(&["connect", "dial"])),
+            (4, stack(&["connect"])),
+            (5, stack(&["connect", "dial", "put", "main"])),
+            (6, stack(&["accept"])),
+        ]);
+        let groups = group_by_cause(&findings, &stacks, &Levels::default());
+        let mut sockets: Vec<u64> = groups.iter().map(|group| group.sockets).collect();
+        sockets.sort_unstable();
+        assert_eq!(sockets, [1, 1, 4], "of two that go on, the larger group");
     }
 
     #[test]
