@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::stack::{Call, opener};
 use crate::verdict::{Finding, Kind, Level, Levels};
@@ -28,8 +29,8 @@ pub struct Group<'a> {
     pub sockets: u64,
     /// When the oldest was opened.
     pub oldest_ns: u64,
-    /// How many more there were each minute, from the first to the last; `None` for those of one
-    /// moment.
+    /// How many more there were each minute, from the first to the last; `None` for those of less
+    /// than two seconds.
     pub growth_per_min: Option<f64>,
     /// The one that broke the rule first.
     pub example: &'a Finding,
@@ -214,12 +215,15 @@ fn place(finding: &Finding) -> Option<(bool, SocketAddr)> {
     })
 }
 
+/// Returns how many more were opened each minute; `None` when all were within a moment, which says
+/// nothing of a minute.
 fn growth_per_min(findings: &[&Finding]) -> Option<f64> {
+    const SPAN_MIN: Duration = Duration::from_secs(2);
     let first_ns = findings.iter().map(|it| it.born_ns).min()?;
     let last_ns = findings.iter().map(|it| it.born_ns).max()?;
-    let minutes = std::time::Duration::from_nanos(last_ns - first_ns).as_secs_f64() / 60.0;
+    let span = Duration::from_nanos(last_ns - first_ns);
     let more = u32::try_from(findings.len() - 1).unwrap_or(u32::MAX);
-    (minutes > 0.0).then(|| f64::from(more) / minutes)
+    (span >= SPAN_MIN).then(|| f64::from(more) / (span.as_secs_f64() / 60.0))
 }
 
 impl Group<'_> {
