@@ -12,6 +12,7 @@ use tracer_core::verdict::Level;
 use crate::audit::Audit;
 use crate::clock;
 use crate::event_loop::{EventLoop, POLL_INTERVAL, Signals, next_scrape};
+use crate::lines::Lines;
 use crate::metrics::Endpoint;
 use crate::report::json::write_change;
 
@@ -68,7 +69,8 @@ pub struct Guarded {
 }
 
 /// Guards until a signal comes or what is guarded is gone: each finding is a line of JSON on `to`
-/// when its rule is broken, and one more when it is broken no longer.
+/// when its rule is broken, and one more when it is broken no longer. A reader who is too slow misses
+/// lines.
 ///
 /// # Errors
 ///
@@ -77,12 +79,12 @@ pub async fn guard(
     audit: &mut Audit,
     endpoint: Option<&mut Endpoint>,
     signals: &mut Signals,
-    mut to: impl Write,
+    to: impl Write + Send + 'static,
 ) -> io::Result<Guarded> {
     audit.follow_findings();
     let mut event_loop = EventLoop::new(audit, endpoint)?;
     let mut alive = interval(ALIVE_INTERVAL);
-    let (mut guarded, mut is_heard) = (Guarded::default(), true);
+    let (mut guarded, mut lines) = (Guarded::default(), Lines::start(to)?);
     loop {
         let is_over = tokio::select! {
             () = signals.recv() => {
@@ -94,12 +96,7 @@ pub async fn guard(
         };
         let changes = audit.take_changes();
         guarded.was_denied |= changes.iter().any(|change| is_denied(audit, change));
-        if let Err(error) = print_changes(audit, &changes, &mut to)
-            && is_heard
-        {
-            is_heard = false;
-            log::warn!("findings cannot be printed any more: {error}; the metrics go on");
-        }
+        print_changes(audit, &changes, &mut lines)?;
         if is_over {
             return Ok(guarded);
         }
@@ -128,14 +125,18 @@ fn is_denied(audit: &Audit, change: &Change) -> bool {
     audit.ledger().findings().levels().of(finding.kind) == Level::Deny
 }
 
-fn print_changes(audit: &Audit, changes: &[Change], mut to: impl Write) -> io::Result<()> {
-    if changes.is_empty() {
-        return Ok(());
-    }
+fn print_changes(audit: &Audit, changes: &[Change], lines: &mut Lines) -> io::Result<()> {
     let levels = audit.ledger().findings().levels();
-    let (now, now_ns) = (clock::time_of_day(), clock::now_ns());
     for change in changes {
-        write_change(change, levels, now, now_ns, &mut to)?;
+        let mut line = Vec::new();
+        write_change(
+            change,
+            levels,
+            clock::time_of_day(),
+            clock::now_ns(),
+            &mut line,
+        )?;
+        lines.push(line);
     }
-    to.flush()
+    Ok(())
 }

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod doctor;
 mod event_loop;
 pub mod exec;
+mod lines;
 pub mod metrics;
 pub mod probes;
 mod process_names;
