@@ -38,6 +38,10 @@ pub(super) fn cases() -> Vec<Case> {
         keeps_quiet("pile_node_right", NODE),
         Case {
             more: |_| Ok(()),
+            ..keeps_quiet("pile_python_tenants_arriving", PYTHON)
+        },
+        Case {
+            more: |_| Ok(()),
             ..keeps_quiet("pile_python_long_polls", PYTHON)
         },
         Case {

@@ -62,14 +62,34 @@ def tenants():
         time.sleep(ROUND)
 
 
+def tenants_arriving():
+    """A connection for each tenant; the program comes back to each, though ever later."""
+    tenants = []
+
+    def arrive():
+        tenants.append(connect())
+        get(tenants[-1])
+
+    for _ in range(16):
+        arrive()
+    turn = 0
+    for step in range(240):
+        get(tenants[turn])
+        turn = (turn + 1) % len(tenants)
+        if step % 4 == 3:
+            arrive()
+        time.sleep(0.03)
+    return tenants
+
+
 def database():
     """A pool of fixed size that gives out first what came back last."""
     pool = queue.LifoQueue()
-    for _ in range(12):
+    for _ in range(13):
         connection = connect()
         get(connection)
         pool.put(connection)
-        time.sleep(0.3)
+        time.sleep(0.2)
     for _ in range(2 * ROUNDS):
         connection = pool.get()
         get(connection)
@@ -122,6 +142,7 @@ kept = {
     "right": lambda: requests(is_leaking=False),
     "burst": burst,
     "tenants": tenants,
+    "tenants_arriving": tenants_arriving,
     "database": database,
     "long_polls": long_polls,
     "udp_leaking": lambda: queries(is_leaking=True),
