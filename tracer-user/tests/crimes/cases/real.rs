@@ -47,7 +47,7 @@ const fn real(name: &'static str, needs: &'static [&'static str]) -> Case {
 /// The load is of no use if the server was not reached.
 fn had_visitors(report: &Value) -> Result<(), String> {
     let accepted = report["sockets"]["accepted"].as_u64();
-    if accepted.is_some_and(|accepted| accepted >= 200) {
+    if accepted.is_some_and(|accepted| accepted >= 50) {
         return Ok(());
     }
     Err(format!("{accepted:?} connections were accepted"))
