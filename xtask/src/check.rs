@@ -1,6 +1,7 @@
 //! `cargo xtask check`: what can be said of the sources without a kernel to load programs into.
 
 mod imports;
+mod miri;
 
 use std::process::Command;
 
@@ -14,7 +15,7 @@ pub(crate) struct Args {
     /// Fails when a check cannot run, instead of skipping it. Set in CI.
     #[arg(long, env = "CI", value_parser = clap::builder::FalseyValueParser::new())]
     strict: bool,
-    /// Runs these checks only.
+    /// Runs these checks only; without any, all but miri.
     #[arg(value_enum, value_name = "CHECK")]
     only: Vec<Check>,
 }
@@ -36,10 +37,13 @@ enum Check {
     EbpfLints,
     /// rustdoc over the workspace, private items included.
     Docs,
+    /// The unit tests of the pure cores under miri. It takes minutes and needs a nightly: it runs
+    /// only when it is named.
+    Miri,
 }
 
 impl Check {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Format,
         Self::Imports,
         Self::Dependencies,
@@ -47,7 +51,12 @@ impl Check {
         Self::Lints,
         Self::EbpfLints,
         Self::Docs,
+        Self::Miri,
     ];
+
+    fn runs_unnamed(self) -> bool {
+        self != Self::Miri
+    }
 
     fn run(self) -> Result<Outcome> {
         match self {
@@ -58,6 +67,7 @@ impl Check {
             Self::Lints => lints(),
             Self::EbpfLints => Ok(ebpf::lint()?.map_or(Outcome::Done, Outcome::Skipped)),
             Self::Docs => docs(),
+            Self::Miri => miri::run(&CORES).map(|()| Outcome::Done),
         }
     }
 }
@@ -70,7 +80,10 @@ enum Outcome {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let chosen = |check: &Check| args.only.is_empty() || args.only.contains(check);
+    let chosen = |check: &Check| match args.only.as_slice() {
+        [] => check.runs_unnamed(),
+        only => only.contains(check),
+    };
     for check in Check::ALL.into_iter().filter(chosen) {
         match check.run()? {
             Outcome::Done => {}

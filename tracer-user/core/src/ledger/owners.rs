@@ -149,6 +149,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "as many owners as are remembered take it too long")]
     fn memory_is_bounded_and_owners_of_open_sockets_stay() {
         let mut owners = Owners::default();
         let extra = 1000;

@@ -168,6 +168,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of addresses take it too long")]
     fn addresses_are_bounded() {
         let mut peers = Peers::default();
         for port in 1..=5000 {

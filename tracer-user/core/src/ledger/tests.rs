@@ -267,13 +267,16 @@ fn simulate(
     (findings, kernel.late == ledger.counts().late, walk)
 }
 
+/// Few under miri, which takes long for each.
+const STEPS_MAX: usize = if cfg!(miri) { 12 } else { 80 };
+
 proptest! {
     /// Without walks in between, sockets that are open at the end get the same findings whatever
     /// was lost. Late releases that were lost show in the kernel's counter.
     #[test]
     fn losses_never_change_the_verdict(
-        steps in proptest::collection::vec(step(), 1..60),
-        losses in proptest::collection::vec(any::<bool>(), 60),
+        steps in proptest::collection::vec(step(), 1..STEPS_MAX),
+        losses in proptest::collection::vec(any::<bool>(), STEPS_MAX),
     ) {
         let steps: Vec<Step> = steps.into_iter().filter(|step| !matches!(step, Step::Walk)).collect();
         let (whole, late_agrees, walk) = simulate(&steps, || false);
@@ -291,8 +294,8 @@ proptest! {
     /// With losses, ledger and witness agree after each walk.
     #[test]
     fn every_walk_sets_the_ledger_right(
-        steps in proptest::collection::vec(step(), 1..80),
-        losses in proptest::collection::vec(any::<bool>(), 80),
+        steps in proptest::collection::vec(step(), 1..STEPS_MAX),
+        losses in proptest::collection::vec(any::<bool>(), STEPS_MAX),
     ) {
         let mut losses = losses.into_iter();
         let (_, _, walk) = simulate(&steps, || losses.next().unwrap_or(false));
@@ -409,6 +412,7 @@ fn without_losses_ledger_and_witness_must_agree() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "as many deadlines as the bound take it too long")]
 fn an_allowed_kind_is_left_out_and_memory_for_deadlines_is_bounded() {
     let timeouts = Timeouts {
         grace_ns: GRACE_NS,
@@ -475,6 +479,7 @@ fn deadlines_come_in_the_order_of_their_times() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a day takes it too long")]
 fn a_day_of_guarding_takes_no_more_memory_than_an_hour() {
     const MINUTE: u64 = 60_000_000_000;
     let mut ledger = ledger();

@@ -104,6 +104,7 @@ fn a_connection_for_each_request_that_is_kept_piles_up() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn a_pool_that_reuses_its_connections_is_no_pile() {
     let mut program = Program::default();
     let pool: Vec<u64> = (0..50).map(|_| program.open_and_use()).collect();
@@ -115,6 +116,7 @@ fn a_pool_that_reuses_its_connections_is_no_pile() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn connections_that_the_program_comes_back_to_are_no_pile_while_others_come() {
     let mut program = Program::default();
     let mut tenants = Vec::new();
@@ -138,6 +140,7 @@ fn connections_that_the_program_comes_back_to_are_no_pile_while_others_come() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn a_burst_that_drains_is_no_pile() {
     let mut program = Program::default();
     let keep = program.open_and_use();
@@ -157,6 +160,7 @@ fn a_burst_that_drains_is_no_pile() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn a_housekeeper_that_replaces_quiet_members_is_innocent() {
     let mut program = Program::default();
     let mut pool: Vec<u64> = (0..20).map(|_| program.open_and_use()).collect();
@@ -213,6 +217,7 @@ fn a_young_pile_is_a_note() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn a_member_that_moves_a_byte_or_is_released_is_out() {
     let mut program = Program::default();
     for _ in 0..30 {
@@ -229,6 +234,7 @@ fn a_member_that_moves_a_byte_or_is_released_is_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn what_is_released_soon_is_innocent_unless_the_program_ends_with_it() {
     let mut program = Program::default();
     for _ in 0..30 {
@@ -336,6 +342,7 @@ fn the_exit_of_the_process_does_not_clear_its_pile() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "so many walks take it too long")]
 fn a_process_with_the_number_of_one_that_exited_is_judged() {
     let mut program = Program::default();
     for _ in 0..10 {
