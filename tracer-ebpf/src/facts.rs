@@ -41,6 +41,9 @@ pub mod fact {
     pub const FOREIGN: u32 = 1 << 9;
     /// TCP does not call the programs for it: walks tell what TCP does to it.
     pub const UNWATCHED: u32 = 1 << 10;
+    /// A walk saw that it stayed in CLOSE_WAIT for too long. Of those that are not
+    /// [`UNWATCHED`], the hooks know when they left it.
+    pub const LATE: u32 = 1 << 11;
 }
 
 shared! {

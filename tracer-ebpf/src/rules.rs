@@ -1,7 +1,7 @@
 //! The rules that a socket can break, as far as they must be judged when it happens.
 
 use tracer_abi::annotation::Role;
-use tracer_abi::facts::{Ends, IPPROTO_TCP};
+use tracer_abi::facts::{Ends, IPPROTO_TCP, fact};
 
 use crate::emit;
 use crate::kernel::{self, Sock};
@@ -62,6 +62,25 @@ pub(crate) fn leave_close_wait(socket: SocketRef, sk: Option<Sock>, now_ns: u64)
     let held_ns = socket.held_ns();
     let applied = held_ns != 0 && !is_pooled(socket);
     if !applied || !overstayed(socket.peer_done_ns().max(held_ns), now_ns) {
+        socket.set_peer_done_ns(0);
+    }
+}
+
+/// A walk meets a socket in CLOSE_WAIT that TCP does not call the programs for.
+#[inline(always)]
+pub(crate) fn stay_in_close_wait(socket: SocketRef, sk: Sock, now_ns: u64) {
+    count_sent(socket, sk, now_ns);
+    let since_ns = socket.peer_done_ns().max(socket.held_ns());
+    if !is_pooled(socket) && overstayed(since_ns, now_ns) {
+        socket.mark(fact::LATE);
+    }
+}
+
+/// Such a socket has left CLOSE_WAIT, and nobody knows when: only if a walk saw it there too late,
+/// the rule was broken.
+#[inline(always)]
+pub(crate) fn leave_close_wait_unseen(socket: SocketRef) {
+    if socket.flags() & (fact::UNWATCHED | fact::LATE) == fact::UNWATCHED {
         socket.set_peer_done_ns(0);
     }
 }

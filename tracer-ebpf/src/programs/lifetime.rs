@@ -12,7 +12,7 @@ use super::tcp::{TCP_CLOSE, TCP_LISTEN};
 use crate::counters::count;
 use crate::emit::{self, To};
 use crate::kernel::{self, Sock, Task, low_u16, now_ns};
-use crate::rules;
+use crate::rules::{self, TCP_CLOSE_WAIT};
 use crate::socket::SocketRef;
 use crate::stack;
 use crate::storage::{self, hold, new_id};
@@ -91,7 +91,11 @@ pub(super) fn released(ctx: &SockContext) {
         // Told to connect, it waits for its first bytes to do so (TCP_FASTOPEN_CONNECT).
         socket.set_dead_ns(0);
     }
-    rules::count_sent(socket, sk, now_ns);
+    if state(ctx) == TCP_CLOSE_WAIT {
+        rules::count_sent(socket, sk, now_ns);
+    } else {
+        rules::leave_close_wait_unseen(socket);
+    }
     emit_release(ctx, socket, now_ns);
     let is_tcp = socket.protocol() == IPPROTO_TCP;
     socket.mark(fact::RELEASED);

@@ -23,6 +23,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     vec![
         privileged("attached_to_a_pile", attached_to_a_pile),
         privileged("attached_to_a_pool", attached_to_a_pool),
+        privileged(
+            "attached_to_a_half_closed_visitor",
+            attached_to_a_half_closed_visitor,
+        ),
         privileged("attached_to_close_wait", attached_to_close_wait),
         privileged(
             "attached_to_one_process_of_several",
@@ -190,6 +194,15 @@ fn attached_to_a_pile() -> Result<(), Failed> {
     let left = fs::read_dir(&cgroup.0)?.flatten();
     let left = left.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
     expect(&left.count(), &0, "cgroups that are left").map_err(Into::into)
+}
+
+/// It was adopted in CLOSE_WAIT, and nobody sees when it leaves that state.
+fn attached_to_a_half_closed_visitor() -> Result<(), Failed> {
+    let cgroup = TestCgroup::create("half")?;
+    let _program = cgroup.start("half_closed_and_served_for_long")?;
+    let options = ["--grace", "300ms", "--for", "3500ms"];
+    let found = attach(&["--cgroup", text(&cgroup.0)?], &options)?;
+    judged(&found, 0, &[])
 }
 
 fn attached_to_a_pool() -> Result<(), Failed> {

@@ -112,6 +112,7 @@ pub(super) fn follow(socket: SocketRef, sk: Sock) {
                 socket.set_state(low_u16(state));
                 socket.set_peer_done_ns(now_ns);
             }
+            rules::stay_in_close_wait(socket, sk, now_ns);
             return;
         }
         // One that was never connected is no dead one: it has no target.
@@ -124,7 +125,5 @@ pub(super) fn follow(socket: SocketRef, sk: Sock) {
         TCP_SYN_SENT => socket.set_dead_ns(0),
         _ => {}
     }
-    if socket.peer_done_ns() != 0 {
-        rules::leave_close_wait(socket, None, now_ns);
-    }
+    rules::leave_close_wait_unseen(socket);
 }
