@@ -211,11 +211,16 @@ impl Audit {
     pub fn is_alive(&self) -> bool {
         match &self.subject {
             Subject::Command => cgroup::is_populated(&self.audited),
-            Subject::Cgroup(path) => cgroup::id(path).is_ok_and(|id| id == self.audited_id),
+            Subject::Cgroup(_) => self.is_there(),
             Subject::Processes { pids, .. } => pids
                 .iter()
                 .any(|process| Path::new("/proc").join(process.to_string()).exists()),
         }
+    }
+
+    /// Whether the audited cgroup has not been removed since.
+    fn is_there(&self) -> bool {
+        cgroup::id(&self.audited).is_ok_and(|id| id == self.audited_id)
     }
 
     /// From now on, findings are kept only as long as their rules are broken; what changes is told
@@ -461,7 +466,7 @@ impl Audit {
 
     /// Runs the self-test in a cgroup of its own below the audited one.
     fn selftest(&mut self, witness_check: WitnessCheck) -> Result<(), StartError> {
-        let cgroup = Cgroup::create_below(self.audited.clone(), CGROUP_NAME)?;
+        let cgroup = selftest_cgroup(&self.audited)?;
         Ok(selftest::run(&mut self.probes, &cgroup, witness_check)?)
     }
 
@@ -496,8 +501,11 @@ impl Audit {
         self.audit_log.kernel = kernel_release();
         self.final_walk();
         self.name_stacks();
+        let is_there = self.is_there();
         match self.probes.attachments() {
-            Ok((attachments, missed)) => {
+            Ok((mut attachments, missed)) => {
+                // The others went with the cgroup.
+                attachments.retain(|link| link.attached || is_there);
                 self.audit_log.attachments = attachments;
                 self.audit_log.missed_runs = missed;
             }
@@ -514,7 +522,9 @@ impl Audit {
         } else {
             WitnessCheck::Required
         };
-        if let Err(error) = self.selftest(witness_check) {
+        if !is_there {
+            self.record_failure(&"the cgroup was removed during the audit");
+        } else if let Err(error) = self.selftest(witness_check) {
             self.record_failure(&format!("the self-test failed at the end: {error}"));
         }
         self.audit_log.window = Window {
@@ -535,7 +545,7 @@ fn attach(
 ) -> Result<(Probes, Counters), StartError> {
     let mut probes = Probes::load(load)?;
     probes.attach_processes()?;
-    let cgroup = Cgroup::create_below(audited.to_owned(), CGROUP_NAME)?;
+    let cgroup = selftest_cgroup(audited)?;
     probes.attach(cgroup::open(cgroup.path())?.as_fd())?;
     selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
     // What is audited is counted from here on.
@@ -554,6 +564,14 @@ fn attach(
     }
     probes.pin(load)?;
     Ok((probes, baseline))
+}
+
+/// Makes a cgroup for a self-test below the audited one.
+fn selftest_cgroup(audited: &Path) -> Result<Cgroup, CgroupError> {
+    if cgroup::is_frozen(audited) {
+        return Err(CgroupError::Frozen(audited.to_owned()));
+    }
+    Cgroup::create_below(audited.to_owned(), CGROUP_NAME)
 }
 
 /// Returns the internet sockets of this process that a command inherits from it.

@@ -28,6 +28,9 @@ pub enum CgroupError {
     /// `/proc` does not say where a process is.
     #[error("{} has no cgroup v2 line", .0.display())]
     NoMembership(PathBuf),
+    /// Nothing in the cgroup runs, not even a self-test.
+    #[error("the cgroup {} is frozen", .0.display())]
+    Frozen(PathBuf),
     /// Other audits use every name that was tried.
     #[error("other audits use every cgroup name that was tried")]
     NoFreeName,
@@ -133,7 +136,7 @@ pub fn is_populated(path: &Path) -> bool {
 /// case.
 #[must_use]
 pub fn freeze(path: &Path) -> bool {
-    fs::write(path.join("cgroup.freeze"), "1").is_ok() && wait_until(|| has_event(path, "frozen"))
+    fs::write(path.join("cgroup.freeze"), "1").is_ok() && wait_until(|| is_frozen(path))
 }
 
 /// Kills every process in a cgroup (`cgroup.kill`, Linux 5.14; one by one before).
@@ -150,6 +153,12 @@ pub fn kill(path: &Path) {
         }
     }
     wait_until(|| !is_populated(path));
+}
+
+/// Whether a cgroup, or one above it, is frozen.
+#[must_use]
+pub fn is_frozen(path: &Path) -> bool {
+    has_event(path, "frozen")
 }
 
 fn has_event(path: &Path, name: &str) -> bool {
@@ -199,6 +208,7 @@ impl Cgroup {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 made => made.map_err(failed("cannot make the cgroup", &path))?,
             }
+            join_threads(&path).map_err(failed("cannot make the cgroup threaded", &path))?;
             let locked = lock(&path).map_err(failed("cannot lock the cgroup", &path))?;
             if let Some(lock) = locked {
                 return Ok(Self {
@@ -266,6 +276,16 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Below a threaded cgroup, only another threaded one takes processes.
+fn join_threads(path: &Path) -> io::Result<()> {
+    let kind = path.join("cgroup.type");
+    let is_invalid = fs::read_to_string(&kind).is_ok_and(|it| it.trim_end() == "domain invalid");
+    if is_invalid {
+        fs::write(kind, "threaded")?;
+    }
+    Ok(())
+}
+
 /// Removes cgroups of this name that nobody has locked: their audits were killed. Processes in them
 /// are thawed.
 fn remove_stale(parent: &Path, name: &str) {
@@ -291,7 +311,9 @@ fn is_audit(file: &str, name: &str) -> bool {
 }
 
 fn collect(path: &Path, processes: &mut HashSet<u32>) {
-    if let Ok(text) = fs::read_to_string(path.join("cgroup.procs")) {
+    let read = |name| fs::read_to_string(path.join(name));
+    // A threaded cgroup tells its threads only.
+    if let Ok(text) = read("cgroup.procs").or_else(|_| read("cgroup.threads")) {
         processes.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
     }
     for child in children(path) {

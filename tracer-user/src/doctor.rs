@@ -147,6 +147,10 @@ fn fix_for_cgroup(error: &CgroupError) -> String {
                 .to_owned()
         }
         CgroupError::NoMembership(_) => "mount /proc".to_owned(),
+        CgroupError::Frozen(path) => format!(
+            "thaw it, as by docker unpause or podman unpause: echo 0 > {}",
+            path.join("cgroup.freeze").display()
+        ),
         CgroupError::NoFreeName => "wait until other audits have ended".to_owned(),
         CgroupError::Io { source, .. } => match source.kind() {
             io::ErrorKind::PermissionDenied => privileges::fix_for_cgroup(),

@@ -4,10 +4,11 @@
 pub mod probe_child;
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use probe_child::{GO, READY, SELFTEST_OWNER};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
@@ -134,7 +135,10 @@ fn start(probes: &mut Probes, cgroup: &Cgroup) -> Result<Child, SelfTestError> {
         stdin.write_all(GO).map_err(failed)?;
     }
     let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
+    // It prints nothing if its cgroup is frozen meanwhile.
+    if let Some(stdout) = child.stdout.take()
+        && is_readable(&stdout).map_err(failed)?
+    {
         BufReader::new(stdout)
             .read_line(&mut line)
             .map_err(failed)?;
@@ -143,9 +147,16 @@ fn start(probes: &mut Probes, cgroup: &Cgroup) -> Result<Child, SelfTestError> {
         return Ok(child);
     }
     // It has printed the reason to standard error.
-    drop(child.stdin.take());
+    let _ = child.kill();
     let _ = child.wait();
     Err(SelfTestError::ProbeChild("it did not get ready".to_owned()))
+}
+
+/// Waits until there is something to read, or the time is over.
+fn is_readable(stdout: &ChildStdout) -> std::io::Result<bool> {
+    let timeout = Timespec::try_from(TIMEOUT).map_err(std::io::Error::other)?;
+    let mut wanted = [PollFd::new(stdout, PollFlags::IN)];
+    Ok(poll(&mut wanted, Some(&timeout))? > 0)
 }
 
 fn is_witnessed(probes: &mut Probes) -> Result<bool, SelfTestError> {

@@ -121,18 +121,22 @@ pub fn of_cgroup(path: &Path) -> Result<Subject, TargetError> {
 ///
 /// When there is none or more than one of this name.
 pub fn of_unit(name: &str) -> Result<Subject, TargetError> {
+    unique(
+        "unit",
+        name,
+        units(&cgroup::mount()?, name),
+        "see systemctl status; it must be running",
+    )
+}
+
+/// Returns the cgroups of the units of this name.
+fn units(top: &Path, name: &str) -> Vec<PathBuf> {
     let unit = if name.contains('.') {
         name.to_owned()
     } else {
         format!("{name}.service")
     };
-    let found = find(&cgroup::mount()?, |component| component == unit);
-    unique(
-        "unit",
-        name,
-        found,
-        "see systemctl status; it must be running",
-    )
+    find(top, |component| component == unit)
 }
 
 /// Returns the cgroup of a container or a pod.
@@ -142,12 +146,9 @@ pub fn of_unit(name: &str) -> Result<Subject, TargetError> {
 /// When there is none or more than one of this name.
 pub fn of_container(name: &str) -> Result<Subject, TargetError> {
     let mount = cgroup::mount()?;
-    let by_id = find(&mount, |component| is_container(component, name));
+    let by_id = containers(&mount, &[name.to_owned()]);
     let found = if by_id.is_empty() {
-        let ids = ids_of_name(name);
-        find(&mount, |component| {
-            ids.iter().any(|id| is_container(component, id))
-        })
+        containers(&mount, &ids_of_name(Path::new("/var/lib"), name))
     } else {
         by_id
     };
@@ -158,6 +159,13 @@ pub fn of_container(name: &str) -> Result<Subject, TargetError> {
         "give the ID that docker ps, crictl ps or podman ps shows, or a pod's UID; it must be \
          running, and its cgroup be visible here (hostPID and the host's cgroup mount)",
     )
+}
+
+/// Returns the cgroups of the containers, or pods, with one of these IDs.
+fn containers(top: &Path, ids: &[String]) -> Vec<PathBuf> {
+    find(top, |component| {
+        ids.iter().any(|id| is_container(component, id))
+    })
 }
 
 fn unique(
@@ -216,16 +224,16 @@ struct DockerContainer {
     name: String,
 }
 
-/// Returns the IDs of the containers that Docker or podman keeps under this name.
-fn ids_of_name(name: &str) -> Vec<String> {
-    let storage = Path::new("/var/lib/containers/storage");
+/// Returns the IDs of the containers that Docker or podman keeps under this name in `/var/lib`.
+fn ids_of_name(var_lib: &Path, name: &str) -> Vec<String> {
+    let storage = var_lib.join("containers/storage");
     let lists = ["overlay-containers", "vfs-containers"].map(|kind| {
         let list = storage.join(kind).join("containers.json");
         read_json::<Vec<PodmanContainer>>(&list)
     });
     let podman = lists.into_iter().flatten();
     let podman = podman.filter(|it| it.names.iter().any(|known| known == name));
-    let docker = cgroup::children(Path::new("/var/lib/docker/containers"));
+    let docker = cgroup::children(&var_lib.join("docker/containers"));
     let docker = docker
         .iter()
         .map(|folder| read_json::<DockerContainer>(&folder.join("config.v2.json")))
@@ -323,6 +331,87 @@ mod tests {
         assert!(is_container(slice, uid));
         assert!(is_container(&format!("pod{uid}"), uid));
         assert!(!is_container("kubepods-burstable.slice", uid));
+    }
+
+    /// Makes a tree of directories, as of cgroups.
+    fn tree(paths: &[&str]) -> tempfile::TempDir {
+        let top = tempfile::tempdir().unwrap();
+        for path in paths {
+            fs::create_dir_all(top.path().join(path)).unwrap();
+        }
+        top
+    }
+
+    fn below(top: &tempfile::TempDir, found: &[PathBuf]) -> Vec<String> {
+        let relative = |path: &PathBuf| path.strip_prefix(top.path()).unwrap().to_owned();
+        let mut found: Vec<String> = found
+            .iter()
+            .map(|path| relative(path).display().to_string())
+            .collect();
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn a_unit_is_found_where_systemd_puts_it() {
+        let top = tree(&[
+            "init.scope",
+            "system.slice/nginx.service",
+            "system.slice/system-getty.slice/getty@tty1.service",
+            "user.slice/user-1000.slice/user@1000.service/app.slice/web.service/nested",
+            "user.slice/user-1001.slice/user@1001.service/app.slice/web.service",
+        ]);
+        let of = |name| below(&top, &units(top.path(), name));
+        assert_eq!(of("nginx"), ["system.slice/nginx.service"]);
+        assert_eq!(of("nginx.service"), ["system.slice/nginx.service"]);
+        assert_eq!(
+            of("getty@tty1"),
+            ["system.slice/system-getty.slice/getty@tty1.service"]
+        );
+        assert_eq!(of("system.slice"), ["system.slice"]);
+        assert_eq!(of("web").len(), 2, "two users have one each");
+        assert!(of("ngin").is_empty());
+        let twice = unique("unit", "web", units(top.path(), "web"), "");
+        assert!(matches!(twice, Err(TargetError::NotUnique { .. })));
+    }
+
+    #[test]
+    fn a_container_is_found_where_its_runtime_puts_it() {
+        const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+        let pod = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1f_2e.slice";
+        let paths = [
+            format!("libpod_parent/libpod-{ID}"),
+            format!("libpod_parent/libpod-conmon-{ID}"),
+            format!("{pod}/cri-containerd-{OTHER}.scope"),
+            format!("{pod}/cri-containerd-{}.scope", OTHER.replace('f', "0")),
+        ];
+        let top = tree(&paths.each_ref().map(String::as_str));
+        let of = |id: &str| below(&top, &containers(top.path(), &[id.to_owned()]));
+        assert_eq!(of(ID), [paths[0].as_str()]);
+        assert_eq!(of(&ID[..12]), [paths[0].as_str()]);
+        assert_eq!(of(OTHER), [paths[2].as_str()]);
+        assert_eq!(of("1f-2e"), [pod], "all containers of the pod");
+        assert!(of("web").is_empty());
+    }
+
+    #[test]
+    fn a_container_is_known_by_the_name_that_docker_or_podman_gave_it() {
+        let top = tree(&[
+            "containers/storage/overlay-containers",
+            "docker/containers/b",
+        ]);
+        let write = |path: &str, text: &str| fs::write(top.path().join(path), text).unwrap();
+        write(
+            "containers/storage/overlay-containers/containers.json",
+            r#"[{"id":"a","names":["web"],"image":"x"},{"id":"c"}]"#,
+        );
+        write(
+            "docker/containers/b/config.v2.json",
+            r#"{"ID":"b","Name":"/shop","State":{"Running":true}}"#,
+        );
+        assert_eq!(ids_of_name(top.path(), "web"), ["a"]);
+        assert_eq!(ids_of_name(top.path(), "shop"), ["b"]);
+        assert!(ids_of_name(top.path(), "a").is_empty());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Programs that run already: what `tracer attach` says of them, and that it leaves them alone.
 
+mod environment;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
@@ -20,7 +22,7 @@ const SHORT: [&str; 6] = ["--grace", "300ms", "--pile-up-after", "1s", "--for", 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
     let privileged =
         |name, test: fn() -> Result<(), Failed>| Trial::test(name, test).with_ignored_flag(skipped);
-    vec![
+    let trials = vec![
         privileged("attached_to_a_pile", attached_to_a_pile),
         privileged("attached_to_a_pool", attached_to_a_pool),
         privileged(
@@ -54,7 +56,9 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "guarded_until_the_program_ends",
             guarded_until_the_program_ends,
         ),
-    ]
+    ];
+    let odd = environment::trials(skipped);
+    trials.into_iter().chain(odd).collect()
 }
 
 /// A cgroup of the test, removed with what runs in it.
