@@ -116,6 +116,7 @@ fn is_of_runtime(call: &Call) -> bool {
             .function
             .as_deref()
             .is_some_and(|function| is_rust(function) || is_go(function) || is_c(function))
+        || call.source.as_deref().is_some_and(is_rust_source)
 }
 
 fn file_name(path: &str) -> &str {
@@ -151,35 +152,48 @@ fn is_runtime_module(name: &str) -> bool {
         || !name.contains(".so") && is_one_of(&INTERPRETERS)
 }
 
-/// Rust: the standard library, and the crates between it and the program.
+/// Rust's standard library, and the crates between it and the program.
+const RUST_CRATES: [&str; 20] = [
+    "std",
+    "core",
+    "alloc",
+    "tokio",
+    "tokio_util",
+    "tokio_rustls",
+    "mio",
+    "hyper",
+    "hyper_util",
+    "h2",
+    "tower",
+    "tower_service",
+    "reqwest",
+    "socket2",
+    "rustix",
+    "nix",
+    "libc",
+    "futures",
+    "futures_util",
+    "futures_core",
+];
+
+/// The names of inlined functions lack their crates: the source is in the folder of the crate, of
+/// cargo's registry or of the standard library.
+fn is_rust_source(source: &str) -> bool {
+    let registry = source.split_once("/registry/src/");
+    let folder = registry.and_then(|(_, path)| path.split('/').nth(1));
+    let is_listed = folder
+        .and_then(|it| it.rsplit_once('-'))
+        .is_some_and(|(name, _)| RUST_CRATES.contains(&name.replace('-', "_").as_str()));
+    let is_std = ["/library/std/", "/library/core/", "/library/alloc/"];
+    is_listed || is_std.iter().any(|folder| source.contains(folder))
+}
+
 fn is_rust(function: &str) -> bool {
-    const CRATES: [&str; 20] = [
-        "std",
-        "core",
-        "alloc",
-        "tokio",
-        "tokio_util",
-        "tokio_rustls",
-        "mio",
-        "hyper",
-        "hyper_util",
-        "h2",
-        "tower",
-        "tower_service",
-        "reqwest",
-        "socket2",
-        "rustix",
-        "nix",
-        "libc",
-        "futures",
-        "futures_util",
-        "futures_core",
-    ];
     // `<std::net::TcpStream as ...>::connect` is of std, too.
     let path = function.trim_start_matches(['<', '&', '*', '(', '[']);
     let path = path.strip_prefix("dyn ").unwrap_or(path);
     path.split_once("::")
-        .is_some_and(|(name, _)| CRATES.contains(&name))
+        .is_some_and(|(name, _)| RUST_CRATES.contains(&name))
 }
 
 /// Go: the runtime, and the packages of the standard library between it and the program.
@@ -241,6 +255,35 @@ mod tests {
     fn own(calls: &[(&str, &str)]) -> Option<usize> {
         let calls: Vec<Call> = calls.iter().map(|(f, m)| call(f, m)).collect();
         own_call(&calls)
+    }
+
+    #[test]
+    fn inlined_functions_are_known_by_their_sources() {
+        let at = |function: &str, source: &str| Call {
+            source: Some(source.to_owned()),
+            ..call(function, "/srv/app")
+        };
+        let registry = "/home/a/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f";
+        let calls = [
+            at(
+                "new_socket",
+                &format!("{registry}/mio-1.2.5/src/sys/unix/mod.rs:8"),
+            ),
+            at("poll", &format!("{registry}/tokio-util-0.7.1/src/x.rs:1")),
+            at("poll", "/rustc/abc/library/core/src/future/future.rs:133"),
+            at("dial", "/home/a/app/src/main.rs:168"),
+            at("main", "/home/a/app/src/main.rs:1"),
+        ];
+        assert_eq!(own_call(&calls), Some(3));
+        let other = [at(
+            "open",
+            &format!("{registry}/my-client-0.1.0/src/lib.rs:1"),
+        )];
+        assert_eq!(
+            own_call(&other),
+            Some(0),
+            "who opens sockets is worth naming"
+        );
     }
 
     #[test]
