@@ -4,15 +4,15 @@ mod args;
 mod exit;
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
-use args::{AttachArgs, AuditArgs, Cli, Command, RunArgs};
+use args::{AttachArgs, AuditArgs, Cli, Command, RunArgs, TopArgs};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
-use exit::{CANNOT_TRACE, INCONCLUSIVE, USAGE};
+use exit::{CANNOT_TRACE, FAILED, INCONCLUSIVE, USAGE};
 use tracer_core::report::Report;
 
 use crate::audit::{self, Audit, Subject};
@@ -23,7 +23,8 @@ use crate::probes::pinned;
 use crate::report::file::write_file;
 use crate::report::{json, text};
 use crate::selftest::probe_child;
-use crate::{attach, doctor, exec, run, thaw};
+use crate::top::TopError;
+use crate::{attach, doctor, exec, run, thaw, top};
 
 /// Runs the command and returns its exit status.
 pub fn main() -> ExitCode {
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
             audit_command(attach_command(*args, matches))
         }
         Command::Detach { pin } => detach(&pin),
+        Command::Top(args) => audit_command(top_command(&args)),
         Command::Doctor => {
             let checks = doctor::run_checks();
             print(anstream::stdout(), doctor::render(&checks));
@@ -245,6 +247,30 @@ async fn guard(
 
 fn print_status(status: impl Display) {
     print(anstream::stderr(), format_args!("{status}\n"));
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn top_command(args: &TopArgs) -> Result<ExitCode> {
+    let settings = top::Settings {
+        once: args.once,
+        json: args.json,
+        all: args.all,
+    };
+    let mut signals = Signals::new()?;
+    let status = match top::run(&settings, &mut signals).await {
+        Ok(()) => 0,
+        // The reader has seen enough.
+        Err(TopError::Output(error)) if error.kind() == ErrorKind::BrokenPipe => 0,
+        Err(TopError::Probes(error)) => {
+            print_error(doctor::explain(&error.into()));
+            CANNOT_TRACE
+        }
+        Err(error @ (TopError::Output(_) | TopError::Interrupted)) => {
+            print_error(error);
+            FAILED
+        }
+    };
+    Ok(status.into())
 }
 
 /// Prints the report, and returns the exit status.

@@ -22,4 +22,5 @@ pub mod stacks;
 pub mod target;
 mod terminal;
 mod thaw;
+pub mod top;
 pub mod witness;

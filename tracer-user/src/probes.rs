@@ -26,7 +26,7 @@ use pinned::{PinDir, PinError};
 use programs::{HookLink, program, take_map};
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::limits::{RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
+use tracer_abi::limits::{ENDS_MAX, RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::pinned as pinned_abi;
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use tracer_abi::scope;
@@ -220,6 +220,8 @@ impl Probes {
         let offsets = offsets(&Btf::parse(&bytes)?)?;
         drop(bytes);
         let namespace = pid_namespace().map_err(ProbeError::NoNamespace)?;
+        // The memory of this map is allocated as it is made.
+        let ends = if scope == Scope::Machine { 1 } else { ENDS_MAX };
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", offsets.as_bytes(), true)
             .override_global("GRACE_NS", &grace_ns, true)
@@ -233,10 +235,17 @@ impl Probes {
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
             .map_max_entries("EVENTS", limits.ring_bytes)
             .map_max_entries("SLOTS", limits.places)
+            .map_max_entries("ENDS", ends)
             .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
-        programs::load_all(&mut ebpf)?;
+        let btf =
+            aya::Btf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
+        if scope == Scope::Machine {
+            programs::load_witness(&mut ebpf, &btf)?;
+        } else {
+            programs::load_all(&mut ebpf, &btf)?;
+        }
         let mut map = |name| take_map(&mut ebpf, name);
         let maps = Maps::take(&mut map)?;
         let settings_map = map(pinned::SETTINGS)?;

@@ -39,6 +39,16 @@ pub fn read(
     })
 }
 
+/// Calls `take` with every descriptor that `walk` meets.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn each(walk: impl Read, take: impl FnMut(Descriptor)) -> io::Result<()> {
+    let mut take = take;
+    each_chunk(walk, |descriptors| descriptors.for_each(&mut take))
+}
+
 /// Calls `take` for every internet socket from outside the audit that this process or an audited
 /// one holds.
 ///

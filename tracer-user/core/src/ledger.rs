@@ -10,7 +10,7 @@ mod apply;
 mod deadlines;
 mod findings;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 mod lifetime;
 mod observe;
 mod owners;
@@ -31,4 +31,5 @@ pub use piles::{PileLimits, PileNote, PileSize, PileState};
 pub use rules::Timeouts;
 pub use state::{Counts, Ledger};
 pub use tcp::tcp_state_name;
+pub(crate) use tcp::{TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LISTEN, TCP_SYN_SENT, address};
 pub use walk::{ForeignSocket, Walk};

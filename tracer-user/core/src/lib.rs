@@ -7,4 +7,5 @@ pub mod counters;
 pub mod event;
 pub mod ledger;
 pub mod report;
+pub mod top;
 pub mod verdict;

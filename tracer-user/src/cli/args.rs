@@ -39,6 +39,7 @@ Examples:
   sudo tracer run --for 60s --json report.json -- ./my-server
   sudo tracer attach --pid 4711 --for 5m
   sudo tracer attach --unit nginx --listen 127.0.0.1:9753
+  sudo tracer top
   sudo tracer doctor";
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +51,13 @@ pub(super) enum Command {
     /// Sockets from before are adopted: what happens to them counts from then on. The program is
     /// never stopped, frozen or signalled.
     Attach(Box<AttachArgs>),
+    /// Shows who on this machine holds sockets that nobody uses. Attaches nothing, answers in about
+    /// a second.
+    ///
+    /// Two looks at every open descriptor, a second apart: by process and target, the open sockets,
+    /// those in CLOSE_WAIT, the dead ones, those on which no byte moved, and the growth. On a
+    /// terminal it looks again every 2 seconds, until q or Ctrl-C.
+    Top(TopArgs),
     /// Removes what `attach --pin DIR` has left there, which detaches the programs.
     Detach {
         /// The directory.
@@ -103,6 +111,28 @@ pub(super) struct AttachArgs {
     #[command(flatten)]
     pub(super) audit: AuditArgs,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = TOP_EXAMPLES)]
+pub(super) struct TopArgs {
+    /// Prints the second look and ends. So does an output that is no terminal, without --json.
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Writes JSON to the standard output (schema watertight.top/1), one line for each look from
+    /// the second on.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Shows every process and target, also those with nothing suspicious.
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+const TOP_EXAMPLES: &str = "\
+Exit status: 0, 5 cannot trace here, 1 the output cannot be written.
+
+Examples:
+  sudo tracer top
+  sudo tracer top --once --json | jq '.rows[0]'";
 
 /// What to attach to.
 #[derive(Debug, Args)]

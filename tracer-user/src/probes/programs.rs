@@ -33,7 +33,7 @@ pub(super) struct HookLink(
 );
 
 /// Loads every program.
-pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
     let name = "sock_create";
     load(name, program(ebpf, name)?, CgroupSock::load)?;
     let name = "sock_release";
@@ -45,14 +45,18 @@ pub(super) fn load_all(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     for name in SOCK_ADDR_PROGRAMS {
         load(name, program(ebpf, name)?, CgroupSockAddr::load)?;
     }
-    let btf = Btf::from_sys_fs().map_err(|error| ProbeError::NoBtf(io::Error::other(error)))?;
     for (name, tracepoint) in PROCESS_TRACEPOINTS {
         let program: &mut BtfTracePoint = program(ebpf, name)?;
-        load(name, program, |program| program.load(tracepoint, &btf))?;
+        load(name, program, |program| program.load(tracepoint, btf))?;
     }
+    load_witness(ebpf, btf)
+}
+
+/// Loads the program of the witness, which needs no other one.
+pub(super) fn load_witness(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
     let name = "witness";
     let program: &mut Iter = program(ebpf, name)?;
-    load(name, program, |program| program.load("task_file", &btf))
+    load(name, program, |program| program.load("task_file", btf))
 }
 
 /// Attaches the programs that follow processes.

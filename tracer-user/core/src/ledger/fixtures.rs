@@ -9,7 +9,7 @@ pub(super) const NO_ENDS: Ends = Ends {
     session_ns: 0,
 };
 
-pub(super) fn facts(id: u64) -> Facts {
+pub(crate) fn facts(id: u64) -> Facts {
     Facts {
         id,
         cookie: id + 1000,
@@ -37,7 +37,7 @@ pub(super) fn facts(id: u64) -> Facts {
 }
 
 /// A descriptor of a connection that is established.
-pub(super) fn sighting() -> Sighting {
+pub(crate) fn sighting() -> Sighting {
     Sighting {
         tgid: 42,
         fd: 3,

@@ -7,14 +7,14 @@ use tracer_abi::facts::{AF_INET, Facts, IPPROTO_TCP};
 use crate::verdict::Tuple;
 
 /// `TCP_SYN_SENT` (net/tcp_states.h).
-pub(super) const TCP_SYN_SENT: u16 = 2;
+pub(crate) const TCP_SYN_SENT: u16 = 2;
 /// `TCP_CLOSE` (net/tcp_states.h).
-pub(super) const TCP_CLOSE: u16 = 7;
+pub(crate) const TCP_CLOSE: u16 = 7;
 /// `TCP_CLOSE_WAIT` (net/tcp_states.h).
-pub(super) const TCP_CLOSE_WAIT: u16 = 8;
+pub(crate) const TCP_CLOSE_WAIT: u16 = 8;
 
 /// `TCP_LISTEN` (net/tcp_states.h).
-pub(super) const TCP_LISTEN: u16 = 10;
+pub(crate) const TCP_LISTEN: u16 = 10;
 
 /// Returns the name of a [`Facts::state`] or of a
 /// [`Sighting::state`](tracer_abi::sighting::Sighting::state).
@@ -54,7 +54,7 @@ pub(super) fn tuple(facts: &Facts) -> Option<Tuple> {
 }
 
 /// Returns an address as the kernel's records hold it.
-pub(super) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
+pub(crate) fn address(family: u16, bytes: [u8; 16]) -> IpAddr {
     let [a, b, c, d, ..] = bytes;
     if family == AF_INET {
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
