@@ -121,8 +121,7 @@ pub async fn run(settings: &Settings, signals: &mut Signals) -> Result<(), TopEr
         let snapshot = looks.take()?;
         match &mut screen {
             Some(screen) => {
-                let (rows, columns) = screen.size();
-                let text = table(&snapshot, settings, Some((rows, columns)));
+                let text = table(&snapshot, settings, Some(screen.size()));
                 screen.draw(&text).map_err(TopError::Output)?;
             }
             None if settings.json => write_json(&snapshot, settings)?,

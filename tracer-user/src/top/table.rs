@@ -56,8 +56,8 @@ fn write_all(
     if view.rows.is_empty() {
         writeln!(
             text,
-            "nothing suspicious: none is in CLOSE_WAIT or dead, bytes moved on every connection, and \
-             no number grew (--all shows every row)"
+            "nothing suspicious: none stays in CLOSE_WAIT or dead, bytes moved on every connection, \
+             and no number grew (--all shows every row)"
         )?;
         return Ok(());
     }
@@ -121,8 +121,8 @@ fn write_rows(
     };
     writeln!(
         text,
-        "{DIMMED}{:<program_width$} {:>pid_width$} {:<target_width$} {:>6} {:>10} {:>5} {silence:>6} \
-         {:>7}{DIMMED:#}",
+        "{DIMMED}{:<program_width$} {:>pid_width$} {:<target_width$} {:>6} {:>10} {:>5} \
+         {silence:>6} {:>7}{DIMMED:#}",
         "PROGRAM", "PID", "TARGET", "OPEN", "CLOSE_WAIT", "DEAD", "GROWTH"
     )?;
     for (row, (program, pid, target)) in rows.iter().zip(&cells) {
@@ -176,4 +176,97 @@ fn clip(text: &str, width: usize) -> String {
 fn seconds(ns: u64) -> String {
     let tenths = ns / 100_000_000;
     format!("{}.{} s", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tracer_core::top::Target;
+
+    use super::*;
+
+    fn row(pid: u32, comm: &str, target: Target, counts: Counts) -> Row {
+        Row {
+            pid,
+            comm: comm.to_owned(),
+            target,
+            counts,
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let remote: SocketAddr = "10.0.0.9:5432".parse().unwrap();
+        let dialed = Target::Dialed {
+            protocol: 6,
+            remote,
+        };
+        let leaking = Counts {
+            open: 512,
+            close_wait: 200,
+            close_wait_kept: 199,
+            dead: 3,
+            dead_kept: 3,
+            quiet: 508,
+            idle: None,
+            growth: 7,
+            growth_since_start: 7,
+        };
+        let quiet = Counts {
+            open: 1,
+            quiet: 1,
+            ..Counts::default()
+        };
+        Snapshot {
+            looks: 2,
+            interval_ns: 1_040_000_000,
+            watched_ns: 1_040_000_000,
+            sockets: 513,
+            processes: 2,
+            // No process has such numbers.
+            rows: vec![
+                row(u32::MAX, "leaky", dialed, leaking),
+                row(0, "elsewhere", Target::Unconnected { protocol: 17 }, quiet),
+            ],
+            ..Snapshot::default()
+        }
+    }
+
+    fn rendered(snapshot: &Snapshot, limit: usize, columns: usize) -> String {
+        let view = snapshot.view(false, limit);
+        let text = render(snapshot, &view, &mut ProcessNames::default(), columns);
+        anstream::adapter::strip_str(&text).to_string()
+    }
+
+    #[test]
+    fn the_table_has_aligned_columns_and_the_next_command() {
+        assert_eq!(
+            rendered(&snapshot(), 20, 200),
+            "513 internet sockets of 2 processes, look 2 after 1.0 s\n\n\
+             PROGRAM          PID TARGET              OPEN CLOSE_WAIT  DEAD  QUIET  GROWTH\n\
+             leaky     4294967295 10.0.0.9:5432        512        200     3    508      +7\n\
+             elsewhere          ? udp not connected      1          0     0      1       0\n\n\
+             DEAD: in CLOSE, still open. QUIET: no byte in 1.0 s. GROWTH: in 1.0 s.\n\
+             evidence   tracer attach --pid 4294967295 --for 5m\n"
+        );
+    }
+
+    #[test]
+    fn it_fits_the_screen() {
+        let mut snapshot = snapshot();
+        snapshot.rows[0].comm = "a-name-of-fifteen-and-more".to_owned();
+        let text = rendered(&snapshot, 1, 80);
+        assert!(text.lines().take(4).all(|line| line.chars().count() <= 80));
+        assert!(text.contains("… and 1 more rows with 1 sockets"));
+        assert!(text.lines().count() < OTHER_LINES + 1);
+    }
+
+    #[test]
+    fn where_nothing_is_suspicious_no_command_follows() {
+        let mut snapshot = snapshot();
+        snapshot.rows.clear();
+        let text = rendered(&snapshot, 20, 80);
+        assert!(text.contains("nothing suspicious"));
+        assert!(!text.contains("tracer attach"));
+    }
 }

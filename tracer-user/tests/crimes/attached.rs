@@ -62,10 +62,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
 }
 
 /// A cgroup of the test, removed with what runs in it.
-struct TestCgroup(PathBuf);
+pub(crate) struct TestCgroup(PathBuf);
 
 impl TestCgroup {
-    fn create(name: &str) -> Result<Self, Failed> {
+    pub(crate) fn create(name: &str) -> Result<Self, Failed> {
         Self::at(mount()?.join(format!("wt-test-{name}-{}", std::process::id())))
     }
 
@@ -79,7 +79,7 @@ impl TestCgroup {
     }
 
     /// Starts a fixture of this binary inside.
-    fn start(&self, fixture: &str) -> Result<Fixture, Failed> {
+    pub(crate) fn start(&self, fixture: &str) -> Result<Fixture, Failed> {
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""])
@@ -110,7 +110,7 @@ fn mount() -> Result<PathBuf, Failed> {
 }
 
 /// A program that runs; killed when it is dropped.
-struct Fixture(Child);
+pub(crate) struct Fixture(Child);
 
 impl Fixture {
     fn start(mut command: Command) -> Result<Self, Failed> {
@@ -119,7 +119,7 @@ impl Fixture {
         Ok(Self(child))
     }
 
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.0.id()
     }
 

@@ -17,6 +17,7 @@ mod reuse;
 mod sockets;
 mod stuck;
 mod tcp;
+pub(crate) mod top;
 mod unmodified;
 mod visitors;
 
@@ -38,6 +39,7 @@ pub(crate) fn run(name: &str) {
         reuse::run,
         stuck::run,
         tcp::run,
+        top::run,
         unmodified::run,
     ];
     assert!(

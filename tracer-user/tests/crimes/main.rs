@@ -21,6 +21,7 @@ mod random_programs;
 mod refusals;
 mod reports;
 mod stacks;
+mod top;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -43,6 +44,7 @@ fn main() {
     });
     let trials = cases
         .chain(attached::trials(skipped))
+        .chain(top::trials(skipped))
         .chain(commands::trials(skipped))
         .chain(reports::trials(skipped))
         .chain(refusals::trials(skipped))
