@@ -86,12 +86,14 @@ impl Row {
     }
 }
 
-/// Sorts rows, the most suspicious first, then those with most sockets.
+/// Sorts rows, the most suspicious first, then those that dialed, then those with most sockets.
 pub(super) fn sort(rows: &mut [Row]) {
     rows.sort_by(|a, b| {
         let key = |row: &Row| {
             (
                 Reverse(row.counts.score()),
+                // Who dialed decides how long a connection is kept.
+                row.counts.score() > 0 && !matches!(row.target, Target::Dialed { .. }),
                 Reverse(row.counts.open),
                 row.pid,
             )

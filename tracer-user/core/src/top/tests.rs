@@ -261,3 +261,23 @@ fn what_a_look_keeps_is_bounded() {
     let snapshot = Top::default().add(look, |_| 0);
     assert_eq!((snapshot.sockets, snapshot.unlisted), (most, 3));
 }
+
+/// Both ends of a leak are on this machine.
+#[test]
+fn who_dialed_comes_before_who_accepted() {
+    let dialed = |cookie| of_process(socket(cookie, ESTABLISHED), 50);
+    let accepted = |cookie, port| local(remote(socket(cookie, ESTABLISHED), port), 80);
+    let first = [listener(80), dialed(1), accepted(2, 1)];
+    let then = [
+        listener(80),
+        dialed(1),
+        accepted(2, 1),
+        dialed(3),
+        accepted(4, 2),
+    ];
+    let mut top = Top::default();
+    add(&mut top, 0, &first);
+    let snapshot = add(&mut top, 1, &then);
+    let pids: Vec<u32> = snapshot.rows.iter().map(|row| row.pid).collect();
+    assert_eq!(pids, [50, 42, 42]);
+}
