@@ -42,8 +42,8 @@ pub(crate) fn leave_pool(socket: SocketRef, now_ns: u64) {
     }
 }
 
-/// In CLOSE_WAIT, the clock starts again with each byte that is sent: the peer may have finished its
-/// half and still read.
+/// In CLOSE_WAIT, the clock starts again with each byte that is sent: the peer may have finished
+/// its half and still read.
 #[inline(always)]
 pub(crate) fn count_sent(socket: SocketRef, sk: Sock, now_ns: u64) {
     let peer_done_ns = socket.peer_done_ns();

@@ -1,7 +1,7 @@
 //! Which processes and sockets belong to an audit. Set before the programs are loaded.
 
-/// Those of a cgroup that is made for the audit: all that is ever in it came while the programs were
-/// attached.
+/// Those of a cgroup that is made for the audit: all that is ever in it came while the programs
+/// were attached.
 pub const COMMAND: u32 = 0;
 /// Those of a cgroup that was there before: what is in it already is adopted.
 pub const CGROUP: u32 = 1;

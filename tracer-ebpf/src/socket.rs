@@ -1,6 +1,6 @@
 //! What is known of one socket, in memory that other CPUs read and write at the same time.
 
-use core::intrinsics::{AtomicOrdering, atomic_or};
+use core::intrinsics::{AtomicOrdering, atomic_and, atomic_or};
 use core::mem::transmute;
 use core::ptr::NonNull;
 
@@ -104,10 +104,14 @@ impl SocketRef {
         }
     }
 
-    /// Clears bits of the flags. Only for bits that one program alone changes.
+    /// Clears bits of the flags.
     #[inline(always)]
     pub(crate) fn unmark(self, bits: u32) {
-        self.set_flags(self.flags() & !bits);
+        // SAFETY: as in `mark`.
+        unsafe {
+            let flags = &raw mut (*self.facts()).flags;
+            atomic_and::<u32, u32, { AtomicOrdering::AcqRel }>(flags, !bits);
+        }
     }
 
     /// Clears everything but the label. Only for a socket that no other program knows yet.

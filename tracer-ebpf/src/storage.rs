@@ -25,7 +25,7 @@ use crate::socket::SocketRef;
 pub(crate) use owners::{end, ends};
 pub(crate) use processes::{
     add_member, annotates_bit, annotator_gone, belongs, is_bystander, is_member,
-    remember_annotator, remove_member,
+    remember_annotator, remove_member, remove_target,
 };
 pub(crate) use slots::release;
 

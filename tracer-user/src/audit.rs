@@ -1,21 +1,23 @@
 //! One audit: the programs, the ledger and the witness. The caller drives it. Dropping it undoes
 //! everything.
 
-use std::os::fd::AsFd;
+mod start;
+mod subject;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+pub use subject::Subject;
 use thiserror::Error;
 use tracer_abi::counter::Counter;
 use tracer_core::counters::Counters;
 use tracer_core::event;
-use tracer_core::ledger::{Change, ForeignSocket, Ledger, Timeouts, Walk};
+use tracer_core::ledger::{Change, Ledger, Timeouts, Walk};
 use tracer_core::report::{AuditLog, StackGap, Target, Window};
 use tracer_core::verdict::Levels;
 
 use crate::cgroup::{self, Cgroup, CgroupError};
-use crate::probes::{Limits, LoadSettings, ProbeError, Probes, ProgramLog, Scope};
+use crate::probes::{Limits, LoadSettings, ProbeError, Probes, ProgramLog};
 use crate::process_names::ProcessNames;
 use crate::selftest::{self, SelfTestError, WitnessCheck};
 use crate::stacks::Stacks;
@@ -68,45 +70,6 @@ pub struct Settings {
     pub pin: Option<PathBuf>,
 }
 
-/// What is audited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// A command that will be started in a cgroup of its own.
-    Command,
-    /// A cgroup that is there already, and those below it.
-    Cgroup(PathBuf),
-    /// Processes that run already in this cgroup or below it, and what they start.
-    Processes {
-        /// Their cgroup.
-        cgroup: PathBuf,
-        /// Their PIDs.
-        pids: Vec<u32>,
-        /// Whether nothing else runs in the cgroup: then it is what is audited.
-        are_alone: bool,
-    },
-}
-
-impl Subject {
-    const fn scope(&self) -> Scope {
-        match self {
-            Self::Command => Scope::Command,
-            Self::Cgroup(_)
-            | Self::Processes {
-                are_alone: true, ..
-            } => Scope::Cgroup,
-            Self::Processes { .. } => Scope::Processes,
-        }
-    }
-
-    /// Returns the cgroup that was there before.
-    fn cgroup(&self) -> Option<&Path> {
-        match self {
-            Self::Command => None,
-            Self::Cgroup(cgroup) | Self::Processes { cgroup, .. } => Some(cgroup),
-        }
-    }
-}
-
 /// A running audit.
 pub struct Audit {
     // Dropped in this order: first the programs, then the cgroup that they are attached to.
@@ -121,7 +84,6 @@ pub struct Audit {
     /// `None` unless they are wanted.
     stacks: Option<Stacks>,
     timeouts: Timeouts,
-    baseline: Counters,
     start_ns: u64,
     audit_log: AuditLog,
     lost_before: u64,
@@ -145,12 +107,14 @@ impl Audit {
     ///
     /// When any of it fails.
     pub fn start(settings: &Settings, subject: Subject) -> Result<Self, StartError> {
-        let own = match subject.cgroup() {
-            None => Some(Cgroup::create(CGROUP_NAME)?),
-            Some(_) => None,
+        let (own, audited) = match subject.cgroup() {
+            Some(path) => (None, path.to_owned()),
+            None => {
+                let own = Cgroup::create(CGROUP_NAME)?;
+                let path = own.path().to_owned();
+                (Some(own), path)
+            }
         };
-        let audited = own.as_ref().map(Cgroup::path).or(subject.cgroup());
-        let audited = audited.unwrap_or(Path::new("/")).to_owned();
         let audited_id = cgroup::id(&audited)?;
         let load = LoadSettings {
             scope: subject.scope(),
@@ -160,17 +124,11 @@ impl Audit {
             stacks: settings.stacks,
             pin: settings.pin.clone(),
         };
-        let resumed = Probes::resume(&load)?;
-        let is_resumed = resumed.is_some();
-        let (mut probes, baseline) = match resumed {
-            // Since they were loaded.
-            Some(probes) => (probes, Counters::default()),
-            None => attach(&load, &audited, &subject)?,
-        };
+        let (mut probes, is_resumed) = start::probes(&load, &audited, &subject)?;
         let program_log = probes.program_log()?;
         let mut audit_log = AuditLog::default();
         if subject == Subject::Command {
-            audit_log.inherited = inherited(&mut probes)?;
+            audit_log.inherited = start::inherited(&mut probes)?;
         }
         let start_ns = clock::now_ns();
         Ok(Self {
@@ -182,13 +140,12 @@ impl Audit {
             ledger: Ledger::new(settings.timeouts, settings.levels.clone()),
             stacks: settings.stacks.then(Stacks::default),
             timeouts: settings.timeouts,
-            baseline,
             start_ns,
             audit_log,
             lost_before: 0,
             last_failure: None,
-            undialed: baseline.of(Counter::Undialed),
-            failed_connects: baseline.of(Counter::Undialed),
+            undialed: 0,
+            failed_connects: 0,
             // What is there already is adopted by a walk.
             needs_walk: subject != Subject::Command,
             has_unwatched: true,
@@ -210,11 +167,13 @@ impl Audit {
     #[must_use]
     pub fn is_alive(&self) -> bool {
         match &self.subject {
-            Subject::Command => cgroup::is_populated(&self.audited),
             Subject::Cgroup(_) => self.is_there(),
-            Subject::Processes { pids, .. } => pids
-                .iter()
-                .any(|process| Path::new("/proc").join(process.to_string()).exists()),
+            Subject::Command
+            | Subject::Processes {
+                are_alone: true, ..
+            } => cgroup::is_populated(&self.audited),
+            // Not by their numbers, which are used again.
+            Subject::Processes { pids, .. } => self.probes.has_target(pids),
         }
     }
 
@@ -261,13 +220,13 @@ impl Audit {
         self.probes.ring()
     }
 
-    /// Reads the kernel's counters since the audit began.
+    /// Reads the kernel's counters: since the audit began, or its programs were pinned.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<Counters, ProbeError> {
-        Ok(self.probes.counters()?.since(&self.baseline))
+        self.probes.counters()
     }
 
     /// Returns how many records were taken off the rings.
@@ -337,7 +296,7 @@ impl Audit {
     /// Asks for a walk when records were lost since the last one, or when connects failed that no
     /// record names.
     fn check_counters(&mut self, now_ns: u64) {
-        let Ok(counters) = self.probes.counters() else {
+        let Ok(counters) = self.counters() else {
             return;
         };
         self.needs_walk |= counters.lost_records() > self.lost_before;
@@ -385,19 +344,18 @@ impl Audit {
     /// Walks over all descriptors, and corrects the ledger if records were lost.
     fn walk(&mut self) -> Result<Walk, ProbeError> {
         self.drain_all();
-        // A record that is lost from here on may be of a socket that the walk has already met:
-        // another walk must follow.
         let counters_before = self.counters()?;
-        let lost_before_walk = self.probes.counters()?.lost_records();
         let targets = self.holders();
         self.ledger.begin_walk(clock::now_ns());
         let file = self.probes.walk()?;
         witness::read(file, targets, &mut self.ledger, clock::now_ns)
             .map_err(ProbeError::Witness)?;
         self.drain_all();
-        let lost = self.probes.counters()?.lost_records();
+        let lost = self.counters()?.lost_records();
         let lossy = std::mem::take(&mut self.is_resumed) || lost > self.lost_before;
-        self.lost_before = lost_before_walk;
+        // A record that was lost during the walk may be of a socket that it had met by then:
+        // another walk must follow.
+        self.lost_before = counters_before.lost_records();
         self.audit_log.resyncs += u64::from(lossy);
         self.audit_log.scans += 1;
         self.audit_log.counters_before = Some(counters_before);
@@ -421,8 +379,8 @@ impl Audit {
         }
     }
 
-    /// Makes the last walks, with living processes of a command frozen, until counters, ledger and witness agree
-    /// or the time is up.
+    /// Makes the last walks, with living processes of a command frozen, until counters, ledger and
+    /// witness agree or the time is up.
     fn final_walk(&mut self) {
         let settle_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
         let deadline_ns = clock::now_ns().saturating_add(settle_ns);
@@ -466,7 +424,7 @@ impl Audit {
 
     /// Runs the self-test in a cgroup of its own below the audited one.
     fn selftest(&mut self, witness_check: WitnessCheck) -> Result<(), StartError> {
-        let cgroup = selftest_cgroup(&self.audited)?;
+        let cgroup = start::selftest_cgroup(&self.audited)?;
         Ok(selftest::run(&mut self.probes, &cgroup, witness_check)?)
     }
 
@@ -477,15 +435,8 @@ impl Audit {
         let is_lossy = self.audit_log.counters.of(Counter::StackFailures) > 0;
         let gaps = findings.iter().filter_map(|finding| {
             let gap = stacks.gap(finding.id, finding.accepted, is_lossy)?;
-            let is_adopted = finding.is_adopted;
-            Some((
-                finding.id,
-                if is_adopted {
-                    StackGap::OpenedBefore
-                } else {
-                    gap
-                },
-            ))
+            let before = finding.is_adopted.then_some(StackGap::OpenedBefore);
+            Some((finding.id, before.unwrap_or(gap)))
         });
         self.audit_log.stack_gaps = gaps.collect();
         self.audit_log.stacks = stacks.symbolize(findings.iter().map(|finding| finding.id));
@@ -534,66 +485,6 @@ impl Audit {
         };
         std::mem::take(&mut self.audit_log)
     }
-}
-
-/// Loads the programs, tries them in a cgroup of the self-test, and attaches them to the audited
-/// one. Returns the counters before what is audited was seen.
-fn attach(
-    load: &LoadSettings,
-    audited: &Path,
-    subject: &Subject,
-) -> Result<(Probes, Counters), StartError> {
-    let mut probes = Probes::load(load)?;
-    probes.attach_processes()?;
-    let cgroup = selftest_cgroup(audited)?;
-    probes.attach(cgroup::open(cgroup.path())?.as_fd())?;
-    selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
-    // What is audited is counted from here on.
-    probes.detach();
-    probes.reset_counters()?;
-    let baseline = probes.counters()?;
-    probes.attach(cgroup::open(audited)?.as_fd())?;
-    match (subject, subject.scope()) {
-        (_, Scope::Cgroup) => probes.begin_adopting()?,
-        (Subject::Processes { pids, .. }, _) => {
-            for process in pids {
-                probes.add_target(*process)?;
-            }
-        }
-        (Subject::Command | Subject::Cgroup(_), _) => {}
-    }
-    probes.pin(load)?;
-    Ok((probes, baseline))
-}
-
-/// Makes a cgroup for a self-test below the audited one.
-fn selftest_cgroup(audited: &Path) -> Result<Cgroup, CgroupError> {
-    if cgroup::is_frozen(audited) {
-        return Err(CgroupError::Frozen(audited.to_owned()));
-    }
-    Cgroup::create_below(audited.to_owned(), CGROUP_NAME)
-}
-
-/// Returns the internet sockets of this process that a command inherits from it.
-fn inherited(probes: &mut Probes) -> Result<Vec<ForeignSocket>, ProbeError> {
-    let mut foreign_sockets = Vec::new();
-    let own = std::process::id();
-    witness::foreign_sockets(probes.walk()?, |foreign| {
-        if foreign.holder.pid == own && !closes_on_exec(foreign.holder.fd) {
-            foreign_sockets.push(foreign);
-        }
-    })
-    .map_err(ProbeError::Witness)?;
-    Ok(foreign_sockets)
-}
-
-/// Whether a descriptor of this process is closed on exec (`O_CLOEXEC` in proc_pid_fdinfo(5)).
-fn closes_on_exec(fd: u32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    flags
-        .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
-        .is_some_and(|flags| flags & OFlags::CLOEXEC.bits() != 0)
 }
 
 /// Returns `uname -r`.

@@ -104,39 +104,46 @@ fn audit_command(result: Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// Why an audit did not begin, as an exit status: it is printed already.
-type NoAudit = ExitCode;
-
 /// Starts an audit. Signals are caught already: from here on there is something to clean up.
+///
+/// # Errors
+///
+/// [`NotStarted`] when this machine cannot be traced on.
 async fn start(
     args: &AuditArgs,
     settings: &audit::Settings,
     subject: Subject,
-    signals: &mut Signals,
-) -> Result<std::result::Result<(Audit, Option<Endpoint>), NoAudit>> {
-    let audit = match Audit::start(settings, subject) {
-        Ok(audit) => audit,
-        Err(error) => {
-            print_error(doctor::explain(&error));
-            return Ok(Err(exit::of_tracer(CANNOT_TRACE, &args.exit_code).into()));
-        }
-    };
-    if signals.any_received().await {
-        print_error("ended by a signal before the audit began: no verdict");
-        return Ok(Err(exit::of_tracer(INCONCLUSIVE, &args.exit_code).into()));
-    }
+) -> Result<(Audit, Option<Endpoint>)> {
+    let audit = Audit::start(settings, subject).map_err(|error| NotStarted {
+        status: exit::of_tracer(CANNOT_TRACE, &args.exit_code),
+        message: doctor::explain(&error),
+    })?;
     let endpoint = match args.listen {
         Some(address) => Some(Endpoint::listen(address).await?),
         None => None,
     };
     if let Some(endpoint) = &endpoint {
-        let address = endpoint.address();
-        print(
-            anstream::stderr(),
-            format_args!("metrics    http://{address}/metrics\n"),
-        );
+        print_status(format_args!(
+            "metrics    http://{}/metrics",
+            endpoint.address()
+        ));
     }
-    Ok(Ok((audit, endpoint)))
+    Ok((audit, endpoint))
+}
+
+/// Checks that no signal came while the audit started: there is nothing to give a verdict on.
+///
+/// # Errors
+///
+/// [`NotStarted`] when one did.
+async fn check_signals(args: &AuditArgs, signals: &mut Signals) -> Result<(), NotStarted> {
+    if !signals.any_received().await {
+        return Ok(());
+    }
+    Err(NotStarted {
+        status: exit::of_tracer(INCONCLUSIVE, &args.exit_code),
+        message: "ended by a signal before the audit began: no verdict".to_owned(),
+    })
 }
 
 fn run_command(args: RunArgs, matches: &ArgMatches) -> Result<ExitCode> {
@@ -154,11 +161,8 @@ async fn run_audit(
     args: RunArgs,
 ) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let started = start(&args.audit, settings, Subject::Command, &mut signals).await?;
-    let (mut audit, mut endpoint) = match started {
-        Ok(started) => started,
-        Err(status) => return Ok(status),
-    };
+    let (mut audit, mut endpoint) = start(&args.audit, settings, Subject::Command).await?;
+    check_signals(&args.audit, &mut signals).await?;
     let settings = run::Settings {
         program,
         command: args.command,
@@ -180,6 +184,10 @@ fn attach_command(args: AttachArgs, matches: &ArgMatches) -> Result<ExitCode> {
         args.window.is_some() || args.audit.json.is_none(),
         "--json needs --for: a guard prints its findings as lines of JSON to the standard output"
     );
+    anyhow::ensure!(
+        args.window.is_some() || !args.audit.stacks,
+        "--stacks needs --for: the lines of a guard have no stacks"
+    );
     let subject = args.target.resolve()?;
     let settings = audit::Settings {
         pin: args.pin.clone(),
@@ -195,14 +203,11 @@ async fn attach_audit(
     args: AttachArgs,
 ) -> Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let started = start(&args.audit, settings, subject, &mut signals).await?;
-    let (mut audit, mut endpoint) = match started {
-        Ok(started) => started,
-        Err(status) => return Ok(status),
-    };
+    let (mut audit, mut endpoint) = start(&args.audit, settings, subject).await?;
     let Some(window) = args.window else {
         return guard(audit, endpoint, &mut signals, settings, &args).await;
     };
+    check_signals(&args.audit, &mut signals).await?;
     let grace = args.audit.grace;
     let audit_log =
         attach::judge(&mut audit, window, grace, endpoint.as_mut(), &mut signals).await?;
@@ -233,9 +238,17 @@ async fn guard(
         print_status(format_args!(
             "gone       {audited}: waiting for it to come back"
         ));
+        let mut reason = String::new();
         let look = || {
             let subject = args.target.resolve().ok()?;
-            Audit::start(settings, subject).ok()
+            let started = Audit::start(settings, subject);
+            // It may be half there: say why it is not guarded, once, and look again.
+            let failure = started.as_ref().err().map(doctor::explain);
+            if let Some(failure) = failure.filter(|failure| *failure != reason) {
+                log::warn!("{failure}");
+                reason = failure;
+            }
+            started.ok()
         };
         match attach::wait_for(look, endpoint.as_mut(), signals).await {
             Some(again) => audit = again,

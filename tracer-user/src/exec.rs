@@ -36,11 +36,11 @@ const HEAD_BYTES: u64 = 256;
 /// The longest message of why a command was not executed.
 const MESSAGE_BYTES: u64 = 8192;
 
-/// Why a command was not executed: its program never ran.
+/// Why a command was not executed, so that its program never ran, or why an audit did not begin.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct NotStarted {
-    /// The status that a shell ends with.
+    /// The exit status: as a shell's for a command.
     pub status: u8,
     /// What went wrong, and how to fix it.
     pub message: String,

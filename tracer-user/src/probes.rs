@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::Iter;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -267,7 +267,8 @@ impl Probes {
     ///
     /// # Errors
     ///
-    /// When they were loaded otherwise, or cannot be read.
+    /// When they were loaded otherwise, or cannot be read. Those of a cgroup that is gone are
+    /// removed, as if there were none.
     pub fn resume(settings: &LoadSettings) -> Result<Option<Self>, ProbeError> {
         let Some(path) = &settings.pin else {
             return Ok(None);
@@ -276,10 +277,17 @@ impl Probes {
         if !from.is_whole() {
             return Ok(None);
         }
-        from.check(&settings.pinned())?;
-        let maps = Maps::from_pins(&from)?;
         let programs = Programs::Pinned(Box::new(from.witness()?), from.links()?);
-        Self::of(programs, maps, settings).map(Some)
+        let probes = Self::of(programs, Maps::from_pins(&from)?, settings)?;
+        let (attachments, _) = probes.attachments()?;
+        if !attachments.iter().any(|link| link.attached) {
+            // The cgroup is gone, and what happens in another one of its name is not seen.
+            drop(probes);
+            from.clear()?;
+            return Ok(None);
+        }
+        from.check(&settings.pinned())?;
+        Ok(Some(probes))
     }
 
     fn of(programs: Programs, maps: Maps, settings: &LoadSettings) -> Result<Self, ProbeError> {
@@ -374,6 +382,14 @@ impl Probes {
         self.targets
             .insert(process, 1, 0)
             .map_err(map_error("TARGETS"))
+    }
+
+    /// Whether one of these processes, which were named, has not exited since.
+    #[must_use]
+    pub fn has_target(&self, processes: &[u32]) -> bool {
+        processes
+            .iter()
+            .any(|process| self.targets.get(process, 0).is_ok())
     }
 
     /// Removes a process from those of [`Scope::Processes`]. What it has started stays.
@@ -488,8 +504,8 @@ impl Probes {
     pub fn reset_counters(&mut self) -> Result<(), ProbeError> {
         for slot in 0..Counter::COUNT {
             let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
-            let zeros =
-                PerCpuValues::try_from(vec![0; per_cpu.len()]).map_err(ProbeError::AttachState)?;
+            let zeros = PerCpuValues::try_from(vec![0; per_cpu.len()])
+                .map_err(|error| map_error("COUNTERS")(MapError::IoError(error)))?;
             self.counters
                 .set(slot, zeros, 0)
                 .map_err(map_error("COUNTERS"))?;

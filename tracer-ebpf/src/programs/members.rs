@@ -50,6 +50,7 @@ pub(super) fn exited(ctx: &BtfTracePointContext) {
     let task = task(ctx, 0);
     if task.is_last_thread() {
         storage::remove_member(task.initial_tgid());
+        storage::remove_target(task.tgid());
         storage::annotator_gone(task.tgid());
     }
 }

@@ -58,9 +58,12 @@ fn known(ctx: &SockOpsContext) -> Option<SocketRef> {
     storage::lookup(sk(ctx)?, || kernel::cookie(ctx))
 }
 
-/// Asks for STATE_CB from now on.
+/// Asks for STATE_CB from now on: what walks saw of the socket until now is of no use any more.
 #[inline(always)]
-fn watch(ctx: &SockOpsContext) {
+fn watch(ctx: &SockOpsContext, socket: SocketRef) {
+    if socket.flags() & fact::UNWATCHED != 0 {
+        socket.unmark(fact::UNWATCHED | fact::LATE);
+    }
     let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
     let _ = ctx.set_cb_flags(flags.cast_signed());
 }
@@ -123,7 +126,7 @@ pub(super) fn target6(ctx: &SockAddrContext, socket: SocketRef) {
 #[inline(always)]
 fn dialing(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
-    watch(ctx);
+    watch(ctx, socket);
     socket.mark(fact::DIALED);
     if socket.dead_ns() != 0 {
         discount(Counter::Undialed);
@@ -138,8 +141,7 @@ fn connected(ctx: &SockOpsContext) {
     count(Counter::Connected);
     // A socket that was dialed before the tracer came has no tuple yet, and no callbacks.
     if socket.remote_port() == 0 {
-        watch(ctx);
-        socket.unmark(fact::UNWATCHED);
+        watch(ctx, socket);
         tuple(ctx, socket);
     }
 }
@@ -165,7 +167,7 @@ fn arrived(ctx: &SockOpsContext) {
         );
         return;
     };
-    watch(ctx);
+    watch(ctx, socket);
     let now_ns = now_ns();
     socket.set_id(new_id());
     socket.set_flags(fact::CHILD);
@@ -179,7 +181,7 @@ fn arrived(ctx: &SockOpsContext) {
 #[inline(always)]
 fn listening(ctx: &SockOpsContext) {
     let Some(socket) = known(ctx) else { return };
-    watch(ctx);
+    watch(ctx, socket);
     socket.mark(fact::LISTENER);
     rules::begin_anew(socket, now_ns());
     tuple(ctx, socket);

@@ -159,6 +159,15 @@ fn is_target(tgid: u32) -> bool {
     TARGETS.get_ptr(tgid).is_some()
 }
 
+/// Forgets a process that user space named: its number may be another's soon.
+#[inline(always)]
+pub(crate) fn remove_target(tgid: u32) {
+    if kernel::has_scope(scope::PROCESSES) {
+        // Most that exit were not named.
+        let _ = TARGETS.remove(tgid);
+    }
+}
+
 /// Whether what the current process does is of no concern: only named processes are looked at, and
 /// it is none of them.
 #[inline(always)]

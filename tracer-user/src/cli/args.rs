@@ -205,7 +205,7 @@ pub(super) struct AuditArgs {
     /// Shows the user stack that opened the socket in each finding, with names if the program has
     /// symbols. Costs about 20 us for each socket and reads the program's files. x86-64 only.
     #[arg(long)]
-    stacks: bool,
+    pub(super) stacks: bool,
     /// `verdict`: the exit status tells the verdict only (0, 3, 4, 5), not the command's own.
     /// `N=M`: M takes the place of 3, 4 or 5. May be given several times.
     #[arg(long, value_name = "RULE")]

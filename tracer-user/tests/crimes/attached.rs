@@ -1,16 +1,15 @@
 //! Programs that run already: what `tracer attach` says of them, and that it leaves them alone.
 
 mod environment;
+mod guarded;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::case::{FIXTURE, denied, expect, findings};
@@ -43,22 +42,12 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             attached_while_connections_come_and_go,
         ),
         privileged("attached_to_nothing", attached_to_nothing),
-        privileged(
-            "guarded_until_it_is_told_to_stop",
-            guarded_until_it_is_told_to_stop,
-        ),
-        privileged("guarded_across_a_restart", guarded_across_a_restart),
-        privileged(
-            "guarded_across_a_hundred_kills",
-            guarded_across_a_hundred_kills,
-        ),
-        privileged(
-            "guarded_until_the_program_ends",
-            guarded_until_the_program_ends,
-        ),
     ];
-    let odd = environment::trials(skipped);
-    trials.into_iter().chain(odd).collect()
+    let others = [environment::trials(skipped), guarded::trials(skipped)];
+    trials
+        .into_iter()
+        .chain(others.into_iter().flatten())
+        .collect()
 }
 
 /// A cgroup of the test, removed with what runs in it.
@@ -66,7 +55,9 @@ pub(crate) struct TestCgroup(PathBuf);
 
 impl TestCgroup {
     pub(crate) fn create(name: &str) -> Result<Self, Failed> {
-        Self::at(mount()?.join(format!("wt-test-{name}-{}", std::process::id())))
+        Self::at(
+            tracer_user::cgroup::mount()?.join(format!("wt-test-{name}-{}", std::process::id())),
+        )
     }
 
     fn at(path: PathBuf) -> Result<Self, Failed> {
@@ -100,13 +91,6 @@ impl Drop for TestCgroup {
             thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-fn mount() -> Result<PathBuf, Failed> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let line = mounts.lines().find(|line| line.contains(" cgroup2 "));
-    let target = line.and_then(|line| line.split(' ').nth(1));
-    Ok(target.ok_or("no cgroup v2 is mounted")?.into())
 }
 
 /// A program that runs; killed when it is dropped.
@@ -285,148 +269,4 @@ fn attached_to_nothing() -> Result<(), Failed> {
         expect(&printed.contains(words), &true, &printed)?;
     }
     Ok(())
-}
-
-/// A guard whose lines are read.
-struct Guard {
-    guard: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Guard {
-    fn start(target: &[&str], options: &[&str]) -> Result<Self, Failed> {
-        let mut guard = Command::new(env!("CARGO_BIN_EXE_tracer"))
-            .args(["attach", "--grace", "300ms"])
-            .args(target)
-            .args(options)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stdout = guard.stdout.take().ok_or("no pipe")?;
-        let lines = BufReader::new(stdout).lines();
-        Ok(Self { guard, lines })
-    }
-
-    fn next(&mut self) -> Result<Value, Failed> {
-        let line = self.lines.next().ok_or("no more lines")??;
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    /// Waits for its end, and returns the exit status and what it printed besides.
-    fn wait(mut self) -> Result<(Option<i32>, String), Failed> {
-        let mut printed = String::new();
-        let status = self.guard.wait()?;
-        let mut stderr = self.guard.stderr.take().ok_or("no pipe")?;
-        stderr.read_to_string(&mut printed)?;
-        Ok((status.code(), printed))
-    }
-}
-
-fn guarded_until_it_is_told_to_stop() -> Result<(), Failed> {
-    let cgroup = TestCgroup::create("guard")?;
-    let program = cgroup.start("close_wait_for_a_while")?;
-    let mut guard = Guard::start(&["--cgroup", text(&cgroup.0)?], &["--exit-code", "verdict"])?;
-    let (found, resolved) = (guard.next()?, guard.next()?);
-    expect(&found["schema"], &"watertight.finding/1".into(), "schema")?;
-    for (line, state) in [(&found, "found"), (&resolved, "resolved")] {
-        expect(&line["state"], &state.into(), "state")?;
-        expect(&line["kind"], &"peer-closed".into(), "kind")?;
-        expect(&line["cookie"], &found["cookie"], "cookie")?;
-    }
-    let holder = &found["holders"][0]["pid"];
-    expect(holder, &program.pid().into(), "holder")?;
-    kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;
-    let (code, printed) = guard.wait()?;
-    expect(&code, &Some(3), &printed).map_err(Into::into)
-}
-
-fn guarded_until_the_program_ends() -> Result<(), Failed> {
-    let cgroup = TestCgroup::create("ends")?;
-    let program = cgroup.start("pile_pool_reused")?;
-    let guard = Guard::start(&["--pid", &program.pid().to_string()], &[])?;
-    program.ends_well()?;
-    let (code, printed) = guard.wait()?;
-    expect(&code, &Some(0), &printed).map_err(Into::into)
-}
-
-/// The cgroup of a service is removed and made anew.
-fn guarded_across_a_restart() -> Result<(), Failed> {
-    let cgroup = TestCgroup::create("again")?;
-    let path = cgroup.0.clone();
-    let first = cgroup.start("close_wait_kept_for_long")?;
-    let mut guard = Guard::start(&["--cgroup", text(&path)?], &[])?;
-    let found = guard.next()?;
-    expect(&found["state"], &"found".into(), "state")?;
-    let before = found["holders"][0]["pid"].clone();
-    drop((first, cgroup));
-    let cgroup = TestCgroup::at(path)?;
-    let second = cgroup.start("close_wait_kept_for_long")?;
-    let wanted = Value::from(second.pid());
-    expect(&(before != wanted), &true, "another process")?;
-    loop {
-        let line = guard.next()?;
-        if line["state"] == "found" && line["holders"][0]["pid"] == wanted {
-            break;
-        }
-    }
-    kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;
-    let (code, printed) = guard.wait()?;
-    expect(&code, &Some(0), &printed).map_err(Into::into)
-}
-
-/// A BPF file system of the test's own.
-struct BpfFs(tempfile::TempDir);
-
-impl BpfFs {
-    fn mount() -> Result<Self, Failed> {
-        let folder = tempfile::tempdir()?;
-        let mounted = Command::new("mount")
-            .args(["-t", "bpf", "bpf"])
-            .arg(folder.path())
-            .status()?;
-        expect(&mounted.success(), &true, "a BPF file system is mounted")?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
-/// What happens while no tracer lives is known to the one that comes back.
-fn guarded_across_a_hundred_kills() -> Result<(), Failed> {
-    let (cgroup, bpf) = (TestCgroup::create("kills")?, BpfFs::mount()?);
-    let pin = bpf.0.path().join("guard");
-    let target = ["--cgroup", text(&cgroup.0)?, "--pin", text(&pin)?];
-    let start = || -> Result<Guard, Failed> {
-        let mut guard = Guard::start(&target, &[])?;
-        let stderr = guard.guard.stderr.take().ok_or("no pipe")?;
-        let mut line = String::new();
-        BufReader::new(stderr).read_line(&mut line)?;
-        expect(&line.starts_with("guarding"), &true, &line)?;
-        Ok(guard)
-    };
-    let kill = |mut guard: Guard| -> Result<(), Failed> {
-        guard.guard.kill()?;
-        guard.guard.wait()?;
-        Ok(())
-    };
-    kill(start()?)?;
-    let program = cgroup.start("close_wait_kept_for_long")?;
-    for _ in 0..100 {
-        kill(start()?)?;
-    }
-    let mut guard = start()?;
-    let found = guard.next()?;
-    expect(&found["kind"], &"peer-closed".into(), "kind")?;
-    expect(&found["opened_by"]["pid"], &program.pid().into(), "opener")?;
-    expect(&found["opened_ns"].is_u64(), &true, "its birth was seen")?;
-    kill(guard)?;
-    let output = run(Command::new(env!("CARGO_BIN_EXE_tracer"))
-        .args(["detach", "--pin"])
-        .arg(&pin))?;
-    expect(&output.status.code(), &Some(0), "detach")?;
-    expect(&pin.exists(), &false, "pins are left").map_err(Into::into)
 }

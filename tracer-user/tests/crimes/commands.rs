@@ -200,11 +200,14 @@ fn release_link(tracer: u32) -> Result<String, Failed> {
 }
 
 fn usage_errors_end_with_2() -> Result<(), Failed> {
-    let wrong: [&[&str]; 4] = [
+    let wrong: [&[&str]; 6] = [
         &["run"],
         &["run", "--grace", "soon", "--", "true"],
         &["run", "--deny", "leak", "--", "true"],
         &["run", "--json", "/no/such/folder/report.json", "--", "true"],
+        // Without --for, it guards.
+        &["attach", "--pid", "1", "--json", "-"],
+        &["attach", "--pid", "1", "--stacks"],
     ];
     for arguments in wrong {
         let output = tracer().args(arguments).output()?;

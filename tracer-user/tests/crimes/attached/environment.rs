@@ -10,7 +10,8 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Fixture, Guard, SHORT, TestCgroup, attach, judged, run, text};
+use super::guarded::Guard;
+use super::{Fixture, SHORT, TestCgroup, attach, judged, run, text};
 use crate::case::{FIXTURE, expect, lacks};
 
 const QUICK: [&str; 4] = ["--grace", "300ms", "--for", "2s"];
@@ -155,14 +156,12 @@ fn guarded_with_no_reader() -> Result<(), Failed> {
     let mut guard = Guard::start(&target, &["--pile-up-after", "1s"])?;
     let found = guard.next()?;
     expect(&found["kind"], &"pile-up".into(), "kind")?;
-    let Guard { mut guard, lines } = guard;
-    drop(lines);
+    guard.lines = None;
     thread::sleep(Duration::from_secs(1));
-    expect(&guard.try_wait()?, &None, "it goes on")?;
-    kill_process(Pid::from_child(&guard), Signal::TERM)?;
-    let output = guard.wait_with_output()?;
-    let printed = String::from_utf8_lossy(&output.stderr);
-    expect(&output.status.code(), &Some(0), &printed)?;
+    expect(&guard.guard.try_wait()?, &None, "it goes on")?;
+    kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;
+    let (code, printed) = guard.wait()?;
+    expect(&code, &Some(0), &printed)?;
     let times = printed.matches("cannot be printed any more").count();
     expect(&times, &1, &printed).map_err(Into::into)
 }
