@@ -41,8 +41,8 @@ shared! {
         pub unread: u32,
         /// Written and not yet acknowledged (`write_seq - snd_una`).
         pub unsent: u32,
-        /// When TCP last sent a byte, or the time of the walk while bytes wait to be sent; 0 if
-        /// that was not read.
+        /// In CLOSE_WAIT, when TCP last sent a byte, or the time of the walk while bytes wait to be
+        /// sent; otherwise 0.
         pub sent_ns: u64,
         /// The kernel's socket cookie.
         pub cookie: u64,

@@ -69,8 +69,8 @@ pub struct Guarded {
 }
 
 /// Guards until a signal comes or what is guarded is gone: each finding is a line of JSON on `to`
-/// when its rule is broken, and one more when it is broken no longer. A reader who is too slow misses
-/// lines.
+/// when its rule is broken, and one more when it is broken no longer. A reader who is too slow
+/// misses lines.
 ///
 /// # Errors
 ///

@@ -6,7 +6,7 @@ mod privileges;
 use std::{fs, io};
 
 use anstyle::{AnsiColor, Style};
-use tracer_core::ledger::{PileLimits, Timeouts};
+use tracer_core::ledger::Timeouts;
 use tracer_core::verdict::Levels;
 
 use crate::audit::{Audit, Settings, StartError, Subject, kernel_release};
@@ -166,15 +166,7 @@ fn fix_for_cgroup(error: &CgroupError) -> String {
 
 fn self_test() -> Check {
     let settings = Settings {
-        timeouts: Timeouts {
-            grace_ns: u64::MAX,
-            stuck_ns: u64::MAX,
-            idle_ns: u64::MAX,
-            piles: PileLimits {
-                after_ns: u64::MAX,
-                growth: usize::MAX,
-            },
-        },
+        timeouts: Timeouts::NEVER,
         levels: Levels::default(),
         limits: Limits::default(),
         stacks: false,

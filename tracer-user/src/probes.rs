@@ -3,15 +3,16 @@
 
 mod error;
 mod links;
+mod maps;
 mod offsets;
 pub mod pinned;
 mod programs;
+mod settings;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use aya::programs::Iter;
@@ -21,15 +22,15 @@ use aya_log::EbpfLogger;
 pub use error::{KERNEL_BTF, ProbeError};
 use error::{map_error, program_error};
 use links::AttachState;
+use maps::Maps;
 use offsets::offsets;
-use pinned::{PinDir, PinError};
+use pinned::PinDir;
 use programs::{HookLink, program, take_map};
+pub use settings::{Limits, LoadSettings, Scope};
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::limits::{ENDS_MAX, RING_BYTES, SLOTS, STACKS_BYTES, VIOLATIONS_BYTES};
-use tracer_abi::pinned as pinned_abi;
+use tracer_abi::limits::{ENDS_MAX, STACKS_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
-use tracer_abi::scope;
 use tracer_core::btf::Btf;
 use tracer_core::counters::Counters;
 use tracer_core::report::Attachment;
@@ -71,109 +72,6 @@ pub struct Probes {
     pin_to: Option<(PinDir, Map)>,
 }
 
-/// Which processes and sockets belong to the audit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Those of a cgroup that is made for the audit.
-    Command,
-    /// Those of a cgroup that is there already.
-    Cgroup,
-    /// Those of processes that are named, and of what they start.
-    Processes,
-    /// All of the machine: nothing is attached or kept.
-    Machine,
-}
-
-impl Scope {
-    const fn number(self) -> u32 {
-        match self {
-            Self::Command => scope::COMMAND,
-            Self::Cgroup => scope::CGROUP,
-            Self::Processes => scope::PROCESSES,
-            Self::Machine => scope::MACHINE,
-        }
-    }
-}
-
-/// What the programs must know before they are loaded.
-#[derive(Clone, Debug)]
-pub struct LoadSettings {
-    /// Which processes and sockets belong to the audit.
-    pub scope: Scope,
-    /// The id of the audited cgroup.
-    pub cgroup_id: u64,
-    /// The grace in nanoseconds.
-    pub grace_ns: u64,
-    /// The sizes of what the kernel side keeps.
-    pub limits: Limits,
-    /// Whether each socket's opener is asked for its stack.
-    pub stacks: bool,
-    /// The directory to pin to.
-    pub pin: Option<PathBuf>,
-}
-
-impl LoadSettings {
-    /// Returns what must be the same for pinned programs.
-    fn pinned(&self) -> pinned_abi::Settings {
-        pinned_abi::Settings {
-            digest: pinned::digest(OBJECT),
-            cgroup_id: self.cgroup_id,
-            grace_ns: self.grace_ns,
-            scope: self.scope.number(),
-            ring_bytes: self.limits.ring_bytes,
-            places: self.limits.places,
-            stacks: u32::from(self.stacks),
-        }
-    }
-}
-
-/// The maps that user space reads or writes.
-struct Maps {
-    events: Map,
-    violations: Map,
-    stacks: Map,
-    counters: Map,
-    ends: Map,
-    targets: Map,
-}
-
-impl Maps {
-    fn take<E>(mut map: impl FnMut(&'static str) -> Result<Map, E>) -> Result<Self, E> {
-        Ok(Self {
-            events: map("EVENTS")?,
-            violations: map("VIOLATIONS")?,
-            stacks: map("STACKS")?,
-            counters: map("COUNTERS")?,
-            ends: map("ENDS")?,
-            targets: map("TARGETS")?,
-        })
-    }
-
-    fn from_pins(from: &PinDir) -> Result<Self, PinError> {
-        Self::take(|name| {
-            let data = from.map(name)?;
-            Ok(match name {
-                "EVENTS" | "VIOLATIONS" | "STACKS" => Map::RingBuf(data),
-                "COUNTERS" => Map::PerCpuArray(data),
-                _ => Map::HashMap(data),
-            })
-        })
-    }
-
-    fn pin(&self, to: &PinDir) -> Result<(), PinError> {
-        let maps = [
-            ("EVENTS", &self.events),
-            ("VIOLATIONS", &self.violations),
-            ("STACKS", &self.stacks),
-            ("COUNTERS", &self.counters),
-            ("ENDS", &self.ends),
-            ("TARGETS", &self.targets),
-        ];
-        maps.into_iter()
-            .try_for_each(|(name, map)| to.pin_map(name, map))
-    }
-}
-
 /// Returns name and id of every program.
 fn program_ids(ebpf: &Ebpf) -> Result<Vec<(String, u32)>, ProbeError> {
     let unknown = |source| ProbeError::AttachState(io::Error::other(source));
@@ -181,24 +79,6 @@ fn program_ids(ebpf: &Ebpf) -> Result<Vec<(String, u32)>, ProbeError> {
     programs
         .map(|(name, program)| Ok((name.to_owned(), program.info().map_err(unknown)?.id())))
         .collect()
-}
-
-/// The sizes of what the kernel side keeps.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes of the ring buffer for records: a power of two, at least a page.
-    pub ring_bytes: u32,
-    /// Sockets that find a place ready, a power of two.
-    pub places: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            ring_bytes: RING_BYTES,
-            places: SLOTS,
-        }
-    }
 }
 
 impl Probes {

@@ -11,7 +11,8 @@ use tracer_core::verdict::Holder;
 const CHUNK: usize = 256 << 10;
 
 /// Reads `walk` to its end into the ledger, whose walk must have begun. Sockets from outside the
-/// audit count only if the process that holds them `is_target`. `now_ns` is called once for each chunk.
+/// audit count only if the process that holds them `is_target`. `now_ns` is called once for each
+/// chunk.
 ///
 /// # Errors
 ///

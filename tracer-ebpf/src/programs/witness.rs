@@ -13,6 +13,7 @@ use tracer_abi::sighting::{KNOWN, Sighting, TCP_READ};
 
 use super::tcp::TCP_LISTEN;
 use crate::kernel::{self, Sock, Task, now_ns, offset, size_u32};
+use crate::rules::TCP_CLOSE_WAIT;
 use crate::socket::SocketRef;
 use crate::storage::{self, hold};
 
@@ -154,7 +155,9 @@ fn tcp_counters(sighting: &mut Sighting, sk: Sock) {
         sighting.bytes_acked = acked;
         sighting.unread = next.wrapping_sub(copied);
         sighting.unsent = written.wrapping_sub(una);
-        sighting.sent_ns = sk.sent_ns(now_ns());
+        if sighting.state == TCP_CLOSE_WAIT {
+            sighting.sent_ns = sk.sent_ns(now_ns());
+        }
     }
 }
 

@@ -38,8 +38,8 @@ static SLOTS_MASK: u32 = SLOTS - 1;
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns a number that stands for a socket's address, never 0. The verifier rejects arithmetic on
-/// such a pointer but for the difference of two (`adjust_reg_min_max_vals`). The other one points to
-/// data of our own, which every program sees at the same address.
+/// such a pointer but for the difference of two (`adjust_reg_min_max_vals`). The other one points
+/// to data of our own, which every program sees at the same address.
 #[inline(always)]
 fn address(sk: Sock) -> u64 {
     let mut address = sk.as_ptr() as u64;

@@ -87,19 +87,11 @@ mod tests {
     use tracer_abi::counter::Counter;
 
     use super::*;
-    use crate::ledger::{PileLimits, Timeouts, Walk};
+    use crate::ledger::{Timeouts, Walk};
     use crate::verdict::Levels;
 
     fn ledger() -> Ledger {
-        let timeouts = Timeouts {
-            grace_ns: 1,
-            stuck_ns: 1,
-            idle_ns: 1,
-            piles: PileLimits {
-                after_ns: u64::MAX,
-                growth: 8,
-            },
-        };
+        let timeouts = Timeouts::NEVER;
         Ledger::new(timeouts, Levels::default())
     }
 

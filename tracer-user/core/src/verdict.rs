@@ -27,8 +27,8 @@ pub enum Kind {
     Unowned,
     /// It was passed over and kept, in a pile of such connections that grows.
     PileUp,
-    /// Bytes waited to be sent or read, or a connect waited for its answer, without progress for the
-    /// stuck time.
+    /// Bytes waited to be sent or read, or a connect waited for its answer, without progress for
+    /// the stuck time.
     Stuck,
     /// No byte moved for the idle time.
     Idle,

@@ -98,9 +98,9 @@ pub(super) struct RunArgs {
 pub(super) struct AttachArgs {
     #[command(flatten)]
     pub(super) target: TargetArgs,
-    /// Gives the verdict after this time. Without it, guards until SIGTERM or Ctrl-C: each finding is
-    /// a line of JSON on the standard output (schema watertight.finding/1) when its rule is broken,
-    /// and once more when it is resolved.
+    /// Gives the verdict after this time. Without it, guards until SIGTERM or Ctrl-C: each finding
+    /// is a line of JSON on the standard output (schema watertight.finding/1) when its rule is
+    /// broken, and once more when it is resolved.
     #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
     pub(super) window: Option<Duration>,
     /// Keeps the programs, and what they know, in this directory of a BPF file system: they go on

@@ -1,5 +1,5 @@
-//! `--pin`: links, maps and the witness in a directory of a BPF file system, so that a tracer that is
-//! killed and comes back goes on where it was.
+//! `--pin`: links, maps and the witness in a directory of a BPF file system, so that a tracer that
+//! is killed and comes back goes on where it was.
 
 use std::ffi::CString;
 use std::fs;

@@ -25,8 +25,8 @@ pub(super) const SELFTEST_OWNER: Owner = Owner {
     stream: u64::MAX,
 };
 
-/// Returns the command that starts the child in `cgroup`. It waits for [`GO`], prints [`READY`] when
-/// it has a bound socket open, and goes on when its standard input ends.
+/// Returns the command that starts the child in `cgroup`. It waits for [`GO`], prints [`READY`]
+/// when it has a bound socket open, and goes on when its standard input ends.
 pub(super) fn command(cgroup: &Path) -> io::Result<Command> {
     own_command(SELFTEST, cgroup)
 }

@@ -67,6 +67,11 @@ impl Findings {
         self.news = Some(News::default());
     }
 
+    /// Whether changes are kept.
+    pub(super) fn is_followed(&self) -> bool {
+        self.news.is_some()
+    }
+
     /// Returns what has changed since the last call: first what was found, then what is resolved.
     /// Nothing unless they are followed.
     pub(super) fn take_changes(&mut self) -> Vec<Change> {

@@ -12,12 +12,14 @@ use super::piles::{PileKey, Sample};
 use super::rules::{Evidence, Sampled};
 use super::state::Ledger;
 use super::tcp::{TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LISTEN, is_tcp};
-use super::walk::{ForeignSocket, Walk};
+use super::walk::{ForeignSocket, Walk, sort};
 use crate::event::{Descriptor, label_text};
 use crate::verdict::{Holder, Kind};
 
 /// How many foreign sockets a walk lists.
 const FOREIGN_MAX: usize = 4096;
+/// How many sockets that no rule judges are told apart in a walk.
+const UNJUDGED_MAX: usize = 1 << 17;
 
 /// Returns the facts, with the time of death only if TCP says CLOSE: a socket that was told to
 /// connect may still wait for its first bytes (TCP_FASTOPEN_CONNECT). In CLOSE_WAIT, the clock
@@ -45,6 +47,7 @@ impl Ledger {
         self.walk = self.walk.wrapping_add(1);
         self.walk_began_ns = now_ns;
         self.walked = Walk::default();
+        self.unjudged.clear();
         self.peers.reset_open();
         self.piles.begin_walk();
     }
@@ -59,7 +62,16 @@ impl Ledger {
     /// Adds a socket that an audited process holds, of a family that the audit does not follow
     /// unless it is annotated.
     pub fn observe_unfollowed(&mut self, sighting: &Sighting) {
-        self.walked.add_unjudged(sighting);
+        self.count_unjudged(sighting);
+    }
+
+    /// Counts a socket that no rule judges, once. Further descriptors of it count again when there
+    /// are more such sockets than [`UNJUDGED_MAX`].
+    fn count_unjudged(&mut self, sighting: &Sighting) {
+        if self.unjudged.len() >= UNJUDGED_MAX || self.unjudged.insert(sighting.cookie) {
+            let sort = sort(sighting.family, sighting.protocol);
+            *self.walked.unjudged.entry(sort).or_default() += 1;
+        }
     }
 
     /// Adds an open descriptor of a socket of the audit, as it was at `now_ns`.
@@ -81,7 +93,7 @@ impl Ledger {
         let last_byte_ns = self.observe_bytes(facts, sighting, now_ns);
         self.observe_pile(facts, last_byte_ns);
         if !is_judged(facts) {
-            self.walked.add_unjudged(sighting);
+            self.count_unjudged(sighting);
         }
         let lifetime = self.lifetimes.get_mut(&facts.id);
         let sampled = Sampled {
@@ -266,6 +278,10 @@ impl Ledger {
         }
         if lossy {
             self.released_before_bind.clear();
+        }
+        if self.findings.is_followed() {
+            // Nobody asks at the end what they had: there is none.
+            self.piles.forget_exited();
         }
         let change = self.piles.finish_walk(
             self.walk_began_ns,

@@ -146,7 +146,7 @@ pub(super) struct Piles {
 
 /// What a walk changed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct PileChange {
     /// Whether connections became members of a pile that grew.
     pub(super) has_grown: bool,
     /// Connections that no longer are, since they moved a byte or were released soon.
@@ -233,6 +233,11 @@ impl Piles {
         }
     }
 
+    /// Forgets what processes had as they exited.
+    pub(super) fn forget_exited(&mut self) {
+        self.exited.clear();
+    }
+
     /// Records a release that no exit caused. A burst drains like this: a connection that was in
     /// its pile for a short time is no leak.
     pub(super) fn recv_released(&mut self, id: u64, at_ns: u64, limits: &PileLimits) {
@@ -253,7 +258,7 @@ impl Piles {
         now_ns: u64,
         grace_ns: u64,
         limits: &PileLimits,
-    ) -> Change {
+    ) -> PileChange {
         let mut by_key: HashMap<PileKey, Vec<Sample>> = HashMap::new();
         for sample in std::mem::take(&mut self.samples) {
             // The number of a process is used again.
@@ -271,7 +276,7 @@ impl Piles {
         self.piles
             .retain(|key, _| by_key.contains_key(key) || exited.contains_key(&key.opener));
         let before = std::mem::take(&mut self.grown);
-        let mut change = Change::default();
+        let mut change = PileChange::default();
         for (key, samples) in by_key {
             if self.exited.contains_key(&key.opener) {
                 continue;

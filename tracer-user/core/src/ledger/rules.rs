@@ -21,6 +21,19 @@ pub struct Timeouts {
     pub piles: PileLimits,
 }
 
+impl Timeouts {
+    /// No rule is ever broken for too long.
+    pub const NEVER: Self = Self {
+        grace_ns: u64::MAX,
+        stuck_ns: u64::MAX,
+        idle_ns: u64::MAX,
+        piles: PileLimits {
+            after_ns: u64::MAX,
+            growth: usize::MAX,
+        },
+    };
+}
+
 /// A broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Violation {

@@ -62,6 +62,9 @@ pub struct Ledger {
     /// The local ports of the listeners that walks met: what tells whether an adopted connection
     /// was accepted.
     pub(super) listening: HashSet<u16>,
+    /// The cookies of the sockets of this walk that no rule judges: one may have several
+    /// descriptors.
+    pub(super) unjudged: HashSet<u64>,
 }
 
 impl Ledger {
@@ -95,6 +98,7 @@ impl Ledger {
             walk_began_ns: 0,
             walked: Walk::default(),
             listening: HashSet::new(),
+            unjudged: HashSet::new(),
         }
     }
 

@@ -1,14 +1,10 @@
 //! What one walk of the witness adds up to.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use tracer_abi::facts::{AF_INET, AF_INET6, IPPROTO_MPTCP};
-use tracer_abi::sighting::Sighting;
 
 use crate::verdict::Holder;
-
-/// How many sockets that no rule judges are told apart in a walk.
-const UNJUDGED_MAX: usize = 1 << 17;
 
 /// The result of a walk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,24 +25,11 @@ pub struct Walk {
     pub foreign_sockets: Vec<ForeignSocket>,
     /// How many open sockets of each sort no rule judges.
     pub unjudged: BTreeMap<&'static str, u64>,
-    /// The cookies of those that were counted: a socket may have several descriptors.
-    pub(crate) unjudged_seen: HashSet<u64>,
-}
-
-impl Walk {
-    /// Counts a socket that no rule judges, once. Further descriptors of it count again when there
-    /// are more such sockets than [`UNJUDGED_MAX`].
-    pub(super) fn add_unjudged(&mut self, sighting: &Sighting) {
-        if self.unjudged_seen.len() >= UNJUDGED_MAX || self.unjudged_seen.insert(sighting.cookie) {
-            let sort = sort(sighting.family, sighting.protocol);
-            *self.unjudged.entry(sort).or_default() += 1;
-        }
-    }
 }
 
 /// Returns what a report calls sockets of a family (linux/socket.h), or of a protocol of the
 /// internet families.
-const fn sort(family: u16, protocol: u16) -> &'static str {
+pub(super) const fn sort(family: u16, protocol: u16) -> &'static str {
     match (family, protocol) {
         (1, _) => "unix",
         (AF_INET | AF_INET6, IPPROTO_MPTCP) => "mptcp",

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::stack::{Call, opener};
 use crate::verdict::{Finding, Kind, Level, Levels};
 
-/// Findings of one kind, of one program (its name and its executable), about one target or opened by one stack.
+/// Findings of one kind, of one program (its name and its executable), about one target or opened
+/// by one stack.
 #[derive(Clone, Debug)]
 pub struct Group<'a> {
     /// The kind.
@@ -76,8 +77,8 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Joins the groups whose stack is where that of a larger depth begins: it was unwound less deep, and
-/// the cause is the same. Where there are very many stacks they are left as they are.
+/// Joins the groups whose stack is where that of a larger depth begins: it was unwound less deep,
+/// and the cause is the same. Where there are very many stacks they are left as they are.
 fn join_cut_off<'a>(groups: &mut HashMap<Key<'a>, Vec<&'a Finding>>) {
     const STACKS_MAX: usize = 512;
     if groups.len() > STACKS_MAX {

@@ -8,8 +8,8 @@ use crate::ledger::{Ledger, Walk};
 /// How many of the processes that left the audited cgroup are named.
 const LEFT_NAMED: usize = 8;
 
-/// What to do about a listener from outside, as of socket activation: what it accepts belongs to the
-/// cgroup that it was made in.
+/// What to do about a listener from outside, as of socket activation: what it accepts belongs to
+/// the cgroup that it was made in.
 const START_INSIDE: &str = "start what opens it inside the audit too (as in `tracer run -- \
      systemd-socket-activate ...`), or let the command open it itself";
 

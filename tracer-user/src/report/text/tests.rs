@@ -7,7 +7,7 @@ use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::facts::{AF_INET6, fact};
 use tracer_abi::record::{Brief, Head, RELEASED, ReleaseEvent};
 use tracer_core::event::Event;
-use tracer_core::ledger::{Ledger, PileLimits, Timeouts, Walk};
+use tracer_core::ledger::{Ledger, Timeouts, Walk};
 use tracer_core::report::{AuditLog, Call, group_by_cause};
 use tracer_core::verdict::{Finding, Holder, Kind, Levels, OwnerInfo, ProcessName, Tuple};
 
@@ -17,15 +17,7 @@ use super::*;
 const MANY: u64 = 123_456_789_012;
 
 fn ledger() -> Ledger {
-    let timeouts = Timeouts {
-        grace_ns: 1,
-        stuck_ns: 1,
-        idle_ns: 1,
-        piles: PileLimits {
-            after_ns: 1,
-            growth: 1,
-        },
-    };
+    let timeouts = Timeouts::NEVER;
     Ledger::new(timeouts, Levels::default())
 }
 

@@ -157,6 +157,7 @@ fn guarded_with_no_reader() -> Result<(), Failed> {
     let found = guard.next()?;
     expect(&found["kind"], &"pile-up".into(), "kind")?;
     guard.lines = None;
+    guard.says("cannot be printed any more")?;
     thread::sleep(Duration::from_secs(1));
     expect(&guard.guard.try_wait()?, &None, "it goes on")?;
     kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;

@@ -1,8 +1,10 @@
-//! Guards: they tell what becomes true and what is over, and survive their own end and the target's.
+//! Guards: they tell what becomes true and what is over, and survive their own end and the
+//! target's.
 
 use std::io::{BufRead, BufReader, Lines, Read};
+use std::mem;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
 
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
@@ -45,6 +47,9 @@ pub(super) struct Guard {
     pub(super) guard: Child,
     /// `None` when nobody reads them any more.
     pub(super) lines: Option<Lines<BufReader<ChildStdout>>>,
+    stderr: BufReader<ChildStderr>,
+    /// What it printed besides its lines, as far as it was read.
+    printed: String,
 }
 
 impl Guard {
@@ -57,8 +62,13 @@ impl Guard {
             .stderr(Stdio::piped())
             .spawn()?;
         let stdout = guard.stdout.take().ok_or("no pipe")?;
-        let lines = Some(BufReader::new(stdout).lines());
-        Ok(Self { guard, lines })
+        let stderr = guard.stderr.take().ok_or("no pipe")?;
+        Ok(Self {
+            guard,
+            lines: Some(BufReader::new(stdout).lines()),
+            stderr: BufReader::new(stderr),
+            printed: String::new(),
+        })
     }
 
     pub(super) fn next(&mut self) -> Result<Value, Failed> {
@@ -67,13 +77,21 @@ impl Guard {
         Ok(serde_json::from_str(&line)?)
     }
 
+    /// Waits until it prints a line that contains `text`, or ends.
+    pub(super) fn says(&mut self, text: &str) -> Result<(), Failed> {
+        while !self.printed.contains(text) {
+            if self.stderr.read_line(&mut self.printed)? == 0 {
+                return Err(format!("never said {text:?}: {}", self.printed).into());
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for its end, and returns the exit status and what it printed besides.
     pub(super) fn wait(mut self) -> Result<(Option<i32>, String), Failed> {
-        let mut printed = String::new();
+        self.stderr.read_to_string(&mut self.printed)?;
         let status = self.guard.wait()?;
-        let mut stderr = self.guard.stderr.take().ok_or("no pipe")?;
-        stderr.read_to_string(&mut printed)?;
-        Ok((status.code(), printed))
+        Ok((status.code(), mem::take(&mut self.printed)))
     }
 }
 
@@ -177,10 +195,7 @@ fn guarded_across_a_hundred_kills() -> Result<(), Failed> {
     let target = ["--cgroup", text(&cgroup.0)?, "--pin", text(&pin)?];
     let start = || -> Result<Guard, Failed> {
         let mut guard = Guard::start(&target, &[])?;
-        let stderr = guard.guard.stderr.take().ok_or("no pipe")?;
-        let mut line = String::new();
-        BufReader::new(stderr).read_line(&mut line)?;
-        expect(&line.starts_with("guarding"), &true, &line)?;
+        guard.says("guarding")?;
         Ok(guard)
     };
     let kill = |mut guard: Guard| -> Result<(), Failed> {
@@ -234,10 +249,7 @@ fn pinned_for_another_process() -> Result<(), Failed> {
         Guard::start(&["--pid", &pid, "--pin", text(&pin)?], &[])
     };
     let mut guard = start(&first)?;
-    let mut line = String::new();
-    let stderr = guard.guard.stderr.as_mut().ok_or("no pipe")?;
-    BufReader::new(stderr).read_line(&mut line)?;
-    expect(&line.starts_with("guarding"), &true, &line)?;
+    guard.says("guarding")?;
     drop(guard);
     let (code, printed) = start(&second)?.wait()?;
     expect(&code, &Some(5), &printed)?;
