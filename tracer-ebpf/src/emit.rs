@@ -165,7 +165,8 @@ pub(crate) fn release(at_ns: u64, socket: SocketRef, over_ns: u64) {
                 over_ns,
                 remote: socket.remote(),
                 remote_port: socket.remote_port(),
-                reserved: [0; 3],
+                local_port: socket.local_port(),
+                reserved: 0,
             });
         }
     });

@@ -44,7 +44,7 @@ static OFFSETS: Offsets = Offsets {
     socket_sk: 0,
     sock_family: 0,
     sock_state: 0,
-    sock_num: 0,
+    inet_sport: 0,
     sock_cookie: 0,
     sock_dport: 0,
     sock_daddr: 0,

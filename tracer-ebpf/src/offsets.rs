@@ -64,8 +64,8 @@ shared! {
         pub sock_family: u32,
         /// `sock.__sk_common.skc_state`
         pub sock_state: u32,
-        /// `sock.__sk_common.skc_num`
-        pub sock_num: u32,
+        /// `inet_sock.inet_sport`
+        pub inet_sport: u32,
         /// `sock.__sk_common.skc_cookie`
         pub sock_cookie: u32,
         /// `sock.__sk_common.skc_dport`

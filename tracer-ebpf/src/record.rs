@@ -102,8 +102,10 @@ shared! {
         pub remote: [u8; 16],
         /// [`Facts::remote_port`].
         pub remote_port: u16,
+        /// [`Facts::local_port`].
+        pub local_port: u16,
         /// Zero.
-        pub reserved: [u16; 3],
+        pub reserved: u32,
     } is 72 bytes
 }
 

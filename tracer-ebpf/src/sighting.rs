@@ -27,7 +27,7 @@ shared! {
         pub family: u16,
         /// `IPPROTO_*`.
         pub protocol: u16,
-        /// `AF_INET*` listeners and bound sockets: `sock_common.skc_num`, the local port.
+        /// `AF_INET*`: `inet_sock.inet_sport`, the local port in host order; otherwise 0.
         pub local_port: u16,
         /// Zero.
         pub reserved: u16,

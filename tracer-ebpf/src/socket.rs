@@ -55,6 +55,7 @@ impl SocketRef {
             family: u16,
             protocol: u16,
             remote_port: u16,
+            local_port: u16,
             state: u16,
             role: u16,
             opener: u32,

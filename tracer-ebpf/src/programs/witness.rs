@@ -78,14 +78,20 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
             adopt::adopt(task, sk)
         }
     });
+    let family = sk.read::<u16>(offset!(sock_family)).unwrap_or(0);
+    let local_port = if is_internet(family) {
+        adopt::local_port(sk).unwrap_or(0)
+    } else {
+        0
+    };
     let mut sighting = Sighting {
         tgid,
         fd,
         flags: 0,
         state: u32::from(sk.read::<u8>(offset!(sock_state)).unwrap_or(0)),
-        family: sk.read::<u16>(offset!(sock_family)).unwrap_or(0),
+        family,
         protocol: sk.read::<u16>(offset!(sock_protocol)).unwrap_or(0),
-        local_port: sk.read::<u16>(offset!(sock_num)).unwrap_or(0),
+        local_port,
         reserved: 0,
         ends: Ends {
             own_ns: 0,

@@ -7,6 +7,7 @@
 //! walk corrects the ledger.
 
 mod apply;
+mod connections;
 mod deadlines;
 mod findings;
 #[cfg(test)]
@@ -15,7 +16,6 @@ mod lifetime;
 mod observe;
 mod owners;
 mod payload;
-mod peers;
 mod piles;
 mod rules;
 mod stall;
@@ -25,8 +25,8 @@ mod tcp;
 mod tests;
 mod walk;
 
+pub use connections::{OTHER, Tallies, Tally};
 pub use findings::{Change, Findings};
-pub use peers::{OTHER, Peer, Peers};
 pub use piles::{PileLimits, PileNote, PileSize, PileState};
 pub use rules::Timeouts;
 pub use state::{Counts, Ledger};

@@ -37,7 +37,6 @@ pub struct Top {
 /// What was known of a socket at the last look.
 #[derive(Clone, Copy, Debug)]
 struct Past {
-    target: Target,
     is_close_wait: bool,
     is_dead: bool,
     counters: Option<Counters>,
@@ -92,7 +91,7 @@ impl Top {
         let mut sockets = HashMap::with_capacity(look.sockets().len());
         for (key, seen) in look.sockets() {
             let past = self.sockets.get(key);
-            let target = targets.of(key, seen, past.map(|past| past.target));
+            let target = targets.of(key, seen);
             let row = rows
                 .entry((key.pid, target))
                 .or_insert_with(|| Row::new(key.pid, seen.comm, target));
@@ -103,7 +102,6 @@ impl Top {
                 since_ns: past
                     .filter(|past| past.counters == seen.counters)
                     .map_or(now_ns, |past| past.since_ns),
-                target,
             };
             let is_connected = seen.counters.is_some()
                 && seen.remote.port() != 0

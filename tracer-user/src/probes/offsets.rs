@@ -41,7 +41,7 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         socket_sk: btf.offset_of("socket", "sk")?,
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
-        sock_num: common("skc_num")?,
+        inet_sport: btf.offset_of("inet_sock", "inet_sport")?,
         sock_cookie: common("skc_cookie")?,
         sock_dport: common("skc_dport")?,
         sock_daddr: common("skc_daddr")?,

@@ -18,6 +18,7 @@ pub use line::write_change;
 use serde::Serialize;
 use serde::ser::{SerializeSeq, Serializer};
 use tracer_abi::counter::Counter;
+use tracer_core::ledger::Tallies;
 use tracer_core::report::{AuditLog, PEERS_LISTED, Report, split_listed};
 use tracer_core::verdict::Level;
 
@@ -56,6 +57,7 @@ struct Document<'a> {
     witness: Witness,
     findings_by_level: ByLevel,
     peers: Vec<Peer<'a>>,
+    listeners: Vec<Peer<'a>>,
     groups: Vec<Group<'a>>,
     #[serde(serialize_with = "findings")]
     findings: &'a Report<'a>,
@@ -259,26 +261,30 @@ impl<'a> Document<'a> {
                 deny: report.ledger.findings().count(Level::Deny),
                 warn: report.ledger.findings().count(Level::Warn),
             },
-            peers: peers(report, &unless_lost),
+            peers: peers(report, report.ledger.peers(), &unless_lost),
+            listeners: peers(report, report.ledger.listeners(), &unless_lost),
             groups: groups(report),
             findings: report,
         }
     }
 }
 
-fn peers<'a>(report: &'a Report<'a>, unless_lost: &impl Fn(u64) -> Option<u64>) -> Vec<Peer<'a>> {
+/// Returns those of `tallies` with most open connections.
+fn peers<'a>(
+    report: &Report<'_>,
+    tallies: &'a Tallies,
+    unless_lost: &impl Fn(u64) -> Option<u64>,
+) -> Vec<Peer<'a>> {
     let end_ns = report.audit_log.window.end_ns;
-    report
-        .ledger
-        .peers()
+    tallies
         .top(PEERS_LISTED)
         .into_iter()
-        .map(|(address, peer)| Peer {
+        .map(|(address, tally)| Peer {
             address,
-            opened: unless_lost(peer.released + peer.open),
-            released: unless_lost(peer.released),
-            open: peer.open,
-            oldest_ms: peer
+            opened: unless_lost(tally.released + tally.open),
+            released: unless_lost(tally.released),
+            open: tally.open,
+            oldest_ms: tally
                 .oldest_ns
                 .map(|oldest_ns| end_ns.saturating_sub(oldest_ns) / 1_000_000),
         })

@@ -77,9 +77,7 @@ impl Row {
         let executable = name.and_then(|name| name.executable.clone());
         let (direction, target, targets) = match &row.target {
             Target::Dialed { remote, .. } => ("dialed", Some(remote.to_string()), 1),
-            Target::Accepted { listener, .. } => {
-                ("accepted", listener.map(|listener| listener.to_string()), 1)
-            }
+            Target::Accepted { listener, .. } => ("accepted", Some(listener.to_string()), 1),
             Target::Listening => ("listening", None, 1),
             Target::Unconnected { .. } => ("none", None, 1),
             Target::Several(number) => ("several", None, *number),

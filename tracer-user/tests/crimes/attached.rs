@@ -41,6 +41,7 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             "attached_while_connections_come_and_go",
             attached_while_connections_come_and_go,
         ),
+        privileged("attached_to_dead_visitors", attached_to_dead_visitors),
         privileged("attached_to_nothing", attached_to_nothing),
     ];
     let others = [environment::trials(skipped), guarded::trials(skipped)];
@@ -177,6 +178,9 @@ fn attached_to_a_pile() -> Result<(), Failed> {
     )?;
     let groups = report["groups"].as_array().map_or(0, Vec::len);
     expect(&groups, &1, "groups")?;
+    // The program is its own server.
+    let accepted = report["listeners"][0]["open"].as_u64();
+    expect(&accepted.is_some_and(|open| open > 8), &true, "accepted")?;
     let adopted = report["completeness"]["baseline_sockets"].as_u64();
     expect(&adopted.is_some_and(|count| count > 0), &true, "adopted")?;
     let left = fs::read_dir(&cgroup.0)?.flatten();
@@ -211,6 +215,29 @@ fn attached_to_close_wait() -> Result<(), Failed> {
     expect(&finding["opened_ns"], &Value::Null, "opened")?;
     expect(&finding["adopted_ns"].is_u64(), &true, "adopted")?;
     expect(&finding["tcp_state"], &"CLOSE_WAIT".into(), "state").map_err(Into::into)
+}
+
+/// Nothing but their own port tells that a listener accepted them, and TCP has given it back.
+fn attached_to_dead_visitors() -> Result<(), Failed> {
+    let cgroup = TestCgroup::create("dead")?;
+    let program = cgroup.start("visitors_reset_and_kept_for_long")?;
+    let options = ["--grace", "300ms", "--for", "2s"];
+    let found = attach(&["--cgroup", text(&cgroup.0)?], &options)?;
+    judged(&found, 3, &[("dead-socket", 3)])?;
+    let (_, report) = &found;
+    let rows = report["listeners"].as_array().map_or(0, Vec::len);
+    expect(&rows, &1, "listeners")?;
+    let row = &report["listeners"][0];
+    expect(&row["open"], &4.into(), "accepted and open")?;
+    let output = run(Command::new(env!("CARGO_BIN_EXE_tracer")).args(["top", "--once", "--json"]))?;
+    let shown: Value = serde_json::from_slice(&output.stdout)?;
+    let rows = shown["rows"].as_array().ok_or("no rows")?;
+    let mut accepted = rows
+        .iter()
+        .filter(|row| row["pid"] == Value::from(program.pid()) && row["direction"] == "accepted");
+    let row = accepted.next().ok_or("top shows none")?;
+    expect(&row["dead"], &3.into(), "dead in top")?;
+    expect(&row["open"], &4.into(), "open in top").map_err(Into::into)
 }
 
 /// Another program of the same cgroup leaks.

@@ -62,11 +62,18 @@ pub(super) fn adopt(task: Task, sk: Sock) -> Option<SocketRef> {
     Some(socket)
 }
 
+/// Returns the local port in host order. `skc_num` is 0 again once a connection is dead
+/// (`inet_put_port`).
+#[inline(always)]
+pub(super) fn local_port(sk: Sock) -> Option<u16> {
+    sk.read::<u16>(offset!(inet_sport)).map(u16::from_be)
+}
+
 /// Copies the tuple, and whether it listens or has a target. Whether a listener accepted it, user
 /// space knows from the listeners.
 #[inline(always)]
 fn describe(socket: SocketRef, sk: Sock) -> Option<()> {
-    socket.set_local_port(sk.read::<u16>(offset!(sock_num))?);
+    socket.set_local_port(local_port(sk)?);
     let remote_port = u16::from_be(sk.read::<u16>(offset!(sock_dport))?);
     socket.set_remote_port(remote_port);
     let is_tcp = socket.protocol() == IPPROTO_TCP;

@@ -7,10 +7,10 @@ use tracer_abi::record::{
     BY_EXIT, BoundEvent, BriefEvent, EndedEvent, LeftEvent, OverstayEvent, ReleaseEvent,
 };
 
+use super::connections::Way;
 use super::deadlines::Deadline;
 use super::findings::new_finding;
 use super::lifetime::Lifetime;
-use super::peers::Remote;
 use super::rules::{Evidence, Sampled};
 use super::state::Ledger;
 use crate::event::{Event, comm_text, label_text};
@@ -123,7 +123,7 @@ impl Ledger {
     fn recv_released(&mut self, of: &ReleaseEvent) {
         let (brief, at_ns) = (&of.brief, of.head.at_ns);
         let accepted = self.drop_lifetime(brief.id).is_some_and(|it| it.accepted);
-        self.count_released(Remote::of_release(of), accepted);
+        self.count_released(Way::of_release(of), accepted);
         if of.over_ns != 0 {
             self.measure_outlive(of.over_ns, at_ns);
         }
@@ -132,15 +132,10 @@ impl Ledger {
         self.findings.mark_released(brief.id, at_ns);
     }
 
-    fn count_released(&mut self, remote: Option<Remote>, accepted: bool) {
-        let as_known = |remote: Remote| {
-            if accepted {
-                remote.as_visitor()
-            } else {
-                remote
-            }
-        };
-        self.peers.count_released(remote.map(as_known));
+    fn count_released(&mut self, way: Option<Way>, accepted: bool) {
+        let Some(way) = way else { return };
+        let way = if accepted { way.as_accepted() } else { way };
+        self.connections.count_released(way);
     }
 
     fn measure_outlive(&mut self, over_ns: u64, at_ns: u64) {
@@ -158,7 +153,7 @@ impl Ledger {
         if facts.bound_ns != last_bind_ns {
             self.released_before_bind.insert(facts.id);
         }
-        self.count_released(Remote::of(facts), accepted);
+        self.count_released(Way::of(facts), accepted);
         if of.head.flags & BY_EXIT != 0 && of.tgid == facts.opener {
             self.piles.opener_exited(facts.opener, at_ns);
         }

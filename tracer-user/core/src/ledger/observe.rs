@@ -48,7 +48,7 @@ impl Ledger {
         self.walk_began_ns = now_ns;
         self.walked = Walk::default();
         self.unjudged.clear();
-        self.peers.reset_open();
+        self.connections.reset_open();
         self.piles.begin_walk();
     }
 
@@ -218,7 +218,7 @@ impl Ledger {
             self.walked.open += 1;
         }
         self.walked.unwatched += u64::from(facts.flags & fact::UNWATCHED != 0);
-        self.peers.count_open(facts);
+        self.connections.count_open(facts);
         false
     }
 

@@ -7,11 +7,11 @@ use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::Brief;
 
+use super::connections::{Connections, Tallies};
 use super::deadlines::{Deadline, Deadlines};
 use super::findings::{Change, Findings};
 use super::lifetime::Lifetime;
 use super::owners::Owners;
-use super::peers::Peers;
 use super::piles::{PileNote, PileSize, Piles};
 use super::rules::Timeouts;
 use super::walk::Walk;
@@ -51,7 +51,7 @@ pub struct Ledger {
     pub(super) deadlines: Deadlines,
     pub(super) findings: Findings,
     pub(super) outlive: Histogram<u64>,
-    pub(super) peers: Peers,
+    pub(super) connections: Connections,
     pub(super) piles: Piles,
     pub(super) counts: Counts,
     /// PID and name of the processes that left the audited cgroup.
@@ -90,7 +90,7 @@ impl Ledger {
             deadlines: Deadlines::default(),
             findings: Findings::new(levels),
             outlive,
-            peers: Peers::default(),
+            connections: Connections::default(),
             piles: Piles::default(),
             counts: Counts::default(),
             left: Vec::new(),
@@ -264,9 +264,15 @@ impl Ledger {
         &self.outlive
     }
 
-    /// Returns the remote addresses.
+    /// Returns the connections by remote address.
     #[must_use]
-    pub fn peers(&self) -> &Peers {
-        &self.peers
+    pub fn peers(&self) -> &Tallies {
+        self.connections.by_remote()
+    }
+
+    /// Returns the accepted connections by listener, which is named by its port: `:8080`.
+    #[must_use]
+    pub fn listeners(&self) -> &Tallies {
+        self.connections.by_listener()
     }
 }

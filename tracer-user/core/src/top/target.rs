@@ -22,8 +22,8 @@ pub enum Target {
     Accepted {
         /// `IPPROTO_*`.
         protocol: u16,
-        /// Where it listens; `None` if they are dead and several could have accepted them.
-        listener: Option<SocketAddr>,
+        /// Where it listens.
+        listener: SocketAddr,
     },
     /// Listeners.
     Listening,
@@ -61,10 +61,7 @@ impl fmt::Display for Target {
         }
         match self {
             Self::Dialed { remote, .. } => remote.fmt(f),
-            Self::Accepted {
-                listener: Some(at), ..
-            } => write!(f, "accepted at {at}"),
-            Self::Accepted { listener: None, .. } => f.write_str("accepted"),
+            Self::Accepted { listener, .. } => write!(f, "accepted at {listener}"),
             Self::Listening => f.write_str("listeners"),
             Self::Unconnected { .. } => f.write_str("not connected"),
             Self::Several(number) => write!(f, "{number} more targets"),
@@ -77,10 +74,6 @@ pub(super) struct Targets {
     namespaces: HashMap<u32, u64>,
     /// By network namespace and port: the least address.
     listeners: HashMap<(u64, u16), SocketAddr>,
-    /// The processes that hold listeners, each with the only one, if it is.
-    accepting: HashMap<u32, Option<SocketAddr>>,
-    /// How many dead sockets of a process, whose local port is gone, have the same remote end.
-    alike: HashMap<(u32, SocketAddr), u32>,
 }
 
 impl Targets {
@@ -88,8 +81,6 @@ impl Targets {
         let mut targets = Self {
             namespaces: HashMap::new(),
             listeners: HashMap::new(),
-            accepting: HashMap::new(),
-            alike: HashMap::new(),
         };
         for (key, seen) in look.sockets() {
             let namespace = *targets
@@ -100,20 +91,13 @@ impl Targets {
                 let at = (namespace, seen.local.port());
                 let listener = targets.listeners.entry(at).or_insert(seen.local);
                 *listener = seen.local.min(*listener);
-                targets
-                    .accepting
-                    .entry(key.pid)
-                    .and_modify(|only| *only = only.filter(|only| *only == seen.local))
-                    .or_insert(Some(seen.local));
-            } else if lost_its_port(seen) {
-                *targets.alike.entry((key.pid, seen.remote)).or_default() += 1;
             }
         }
         targets
     }
 
-    /// Returns the target of a socket; `past` is that of the last look.
-    pub(super) fn of(&self, key: &SocketKey, seen: &Seen, past: Option<Target>) -> Target {
+    /// Returns the target of a socket.
+    pub(super) fn of(&self, key: &SocketKey, seen: &Seen) -> Target {
         let protocol = seen.protocol;
         if seen.is_listener() {
             return Target::Listening;
@@ -128,41 +112,15 @@ impl Targets {
         if !seen.is_tcp() {
             return dialed;
         }
-        if lost_its_port(seen) {
-            return match past {
-                Some(past @ (Target::Dialed { .. } | Target::Accepted { .. })) => past,
-                Some(Target::Listening | Target::Unconnected { .. } | Target::Several(_))
-                | None => self.guess(key.pid, seen, dialed),
-            };
-        }
         // No other connection of the namespace has the port of a listener: `__inet_hash_connect`
         // passes over ports that are bound.
         let namespace = self.namespaces.get(&key.pid).copied().unwrap_or(0);
         match self.listeners.get(&(namespace, seen.local.port())) {
             Some(listener) => Target::Accepted {
                 protocol,
-                listener: Some(*listener),
+                listener: *listener,
             },
             None => dialed,
         }
     }
-
-    /// Guesses the target of a dead socket that no look met alive. Visitors come from ports that
-    /// differ; what is dialed again and again has one remote end.
-    fn guess(&self, pid: u32, seen: &Seen, dialed: Target) -> Target {
-        let alike = self.alike.get(&(pid, seen.remote)).copied().unwrap_or(0);
-        match self.accepting.get(&pid) {
-            Some(listener) if alike < 2 => Target::Accepted {
-                protocol: seen.protocol,
-                listener: *listener,
-            },
-            Some(_) | None => dialed,
-        }
-    }
-}
-
-/// Whether TCP has taken its local port from the socket, as it does when a connection dies
-/// (`inet_put_port`).
-const fn lost_its_port(seen: &Seen) -> bool {
-    seen.is_dead() && seen.local.port() == 0
 }

@@ -160,38 +160,6 @@ fn what_a_listener_accepted_is_told_by_the_listener() {
     );
 }
 
-/// TCP takes the local port from a socket that dies.
-#[test]
-fn dead_sockets_keep_the_target_that_they_had() {
-    let visitor = |cookie, port, state| local(remote(socket(cookie, state), port), 8080);
-    let mut top = Top::default();
-    add(&mut top, 0, &[listener(8080), visitor(1, 1, ESTABLISHED)]);
-    let looked = [
-        listener(8080),
-        listener(8081),
-        local(visitor(1, 1, CLOSE), 0),
-        // Not met before: two listeners could have accepted it.
-        local(visitor(2, 2, CLOSE), 0),
-        // To one address, so they were dialed.
-        local(visitor(3, 80, CLOSE), 0),
-        local(visitor(4, 80, CLOSE), 0),
-        // A process without listeners.
-        of_process(local(visitor(5, 5, CLOSE), 0), 43),
-    ];
-    let mut found = rows(&add(&mut top, 1, &looked));
-    found.sort();
-    let wanted = [
-        ("10.0.0.7:5", 1),
-        ("10.0.0.7:80", 2),
-        ("accepted", 1),
-        ("accepted at 0.0.0.0:8080", 1),
-    ];
-    assert_eq!(
-        found[..4],
-        wanted.map(|(name, open)| (name.to_owned(), open))
-    );
-}
-
 #[test]
 fn datagram_sockets_are_neither_dead_nor_quiet() {
     let udp = |cookie, port| {

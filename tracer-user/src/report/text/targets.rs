@@ -1,32 +1,47 @@
-//! The table of targets: what was opened to each, and what is still open.
+//! The table of targets and listeners: what was opened to each target or accepted by each listener,
+//! and what is still open.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use tracer_core::ledger::{OTHER, Peer};
+use tracer_core::ledger::{Ledger, OTHER, Tally};
 use tracer_core::report::Report;
 
 use super::screen::more;
 use super::{DIMMED, duration};
 
-/// How many targets are shown.
+/// How many targets and listeners are shown.
 const TARGETS_SHOWN: usize = 6;
+
+/// A target or a listener, as it is shown, and its connections.
+type Row<'a> = (String, &'a Tally);
 
 /// Returns the table, in at most `limit` lines.
 pub(super) fn lines(report: &Report<'_>, limit: usize) -> Vec<String> {
     table(
-        &report.ledger.peers().top(usize::MAX),
+        &rows(report.ledger),
         report.audit_log.window.end_ns,
         report.audit_log.counters.lost_records() == 0,
         limit,
     )
 }
 
-/// Returns the targets that connections are still open to, or the busiest if none is. `peers` are
-/// all remote addresses, those with most open connections first; `is_exact` if no record of their
-/// releases was lost.
-fn table(peers: &[(&str, &Peer)], end_ns: u64, is_exact: bool, limit: usize) -> Vec<String> {
-    let open = peers.iter().take_while(|(_, peer)| peer.open > 0).count();
-    let relevant = match (open, peers.len()) {
+/// Returns all targets and listeners, those with most open connections first.
+fn rows(ledger: &Ledger) -> Vec<Row<'_>> {
+    let targets = ledger.peers().top(usize::MAX).into_iter();
+    let targets = targets.filter_map(|(address, tally)| Some((target_name(address)?, tally)));
+    let listeners = ledger.listeners().top(usize::MAX).into_iter();
+    let listeners = listeners.map(|(port, tally)| (listener_name(port), tally));
+    let mut rows: Vec<Row<'_>> = targets.chain(listeners).collect();
+    rows.sort_by_key(|(_, tally)| Reverse((tally.open, tally.released)));
+    rows
+}
+
+/// Returns the rows that have connections open, or the busiest if none has. `rows` are all, those
+/// with most open connections first; `is_exact` if no record of a release was lost.
+fn table(rows: &[Row<'_>], end_ns: u64, is_exact: bool, limit: usize) -> Vec<String> {
+    let open = rows.iter().take_while(|(_, tally)| tally.open > 0).count();
+    let relevant = match (open, rows.len()) {
         (0, all) => all,
         (open, _) => open,
     };
@@ -35,8 +50,8 @@ fn table(peers: &[(&str, &Peer)], end_ns: u64, is_exact: bool, limit: usize) -> 
         all if all == relevant && all <= room => all,
         some => some.min(room.saturating_sub(1)),
     };
-    let names: Vec<String> = peers.iter().take(shown).map(|(it, _)| name(it)).collect();
-    let Some(width) = names.iter().map(String::len).max() else {
+    let listed = || rows.iter().take(shown);
+    let Some(width) = listed().map(|(name, _)| name.len()).max() else {
         return Vec::new();
     };
     let width = width.max("target".len());
@@ -44,7 +59,7 @@ fn table(peers: &[(&str, &Peer)], end_ns: u64, is_exact: bool, limit: usize) -> 
         "targets    {DIMMED}{:<width$}  {:>8} {:>8} {:>8} {:>9}{DIMMED:#}",
         "target", "opened", "released", "open", "oldest"
     )];
-    for ((_, peer), name) in peers.iter().zip(names) {
+    for (name, tally) in listed() {
         let unless_lost = |count: u64| {
             if is_exact {
                 count.to_string()
@@ -52,15 +67,15 @@ fn table(peers: &[(&str, &Peer)], end_ns: u64, is_exact: bool, limit: usize) -> 
                 "?".to_owned()
             }
         };
-        let opened = unless_lost(peer.released + peer.open);
-        let released = unless_lost(peer.released);
-        let oldest = peer.oldest_ns.map_or_else(
+        let opened = unless_lost(tally.released + tally.open);
+        let released = unless_lost(tally.released);
+        let oldest = tally.oldest_ns.map_or_else(
             || "-".to_owned(),
             |oldest_ns| duration(end_ns.saturating_sub(oldest_ns)),
         );
         lines.push(format!(
             "           {name:<width$}  {opened:>8} {released:>8} {:>8} {oldest:>9}",
-            peer.open
+            tally.open
         ));
     }
     if relevant > shown {
@@ -69,14 +84,21 @@ fn table(peers: &[(&str, &Peer)], end_ns: u64, is_exact: bool, limit: usize) -> 
     lines
 }
 
-/// Returns how a remote address is shown. Without a port it is of visitors, whose ports are random.
-fn name(address: &str) -> String {
+/// Returns how a remote address is shown; `None` for a visitor's, which has no port and is counted
+/// by the listener.
+fn target_name(address: &str) -> Option<String> {
     if address == OTHER {
-        "other addresses".to_owned()
-    } else if address.parse::<IpAddr>().is_ok() {
-        format!("from {address}")
+        return Some("other addresses".to_owned());
+    }
+    let is_visitor = address.parse::<IpAddr>().is_ok();
+    (!is_visitor).then(|| address.to_owned())
+}
+
+fn listener_name(port: &str) -> String {
+    if port == OTHER {
+        "accepted on others".to_owned()
     } else {
-        address.to_owned()
+        format!("accepted on {port}")
     }
 }
 
@@ -84,53 +106,62 @@ fn name(address: &str) -> String {
 mod tests {
     use super::*;
 
-    fn peer(released: u64, open: u64) -> Peer {
-        Peer {
+    fn tally(released: u64, open: u64) -> Tally {
+        Tally {
             released,
             open,
             oldest_ns: (open > 0).then_some(1_000_000_000),
         }
     }
 
-    fn text(peers: &[(&str, Peer)], is_exact: bool, limit: usize) -> String {
-        let peers: Vec<(&str, &Peer)> = peers
+    fn text(rows: &[(&str, Tally)], is_exact: bool, limit: usize) -> String {
+        let rows: Vec<Row<'_>> = rows
             .iter()
-            .map(|(address, peer)| (*address, peer))
+            .map(|(name, tally)| ((*name).to_owned(), tally))
             .collect();
-        let lines = table(&peers, 31_500_000_000, is_exact, limit);
+        let lines = table(&rows, 31_500_000_000, is_exact, limit);
         anstream::adapter::strip_str(&lines.join("\n")).to_string()
     }
 
     #[test]
     fn what_is_open_is_told_by_target() {
-        let peers = [
-            ("127.0.0.1:6080", peer(0, 50)),
-            ("10.0.0.7", peer(70, 2)),
-            ("[::1]:80", peer(9, 0)),
+        let rows = [
+            ("127.0.0.1:6080", tally(0, 50)),
+            ("accepted on :80", tally(70, 2)),
+            ("[::1]:80", tally(9, 0)),
         ];
         assert_eq!(
-            text(&peers, true, 24),
-            "targets    target            opened released     open    oldest\n\
-             \x20          127.0.0.1:6080        50        0       50    30.5 s\n\
-             \x20          from 10.0.0.7         72       70        2    30.5 s"
+            text(&rows, true, 24),
+            "targets    target             opened released     open    oldest\n\
+             \x20          127.0.0.1:6080         50        0       50    30.5 s\n\
+             \x20          accepted on :80        72       70        2    30.5 s"
         );
-        assert!(text(&peers, false, 24).contains("127.0.0.1:6080         ?        ?       50"));
+        assert!(text(&rows, false, 24).contains("127.0.0.1:6080          ?        ?       50"));
     }
 
     #[test]
     fn when_nothing_is_open_the_busiest_targets_are_told() {
         let names: Vec<String> = (1..=9).map(|n| format!("127.0.0.1:{n}")).collect();
-        let peers: Vec<(&str, Peer)> = names.iter().map(|it| (it.as_str(), peer(5, 0))).collect();
-        let table = text(&peers, true, 24);
+        let rows: Vec<(&str, Tally)> = names.iter().map(|it| (it.as_str(), tally(5, 0))).collect();
+        let table = text(&rows, true, 24);
         assert_eq!(table.lines().count(), 8);
         assert!(table.contains("127.0.0.1:6         5        5        0         -\n"));
         assert!(table.ends_with("… and 3 more: --json FILE"));
         for limit in 3..8 {
-            let table = text(&peers, true, limit);
+            let table = text(&rows, true, limit);
             assert_eq!(table.lines().count(), limit);
             assert!(table.ends_with(&format!("… and {} more: --json FILE", 11 - limit)));
         }
-        assert_eq!(text(&peers[..3], true, 4).lines().count(), 4);
+        assert_eq!(text(&rows[..3], true, 4).lines().count(), 4);
+    }
+
+    #[test]
+    fn visitors_are_told_by_listener() {
+        assert_eq!(target_name("10.0.0.7"), None);
+        assert_eq!(target_name("fd00::7"), None);
+        assert_eq!(target_name("[fd00::7]:80").unwrap(), "[fd00::7]:80");
+        assert_eq!(target_name(OTHER).unwrap(), "other addresses");
+        assert_eq!(listener_name(":8080"), "accepted on :8080");
     }
 
     #[test]

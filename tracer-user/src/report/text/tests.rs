@@ -41,7 +41,8 @@ fn ledger_with(targets: u16) -> Ledger {
             over_ns: 1,
             remote: [0xfd; 16],
             remote_port: u16::MAX - n,
-            reserved: [0; 3],
+            local_port: 0,
+            reserved: 0,
         }));
     }
     ledger

@@ -141,7 +141,8 @@ impl Kernel {
             over_ns: over_ns.map_or(0, |end_ns| end_ns.max(facts.bound_ns)),
             remote: facts.remote,
             remote_port: facts.remote_port,
-            reserved: [0; 3],
+            local_port: facts.local_port,
+            reserved: 0,
         }))
     }
 
