@@ -18,6 +18,7 @@ pub use crate::agent::config::{Config, Invited};
 use crate::agent::serve::{TEARDOWN, stay_connected};
 use crate::io::clock::Clock;
 use crate::io::random;
+use crate::io::resolver::Resolver;
 use crate::io::scope::Scope;
 use crate::io::token::Token;
 use crate::metrics::Metrics;
@@ -39,6 +40,8 @@ struct Shared {
     clock: Clock,
     keyring: Keyring,
     policy: RwLock<Policy>,
+    /// Looks up the names of targets. The server's own name is not among its lookups.
+    resolver: Resolver,
     metrics: Option<Arc<Metrics>>,
     /// Distinguishes its links from those of another agent of the same name.
     instance: u64,
@@ -61,6 +64,7 @@ impl Agent {
         };
         let shared = Arc::new(Shared {
             policy: RwLock::new(config.policy.clone()),
+            resolver: Resolver::new(config.resolver.clone()),
             config,
             keyring,
             clock: Clock::start(),

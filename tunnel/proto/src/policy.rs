@@ -79,7 +79,37 @@ impl Policy {
     }
 }
 
+/// What the rules say about a target before its name is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Coverage {
+    /// No rule can allow it, whatever the name resolves to.
+    None,
+    /// No rule has the name. A rule may allow an address that it resolves to.
+    Address,
+    /// A rule has the host as it was asked for.
+    Host,
+}
+
 impl Policy {
+    /// Says which kind of rule may allow `endpoint`, whose name was not looked up.
+    #[must_use]
+    pub fn coverage(&self, by: Protocol, endpoint: &Endpoint) -> Coverage {
+        let rules = self.rules.iter().filter_map(|rule| match &rule.0 {
+            Allowed::Inet {
+                protocol,
+                host,
+                ports,
+            } => (*protocol == by && ports.contains(&endpoint.port())).then_some(host),
+            Allowed::Unix { .. } => None,
+        });
+        let coverage = rules.map(|host| match (host, endpoint.address()) {
+            _ if is_named(host, endpoint) => Coverage::Host,
+            (Host::Network(_), None) => Coverage::Address,
+            (Host::Network(_) | Host::Name(_) | Host::Suffix(_), _) => Coverage::None,
+        });
+        coverage.max().unwrap_or(Coverage::None)
+    }
+
     /// Whether a rule is about `target` as it is asked for: no name is resolved, no file looked up,
     /// and no range guarded. It is for who passes a request on; who dials checks what is dialed.
     #[must_use]
@@ -92,41 +122,32 @@ impl Policy {
                 return self.allows_unix(Path::new(path.as_str()), lexical);
             }
         };
-        self.rules.iter().any(|rule| match &rule.0 {
-            Allowed::Inet {
-                protocol,
-                host,
-                ports,
-            } => {
-                let named = match (host, endpoint.address()) {
-                    (Host::Network(network), Some(address)) => network.contains(address),
-                    (Host::Network(_), None) => false,
-                    (Host::Name(name), _) => endpoint.host() == name,
-                    (Host::Suffix(suffix), None) => endpoint.host().ends_with(suffix),
-                    (Host::Suffix(_), Some(_)) => false,
-                };
-                named && *protocol == by && ports.contains(&endpoint.port())
-            }
-            Allowed::Unix { .. } => false,
-        })
+        self.coverage(by, endpoint) == Coverage::Host
+    }
+}
+
+/// Whether a rule's host is the one that was asked for.
+fn is_named(host: &Host, endpoint: &Endpoint) -> bool {
+    match host {
+        Host::Network(network) => endpoint
+            .address()
+            .is_some_and(|address| network.contains(address)),
+        Host::Name(name) => endpoint.host() == name,
+        // The suffix begins with its dot, so something stands before it; an address is no name.
+        Host::Suffix(suffix) => endpoint.address().is_none() && endpoint.host().ends_with(suffix),
     }
 }
 
 fn reaches(host: &Host, endpoint: &Endpoint, address: IpAddr, range: &Range) -> bool {
-    let named = match host {
-        Host::Network(network) => {
-            return network.contains(address)
-                && match range {
-                    Range::Nowhere => false,
-                    Range::Guarded(guarded) => network.lies_within(guarded),
-                    Range::Ordinary => true,
-                };
-        }
-        Host::Name(name) => endpoint.host() == name,
-        // The suffix begins with its dot, so something stands before it; an address is no name.
-        Host::Suffix(suffix) => endpoint.address().is_none() && endpoint.host().ends_with(suffix),
-    };
-    named
+    if let Host::Network(network) = host {
+        return network.contains(address)
+            && match range {
+                Range::Nowhere => false,
+                Range::Guarded(guarded) => network.lies_within(guarded),
+                Range::Ordinary => true,
+            };
+    }
+    is_named(host, endpoint)
         && match range {
             Range::Nowhere => false,
             // RFC 6761, section 6.3: this name means loopback and nothing else.

@@ -8,8 +8,8 @@ use tunnel_proto::mux;
 use tunnel_proto::policy::Policy;
 use tunnel_proto::wire::Dialect;
 
-use crate::io::tls;
 use crate::io::token::Token;
+use crate::io::{resolver, tls};
 use crate::relay::{datagrams, splice};
 use crate::session::link;
 use crate::uplink::ServerUrl;
@@ -34,6 +34,8 @@ pub struct Config {
     /// Set if the token is an invitation. The first handshake exchanges it for a token of this
     /// agent's own, which is kept in the file for later runs.
     pub invited: Option<Invited>,
+    /// The files by which the names of targets are looked up.
+    pub resolver: resolver::Files,
     /// How long resolving and dialing a target may take in total.
     pub dial_timeout: Duration,
     /// How long connecting to the server may take, handshake included.
@@ -72,6 +74,7 @@ impl Config {
             policy,
             token,
             invited: None,
+            resolver: resolver::Files::default(),
             dial_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             links: 1,

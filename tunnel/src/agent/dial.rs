@@ -6,11 +6,11 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use tunnel_proto::mux::Reason;
-use tunnel_proto::policy::{Policy, Protocol};
+use tunnel_proto::policy::{Coverage, Policy, Protocol};
 use tunnel_proto::target::{Endpoint, SocketPath, Target};
 
 use crate::io::race::race;
-use crate::io::resolver;
+use crate::io::resolver::Resolver;
 use crate::io::socket::{DatagramSocket, Owner, PeerAddr, Role, Socket, SocketFile};
 
 #[cfg(test)]
@@ -32,18 +32,19 @@ pub(crate) async fn dial(
     target: &Target,
     owner: Owner,
     policy: &Policy,
+    resolver: &Resolver,
     deadline: Duration,
 ) -> Result<Dialed, Reason> {
     let dialed = async {
         match target {
             Target::Tcp(endpoint) => {
-                let addresses = resolve(endpoint, owner, policy, Protocol::Tcp).await?;
+                let addresses = resolve(endpoint, owner, policy, resolver, Protocol::Tcp).await?;
                 dial_first(addresses, target, owner)
                     .await
                     .map(Dialed::Stream)
             }
             Target::Udp(endpoint) => {
-                let addresses = resolve(endpoint, owner, policy, Protocol::Udp).await?;
+                let addresses = resolve(endpoint, owner, policy, resolver, Protocol::Udp).await?;
                 let dialed = dial_datagrams(addresses, target, owner).await;
                 dialed.map(Dialed::Datagrams)
             }
@@ -88,19 +89,32 @@ async fn dial_datagrams(
     Err(failure)
 }
 
-/// Returns the addresses of `endpoint` that may be dialed. The name is not resolved again.
+/// Returns the addresses of `endpoint` that may be dialed. The name is not resolved again. One that
+/// no rule could allow is not looked up. Where no rule has the name, the opener does not learn
+/// whether it exists.
 async fn resolve(
     endpoint: &Endpoint,
     owner: Owner,
     policy: &Policy,
+    resolver: &Resolver,
     by: Protocol,
 ) -> Result<Vec<SocketAddr>, Reason> {
-    match resolver::resolve(endpoint, owner).await {
+    let coverage = policy.coverage(by, endpoint);
+    if coverage == Coverage::None {
+        tracing::debug!(%endpoint, "the policy does not allow this; an --allow for it would");
+        return Err(Reason::Denied);
+    }
+    let answers = resolver.resolve(endpoint, owner).await;
+    let found = match answers {
         Ok(answers) => allowed(endpoint, answers, policy, by),
         Err(error) => {
             tracing::debug!(%endpoint, %error, "cannot resolve");
             Err(Reason::Unresolved)
         }
+    };
+    match coverage {
+        Coverage::None | Coverage::Address => found.map_err(|_| Reason::Denied),
+        Coverage::Host => found,
     }
 }
 

@@ -180,7 +180,7 @@ async fn serve_stream(shared: Arc<Shared>, incoming: Incoming) {
     let dialed = tokio::select! {
         biased;
         _ = incoming.ended() => return,
-        dialed = dial(&target, owner, &policy, shared.config.dial_timeout) => dialed,
+        dialed = dial(&target, owner, &policy, &shared.resolver, shared.config.dial_timeout) => dialed,
     };
     match dialed {
         Ok(Dialed::Stream(socket)) => match incoming.accept() {

@@ -29,6 +29,7 @@ mod connector;
 mod file;
 mod slots;
 mod system;
+mod turns;
 
 /// The most addresses of one name that are used.
 pub const ANSWERS_MAX: usize = 16;
@@ -59,17 +60,14 @@ pub enum ResolveError {
     Failed(String),
 }
 
-/// Looks up the host of an endpoint. An address needs no lookup. At most [`ANSWERS_MAX`] addresses
-/// are returned. The sockets of the lookup are bound to `owner`.
+/// Looks up the host of an endpoint as [`Resolver::resolve`] does, by the files of the system.
 ///
 /// # Errors
 ///
 /// [`ResolveError`] says why there is no address.
 pub async fn resolve(endpoint: &Endpoint, owner: Owner) -> Result<Vec<SocketAddr>, ResolveError> {
     static SYSTEM: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(Files::default()));
-    // Boxed: otherwise the caller's future reserves space for it for its whole life.
-    let lookup: BoxFuture<'_, _> = Box::pin(SYSTEM.resolve(endpoint, owner));
-    lookup.await
+    SYSTEM.resolve(endpoint, owner).await
 }
 
 /// The files that configure lookups; those of the system by default.
@@ -119,7 +117,8 @@ impl Resolver {
         }
     }
 
-    /// Looks up the host of an endpoint as [`resolve`] does.
+    /// Looks up the host of an endpoint. An address needs no lookup. At most [`ANSWERS_MAX`]
+    /// addresses are returned. The sockets of the lookup are bound to `owner`.
     ///
     /// # Errors
     ///
@@ -131,7 +130,11 @@ impl Resolver {
     ) -> Result<Vec<SocketAddr>, ResolveError> {
         let addresses = match endpoint.address() {
             Some(address) => vec![address],
-            None => self.lookup(endpoint.host(), owner).await?,
+            None => {
+                // Boxed: otherwise the caller's future reserves space for it for its whole life.
+                let lookup: BoxFuture<'_, _> = Box::pin(self.lookup(endpoint.host(), owner));
+                lookup.await?
+            }
         };
         let addresses = addresses.into_iter();
         let addresses = addresses.map(|address| SocketAddr::new(address, endpoint.port()));
@@ -151,8 +154,11 @@ impl Resolver {
             return Ok(vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]);
         }
         let settings = self.settings.current();
+        let zone = host.split_once('.').map_or(host, |(_, zone)| zone);
         self.slots
-            .run(|| ask(Arc::clone(&settings), self.port, name.clone(), owner))
+            .run(zone, || {
+                ask(Arc::clone(&settings), self.port, name.clone(), owner)
+            })
             .await
     }
 }

@@ -32,7 +32,8 @@ async fn rig_that_dials(
         |agent| {
             agent.dialect = dialect;
             agent.dial_timeout = dial_timeout;
-            agent.policy = Policy::new(vec!["127.0.0.1:*".parse().unwrap()]);
+            let rules = ["127.0.0.1:*", "nowhere.invalid:80"];
+            agent.policy = Policy::new(rules.map(|rule| rule.parse().unwrap()).to_vec());
         },
     )
     .await
@@ -146,6 +147,7 @@ async fn the_answer_says_why_there_is_no_stream() {
         ("127.0.0.2:80", 403, "does not allow"),
         (closed.as_str(), 502, "refused"),
         ("nowhere.invalid:80", 502, "resolve"),
+        ("nowhere.invalid:81", 403, "does not allow"),
         (&hole.address.to_string(), 504, "in time"),
         ("127.0.0.1:0", 400, "host:port"),
         ("[::1:80", 400, ""),

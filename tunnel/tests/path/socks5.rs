@@ -34,7 +34,8 @@ async fn rig_that_dials(
         |agent| {
             agent.dialect = dialect;
             agent.dial_timeout = dial_timeout;
-            agent.policy = Policy::new(vec!["127.0.0.1:*".parse().unwrap()]);
+            let rules = ["127.0.0.1:*", "nowhere.invalid:80"];
+            agent.policy = Policy::new(rules.map(|rule| rule.parse().unwrap()).to_vec());
         },
     )
     .await
@@ -156,6 +157,7 @@ async fn the_answer_says_why_there_is_no_stream() {
         ("127.0.0.2", 80, 2),
         ("127.0.0.1", closed, 5),
         ("nowhere.invalid", 80, 4),
+        ("nowhere.invalid", 81, 2),
         ("127.0.0.1", hole.address.port(), 6),
         ("127.0.0.1", 0, 1),
         ("not a name", 80, 1),

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::policy::{Policy, Protocol, Rule};
+use crate::policy::{Coverage, Policy, Protocol, Rule};
 use crate::target::Target;
 
 fn policy(rules: &[&str]) -> Policy {
@@ -129,6 +129,41 @@ fn addresses_networks_names_and_ports() {
             allowed,
             "{rule} {target} {address}"
         );
+    }
+}
+
+#[test]
+fn what_no_rule_can_allow_is_known_before_its_name_is_looked_up() {
+    let rules = policy(&[
+        "10.0.0.0/8:5432",
+        "udp:[fd00::/8]:53",
+        "db.internal:5433",
+        "*.internal:80",
+        "unix:/run/*",
+    ]);
+    for (target, coverage) in [
+        ("tcp/secret.evil.example:5432", Coverage::Address),
+        ("tcp/secret.evil.example:5433", Coverage::None),
+        ("tcp/secret.evil.example:80", Coverage::None),
+        ("tcp/secret.evil.example:53", Coverage::None),
+        ("udp/secret.evil.example:53", Coverage::Address),
+        ("udp/secret.evil.example:5432", Coverage::None),
+        ("tcp/db.internal:5432", Coverage::Address),
+        ("tcp/db.internal:5433", Coverage::Host),
+        ("tcp/a.internal:80", Coverage::Host),
+        ("tcp/a.internal:443", Coverage::None),
+        ("tcp/internal:80", Coverage::None),
+        ("tcp/10.1.2.3:5432", Coverage::Host),
+        ("tcp/[::ffff:10.1.2.3]:5432", Coverage::Host),
+        ("tcp/11.1.2.3:5432", Coverage::None),
+        ("tcp/10.1.2.3:80", Coverage::None),
+    ] {
+        let found = match target.parse().unwrap() {
+            Target::Tcp(endpoint) => rules.coverage(Protocol::Tcp, &endpoint),
+            Target::Udp(endpoint) => rules.coverage(Protocol::Udp, &endpoint),
+            Target::Unix(_) => panic!("{target} has no name"),
+        };
+        assert_eq!(found, coverage, "{target}");
     }
 }
 

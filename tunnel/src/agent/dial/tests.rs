@@ -11,6 +11,7 @@ use socket2::{Domain, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::agent::dial::*;
+use crate::io::resolver::Files;
 use crate::io::socket::NOBODY;
 
 /// An address that answers no SYN: a listener whose backlog is full.
@@ -112,7 +113,9 @@ async fn a_dial_ends_at_its_deadline() {
     let hole = Hole::dig(Domain::IPV4, "127.0.0.1:0").await;
     let target = Target::tcp(&hole.address.to_string(), None).unwrap();
     let policy = Policy::new(vec!["127.0.0.0/8:*".parse().unwrap()]);
-    let dialed = dial(&target, NOBODY, &policy, Duration::from_millis(100)).await;
+    let resolver = Resolver::new(Files::default());
+    let short = Duration::from_millis(100);
+    let dialed = dial(&target, NOBODY, &policy, &resolver, short).await;
     assert_eq!(dialed.err(), Some(Reason::TimedOut));
     assert_eq!(hole.attempts(), 0);
 }
@@ -121,7 +124,7 @@ async fn a_dial_ends_at_its_deadline() {
 async fn only_what_was_allowed_of_the_answers_is_dialed() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let long = Duration::from_secs(5);
+    let (long, resolver) = (Duration::from_secs(5), Resolver::new(Files::default()));
     for (rule, host, expected) in [
         ("127.0.0.1", "127.0.0.1", None),
         ("127.0.0.1", "[::ffff:127.0.0.1]", None),
@@ -131,10 +134,13 @@ async fn only_what_was_allowed_of_the_answers_is_dialed() {
         ("0.0.0.0/0", "localhost", Some(Reason::Denied)),
         ("0.0.0.0/0", "0.0.0.0", Some(Reason::Denied)),
         ("*.invalid", "a.invalid", Some(Reason::Unresolved)),
+        // Who may name any host does not learn which names exist.
+        ("10.0.0.0/8", "a.invalid", Some(Reason::Denied)),
+        ("10.0.0.0/8", "localhost", Some(Reason::Denied)),
     ] {
         let policy = Policy::new(vec![format!("{rule}:{port}").parse().unwrap()]);
         let target = Target::tcp(&format!("{host}:{port}"), None).unwrap();
-        let dialed = dial(&target, NOBODY, &policy, long).await;
+        let dialed = dial(&target, NOBODY, &policy, &resolver, long).await;
         let found = dialed.as_ref().err().copied();
         assert_eq!(found, expected, "{rule} {host}");
         if dialed.is_ok() {
