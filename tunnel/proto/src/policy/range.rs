@@ -1,7 +1,8 @@
 //! Addresses that are not like others.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use crate::policy::carried::{Carried, carried};
 use crate::policy::network::Network;
 
 /// How near an address is to the agent's own machine.
@@ -28,7 +29,8 @@ const NOWHERE: [Network; 5] = [
     Network::v6(0xff00 << 112, 8),
 ];
 
-const GUARDED: [Network; 7] = [
+/// The table in docs/tunnel.md, "Guarded addresses", has the sources.
+const GUARDED: [Network; 12] = [
     // Loopback (RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3).
     Network::v4([127, 0, 0, 0], 8),
     Network::v6(1, 128),
@@ -36,18 +38,26 @@ const GUARDED: [Network; 7] = [
     // their credentials.
     Network::v4([169, 254, 0, 0], 16),
     Network::v6(0xfe80 << 112, 10),
-    // The same service elsewhere: Alibaba Cloud, Azure's wire server, Amazon's by IPv6.
+    // The same service elsewhere. Alibaba Cloud, Azure's wire server, Oracle Cloud Classic.
     Network::v4([100, 100, 100, 200], 32),
     Network::v4([168, 63, 129, 16], 32),
+    Network::v4([192, 0, 0, 192], 32),
+    // Amazon: instance metadata, and the credentials of EKS pods.
     Network::v6(0xfd00_0ec2_0000_0000_0000_0000_0000_0254, 128),
+    Network::v6(0xfd00_0ec2_0000_0000_0000_0000_0000_0023, 128),
+    // Google Cloud.
+    Network::v6(0xfd20_00ce_0000_0000_0000_0000_0000_0254, 128),
+    // Oracle Cloud.
+    Network::v6(0xfd00_00c1_0000_0000_0000_0000_a9fe_a9fe, 128),
+    // Scaleway.
+    Network::v6(0xfd00_0042_0000_0000_0000_0000_0000_0042, 128),
 ];
 
 impl Range {
     pub(super) fn of(address: IpAddr) -> Self {
         let address = address.to_canonical();
         if let IpAddr::V6(address) = address
-            && let Some(carried) = carried(address)
-            && Self::of(carried.into()) != Self::Ordinary
+            && Self::is_hidden(&carried(address))
         {
             return Self::Nowhere;
         }
@@ -59,21 +69,19 @@ impl Range {
             .find(|network| network.contains(address))
             .map_or(Self::Ordinary, Self::Guarded)
     }
-}
 
-/// Returns the IPv4 address to which a translator or a tunnel would pass what is sent to `address`.
-fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let bits = address.to_bits();
-    let word =
-        |shift: u32| Ipv4Addr::from_bits(u32::try_from((bits >> shift) & 0xffff_ffff).unwrap_or(0));
-    match (bits >> 96, bits >> 112) {
-        // IPv4-compatible, deprecated (RFC 4291, section 2.5.5.1); the unspecified and the loopback
-        // address are none.
-        (0, _) if bits > 1 && bits >> 32 == 0 => Some(word(0)),
-        // NAT64 (RFC 6052, section 2.1).
-        (0x0064_ff9b, _) if (bits >> 32) & 0xffff_ffff_ffff_ffff == 0 => Some(word(0)),
-        // 6to4 (RFC 3056, section 2).
-        (_, 0x2002) => Some(word(80)),
-        _ => None,
+    /// Whether an IPv6 address must not be dialed because of the IPv4 addresses that it carries.
+    fn is_hidden(carried: &[Carried]) -> bool {
+        let ranges = carried
+            .iter()
+            .map(|carried| (Self::of(carried.address.into()), carried.may_differ));
+        // The bits of a prefix may look like a reserved address.
+        let mut certain = ranges.clone().filter(|(range, may_differ)| match range {
+            Self::Ordinary => false,
+            Self::Guarded(_) => true,
+            Self::Nowhere => !may_differ,
+        });
+        let mut all = ranges.map(|(range, _)| range);
+        certain.next().is_some() || !carried.is_empty() && all.all(|range| range == Self::Nowhere)
     }
 }

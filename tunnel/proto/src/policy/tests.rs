@@ -206,6 +206,87 @@ fn the_corpus_of_forged_requests() {
         ("metadata, Amazon", "[fd00:ec2::254]", "fd00:ec2::254"),
         ("metadata, Alibaba", "100.100.100.200", "100.100.100.200"),
         ("metadata, Azure", "168.63.129.16", "168.63.129.16"),
+        ("metadata, Amazon EKS", "[fd00:ec2::23]", "fd00:ec2::23"),
+        ("metadata, Google", "[fd20:ce::254]", "fd20:ce::254"),
+        (
+            "metadata, Oracle",
+            "[fd00:c1::a9fe:a9fe]",
+            "fd00:c1::a9fe:a9fe",
+        ),
+        ("metadata, Oracle", "192.0.0.192", "192.0.0.192"),
+        ("metadata, Scaleway", "[fd00:42::42]", "fd00:42::42"),
+        ("rebound to metadata", "a.example", "fd20:ce::254"),
+        (
+            "metadata, translated",
+            "[::ffff:0:a9fe:a9fe]",
+            "::ffff:0:a9fe:a9fe",
+        ),
+        (
+            "loopback, translated",
+            "[::ffff:0:7f00:1]",
+            "::ffff:0:127.0.0.1",
+        ),
+        (
+            "metadata, local NAT64",
+            "[64:ff9b:1::a9fe:a9fe]",
+            "64:ff9b:1::a9fe:a9fe",
+        ),
+        (
+            "metadata, local NAT64 below /48",
+            "[64:ff9b:1:a9fe:a9:fe00::]",
+            "64:ff9b:1:a9fe:a9:fe00::",
+        ),
+        (
+            "metadata, local NAT64 below /56",
+            "[64:ff9b:1:12a9:fe:a9fe::]",
+            "64:ff9b:1:12a9:fe:a9fe::",
+        ),
+        (
+            "metadata, local NAT64 below /64",
+            "[64:ff9b:1:fffe:a9:fea9:fe00:0]",
+            "64:ff9b:1:fffe:a9:fea9:fe00:0",
+        ),
+        (
+            "metadata, local NAT64 below /96",
+            "[64:ff9b:1:fffe:1:2:a9fe:a9fe]",
+            "64:ff9b:1:fffe:1:2:a9fe:a9fe",
+        ),
+        ("unspecified, local NAT64", "[64:ff9b:1::]", "64:ff9b:1::"),
+        (
+            "multicast, local NAT64",
+            "[64:ff9b:1::e000:1]",
+            "64:ff9b:1::e000:1",
+        ),
+        (
+            "Alibaba's, local NAT64",
+            "[64:ff9b:1::6464:64c8]",
+            "64:ff9b:1::6464:64c8",
+        ),
+        (
+            "metadata, a Teredo client",
+            "[2001:0:c000:201::5601:5601]",
+            "2001:0:c000:201::5601:5601",
+        ),
+        (
+            "loopback, a Teredo client",
+            "[2001:0:c000:201::80ff:fffe]",
+            "2001:0:c000:201::80ff:fffe",
+        ),
+        (
+            "metadata, a Teredo server",
+            "[2001:0:a9fe:a9fe::3fff:fdfe]",
+            "2001:0:a9fe:a9fe::3fff:fdfe",
+        ),
+        (
+            "metadata, ISATAP",
+            "[2001:db8::5efe:a9fe:a9fe]",
+            "2001:db8::5efe:a9fe:a9fe",
+        ),
+        (
+            "metadata, 6to4, Azure",
+            "[2002:a83f:8110::1]",
+            "2002:a83f:8110::1",
+        ),
         ("link-local", "169.254.0.1", "169.254.0.1"),
         ("link-local", "[fe80::1]", "fe80::1"),
         ("multicast", "224.0.0.1", "224.0.0.1"),
@@ -255,6 +336,19 @@ fn a_rule_that_is_about_a_guarded_range_reaches_it() {
             true,
         ),
         ("[fe80::/10]:*", "tcp/[fe80::1]:80", "[fe80::1]:80", true),
+        (
+            "[fd20:ce::254]:80",
+            "tcp/[fd20:ce::254]:80",
+            "[fd20:ce::254]:80",
+            true,
+        ),
+        (
+            "[fd20:ce::/64]:80",
+            "tcp/[fd20:ce::254]:80",
+            "[fd20:ce::254]:80",
+            false,
+        ),
+        ("192.0.0.192:80", "tcp/a:80", "192.0.0.192:80", true),
         ("0.0.0.0:80", "tcp/0.0.0.0:80", "0.0.0.0:80", false),
         (
             "[::127.0.0.1]:80",
@@ -268,6 +362,26 @@ fn a_rule_that_is_about_a_guarded_range_reaches_it() {
             allowed,
             "{rule} {target} {address}"
         );
+    }
+}
+
+#[test]
+fn other_addresses_that_carry_one_are_like_any_other() {
+    for address in [
+        "64:ff9b::192.0.2.1",
+        "64:ff9b:1::10.0.0.1",
+        "64:ff9b:1:fffe::192.0.2.1",
+        "64:ff9b:1:a00:0:100::",
+        "::ffff:0:192.0.2.1",
+        "2001:0:c000:201::3fff:fdfe",
+        "2002:c000:201::1",
+        "2001:db8::5efe:192.0.2.1",
+        "2001:db8::169.254.169.254",
+        "192.0.0.193",
+    ] {
+        let address = SocketAddr::new(address.parse().unwrap(), 80).to_string();
+        let wide = ["[::/0]:*", "0.0.0.0/0:*"];
+        assert!(allows(&wide, "tcp/a:80", &address), "{address}");
     }
 }
 
