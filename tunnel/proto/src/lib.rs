@@ -10,6 +10,7 @@
 //! | [`target`] | where a stream goes, as it is written |
 //! | [`listen`] | where a public port listens, as it is written |
 //! | [`policy`] | what an agent may dial |
+//! | [`replicas`] | which of several agents of one name takes a stream |
 //! | [`credentials`] | a user's name and password |
 //! | [`socks5`] | the messages of SOCKS5 |
 //! | [`token_bucket`] | how much may be asked in a time |
@@ -22,6 +23,7 @@ pub mod credentials;
 pub mod listen;
 pub mod mux;
 pub mod policy;
+pub mod replicas;
 pub mod shrink;
 pub mod socks5;
 pub mod target;
