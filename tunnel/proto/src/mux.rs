@@ -23,6 +23,7 @@ pub use stats::{Stats, StreamStats};
 pub use streams::Streams;
 
 use crate::Time;
+use crate::replicas::Health;
 use crate::wire::frame::StreamId;
 
 /// What the core has to tell its user. Each stream has at most one event of each kind waiting, so
@@ -72,8 +73,12 @@ pub enum Event {
 /// Messages go in and out by methods of the cores themselves, since each dialect has messages of
 /// its own. Nothing here is linear in the number of streams, except ending the whole session.
 pub trait Mux: Streams + fmt::Debug + Send {
-    /// Whether a stream that is opened at `now` can be expected to be answered.
-    fn takes_opens(&self, now: Time) -> bool;
+    /// Returns whether a stream that is opened at `now` can be expected to be answered.
+    fn health(&self, now: Time) -> Health;
+
+    /// Sends a ping if the peer has been silent for a while, so that [`Self::health`] soon shows
+    /// whether it is frozen.
+    fn probe(&mut self, now: Time);
 
     /// Opens a stream to `target`. The peer's answer comes as [`Event::Accepted`] or
     /// [`Event::Ended`]; a reset cancels the open. Remotedialer's dialect has no answer: the stream

@@ -27,6 +27,7 @@ use crate::mux::stream::{Phase, ReceivePhase};
 use crate::mux::streams::Core;
 use crate::mux::table::Table;
 use crate::mux::{Event, GONE, Streams as _};
+use crate::replicas::Health;
 use crate::wire::frame::{Side, StreamId, TARGET_MAX};
 
 /// One end of a session.
@@ -46,6 +47,8 @@ pub struct Mux {
     peer_draining: bool,
     last_received: Time,
     last_ping: Time,
+    /// When the ping was sent which nothing has followed from the peer.
+    unanswered: Option<Time>,
     pings: u64,
     /// The round trip has not been told of.
     rtt_is_new: bool,
@@ -70,6 +73,7 @@ impl Mux {
             peer_draining: false,
             last_received: now,
             last_ping: now,
+            unanswered: None,
             pings: 0,
             rtt_is_new: false,
         }
@@ -85,6 +89,13 @@ impl Mux {
         self.last_received
             .max(self.last_ping)
             .saturating_add(self.config.ping_interval)
+    }
+
+    fn queue_ping(&mut self, now: Time) {
+        self.last_ping = now;
+        self.unanswered.get_or_insert(now);
+        self.pings = self.pings.wrapping_add(1);
+        self.ping = Some(self.pings);
     }
 
     /// The one function through which a stream ends: credit goes back here.
@@ -125,15 +136,33 @@ impl Mux {
 }
 
 impl crate::mux::Mux for Mux {
-    fn takes_opens(&self, now: Time) -> bool {
-        let draining = self.draining || self.peer_draining;
+    fn health(&self, now: Time) -> Health {
+        let Config {
+            ping_interval,
+            pong_due,
+            ..
+        } = self.config;
+        if self.table.over.is_some() || self.draining || self.peer_draining {
+            return Health::Draining;
+        }
         let silent = now.saturating_sub(self.last_received);
-        let owes = silent
-            > self
-                .config
-                .ping_interval
-                .saturating_add(self.config.pong_due);
-        self.table.over.is_none() && !draining && !owes
+        let waited = self.unanswered.map(|since| now.saturating_sub(since));
+        if silent > ping_interval.saturating_add(pong_due)
+            || waited.is_some_and(|waited| waited > pong_due)
+        {
+            return Health::Overdue;
+        }
+        Health::Live
+    }
+
+    fn probe(&mut self, now: Time) {
+        let silent = now.saturating_sub(self.last_received);
+        if self.table.over.is_none()
+            && self.unanswered.is_none()
+            && silent >= self.config.pong_due
+        {
+            self.queue_ping(now);
+        }
     }
 
     fn open(&mut self, now: Time, target: Bytes) -> Result<StreamId, OpenError> {
@@ -261,9 +290,7 @@ impl crate::mux::Mux for Mux {
             return;
         }
         if now >= self.next_ping() {
-            self.last_ping = now;
-            self.pings = self.pings.wrapping_add(1);
-            self.ping = Some(self.pings);
+            self.queue_ping(now);
         }
         while let Some(id) = self.table.expired(now) {
             let stream = self.table.streams.get(&id);

@@ -41,6 +41,7 @@ use crate::mux::stream::{Phase, ReceivePhase, SendPhase};
 use crate::mux::streams::Core;
 use crate::mux::table::Table;
 use crate::mux::{GONE, Streams as _};
+use crate::replicas::Health;
 use crate::wire::frame::{Side, StreamId};
 use crate::wire::remotedialer::ADDRESS_MAX;
 
@@ -59,6 +60,8 @@ pub struct Mux {
     announcements: Announcements,
     draining: bool,
     last_received: Time,
+    /// When the peer was probed and nothing has come from it since.
+    unanswered: Option<Time>,
     next_ping: Time,
     ping: bool,
     next_sync: Time,
@@ -102,6 +105,7 @@ impl Mux {
             announcements: Announcements::default(),
             draining: false,
             last_received: now,
+            unanswered: None,
             next_ping: now.saturating_add(config.ping_interval),
             ping: false,
             next_sync: now.saturating_add(config.sync_interval),
@@ -123,9 +127,38 @@ impl Mux {
 const FIRST_CONNECTION: u64 = 2;
 
 impl crate::mux::Mux for Mux {
-    // The clients have one session each: there is none that would be better.
-    fn takes_opens(&self, _now: Time) -> bool {
-        self.table.over.is_none()
+    fn health(&self, now: Time) -> Health {
+        let Config {
+            ping_interval,
+            pong_due,
+            ..
+        } = self.config;
+        if self.table.over.is_some() || self.draining {
+            return Health::Draining;
+        }
+        let silent = now.saturating_sub(self.last_received);
+        let waited = self.unanswered.map(|since| now.saturating_sub(since));
+        // Only the agent pings by itself. It may miss one.
+        if silent > ping_interval.saturating_mul(2).saturating_add(pong_due)
+            || waited.is_some_and(|waited| waited > pong_due)
+        {
+            return Health::Overdue;
+        }
+        Health::Live
+    }
+
+    fn probe(&mut self, now: Time) {
+        let silent = now.saturating_sub(self.last_received);
+        if self.table.over.is_none()
+            && self.unanswered.is_none()
+            && silent >= self.config.pong_due
+        {
+            // A second ping on the way could have its answer taken for that of the first.
+            if self.probe == Probe::Idle {
+                self.probe = Probe::Due;
+            }
+            self.unanswered = Some(now);
+        }
     }
 
     fn open(&mut self, _now: Time, target: Bytes) -> Result<StreamId, OpenError> {

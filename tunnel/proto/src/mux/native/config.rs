@@ -35,7 +35,7 @@ pub struct Config {
     /// After this long without a frame from the peer a ping is sent.
     pub ping_interval: Duration,
     /// How long the answer to a ping may take until streams are rather opened in another session of
-    /// the same agent.
+    /// the same name.
     pub pong_due: Duration,
     /// After this long without a frame from the peer the session is over.
     pub silence: Duration,

@@ -24,6 +24,7 @@ impl Mux {
             return Err(error);
         }
         self.last_received = self.last_received.max(now);
+        self.unanswered = None;
         match frame {
             Frame::Open {
                 stream,

@@ -39,6 +39,9 @@ pub struct Config {
     pub clients_max: usize,
     /// How often the agent sends a ping.
     pub ping_interval: Duration,
+    /// How long the answer to a ping may take until streams are rather opened in another session of
+    /// the same name.
+    pub pong_due: Duration,
     /// How often the agent lists its connections.
     pub sync_interval: Duration,
     /// After this long without a word from the peer the session is over.
@@ -66,6 +69,7 @@ impl Default for Config {
             answers_max: 1024,
             clients_max: 0,
             ping_interval: Duration::from_secs(5),
+            pong_due: Duration::from_secs(1),
             sync_interval: Duration::from_secs(60),
             silence: Duration::from_secs(60),
             dial_grace: Duration::from_millis(500),

@@ -23,6 +23,7 @@ impl Mux {
             return Err(error);
         }
         self.last_received = self.last_received.max(now);
+        self.unanswered = None;
         let Message { connection, body } = message;
         match body {
             Body::Data(data) => self.recv_data(connection, data),

@@ -16,6 +16,7 @@ impl Mux {
     /// Takes note of a ping or a pong.
     pub fn handle_heartbeat(&mut self, now: Time, pong: bool) {
         self.last_received = self.last_received.max(now);
+        self.unanswered = None;
         if let (true, Probe::Sent(connected)) = (pong, self.probe) {
             self.probe = Probe::Idle;
             self.proved = self.proved.max(connected);

@@ -58,6 +58,31 @@ fn server(config: Config) -> Mux {
     mux
 }
 
+/// The answer to a probe is due soon, and any message is one.
+#[test]
+fn a_client_that_is_probed_is_overdue_soon() {
+    let config = Config::default();
+    let mut mux = core(Side::Server, config);
+    mux.probe(T0);
+    assert!(!mux.poll_ping());
+    let asked = T0 + config.pong_due;
+    mux.probe(asked);
+    mux.probe(asked);
+    assert!(mux.poll_ping() && !mux.poll_ping());
+    let due = asked + config.pong_due;
+    assert_eq!(mux.health(due), Health::Live);
+    let late = due + Duration::from_nanos(1);
+    assert_eq!(mux.health(late), Health::Overdue);
+    mux.handle_heartbeat(late, true);
+    assert_eq!(mux.health(late), Health::Live);
+    // Without a probe it is found out by the pings that do not come.
+    let silent = late + config.ping_interval * 2 + config.pong_due;
+    assert_eq!(mux.health(silent), Health::Live);
+    assert_eq!(mux.health(silent + Duration::from_nanos(1)), Health::Overdue);
+    mux.drain();
+    assert_eq!(mux.health(late), Health::Draining);
+}
+
 /// An agent whose stream 2 is being dialed.
 fn dialing(config: Config) -> Mux {
     let mut mux = core(Side::Agent, config);

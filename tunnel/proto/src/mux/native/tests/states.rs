@@ -398,18 +398,41 @@ fn an_abort_with_nothing_queued_is_a_reset() {
 }
 
 #[test]
-fn a_peer_takes_opens_until_its_pong_is_overdue() {
+fn a_peer_is_live_until_its_pong_is_overdue() {
     let config = Config::default();
     let mut mux = server(config);
     let due = T0 + config.ping_interval + config.pong_due;
-    assert!(mux.takes_opens(due));
+    assert_eq!(mux.health(due), Health::Live);
     let late = due + Duration::from_nanos(1);
-    assert!(!mux.takes_opens(late));
+    assert_eq!(mux.health(late), Health::Overdue);
     mux.handle_frame(late, Frame::Pong { nonce: 1 }).unwrap();
-    assert!(mux.takes_opens(late));
+    assert_eq!(mux.health(late), Health::Live);
     let reason = Reason::Draining;
     mux.handle_frame(late, Frame::GoAway { reason }).unwrap();
-    assert!(!mux.takes_opens(late));
+    assert_eq!(mux.health(late), Health::Draining);
+}
+
+/// A frozen peer is found out when a stream is opened, and not with the next regular ping.
+#[test]
+fn a_peer_that_is_probed_is_overdue_soon() {
+    let config = Config::default();
+    let mut mux = server(config);
+    // It was just heard of.
+    mux.probe(T0);
+    assert_eq!(mux.poll_transmit(config.frame_max), None);
+    let asked = T0 + config.pong_due;
+    mux.probe(asked);
+    assert_eq!(mux.poll_transmit(config.frame_max), Some(Frame::Ping { nonce: 1 }));
+    // The time counts from the first ping.
+    let due = asked + config.pong_due;
+    mux.probe(due);
+    assert_eq!(mux.poll_transmit(config.frame_max), None);
+    assert_eq!(mux.health(due), Health::Live);
+    let late = due + Duration::from_nanos(1);
+    assert_eq!(mux.health(late), Health::Overdue);
+    // Any frame is a sign of life.
+    mux.handle_frame(late, Frame::Ping { nonce: 9 }).unwrap();
+    assert_eq!(mux.health(late), Health::Live);
 }
 
 /// Both halves in all phases, and the user lets go.
