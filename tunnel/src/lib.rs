@@ -45,7 +45,7 @@ pub mod server;
 pub mod session;
 pub mod uplink;
 
-pub use tunnel_proto::{Time, credentials, listen, mux, policy, target, wire};
+pub use tunnel_proto::{Time, credentials, listen, mux, policy, replicas, target, wire};
 
 pub use crate::agent::Agent;
 pub use crate::server::{Connector, DialError, Dialer, Server};

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 
 mod labels;
 mod lifetimes;
@@ -45,6 +47,8 @@ pub struct Metrics {
     limit_rejections: IntCounterVec,
     tls_handshake_failures: IntCounterVec,
     agents_refused: IntCounterVec,
+    agent_sessions: IntGaugeVec,
+    agent_flaps: IntCounter,
     stream_timeouts: IntCounterVec,
     throttled: Counter,
     remotedialer: Option<remotedialer::Counters>,
@@ -107,6 +111,26 @@ impl Metrics {
                  is not valid.",
                 "status",
             )?,
+            agent_sessions: {
+                let sessions = IntGaugeVec::new(
+                    Opts::new(
+                        "watertight_agent_sessions",
+                        "Sessions of each agent that is connected, by its name.",
+                    ),
+                    &["agent"],
+                )?;
+                registry.register(Box::new(sessions.clone()))?;
+                sessions
+            },
+            agent_flaps: {
+                let flaps = IntCounter::new(
+                    "watertight_agent_flaps_total",
+                    "Sessions that ended soon after several others of the same agent had ended \
+                     soon.",
+                )?;
+                registry.register(Box::new(flaps.clone()))?;
+                flaps
+            },
             tls_handshake_failures: counters(
                 "watertight_tls_handshake_failures_total",
                 "Connections to the front whose TLS handshake failed, by reason.",
@@ -206,6 +230,23 @@ impl Metrics {
     /// Counts a request for a link that was refused.
     pub fn agent_refused(&self, status: &str) {
         self.agents_refused.with_label_values(&[status]).inc();
+    }
+
+    /// Sets the number of an agent's sessions. The caller must bound the number of agents.
+    pub(crate) fn set_agent_sessions(&self, agent: &str, sessions: usize) {
+        if sessions == 0 {
+            let _ = self.agent_sessions.remove_label_values(&[agent]);
+        } else {
+            let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
+            self.agent_sessions
+                .with_label_values(&[agent])
+                .set(sessions);
+        }
+    }
+
+    /// Counts a session that ended soon, as several others of its agent did.
+    pub(crate) fn agent_flapped(&self) {
+        self.agent_flaps.inc();
     }
 
     /// Counts a TLS handshake that failed.

@@ -97,11 +97,12 @@ impl Server {
         let admin = config.admin.clone();
         let peers = config.peers.as_deref();
         let servers = peers.map(Peers::names).unwrap_or_default();
+        let clock = Clock::start();
         let shared = Arc::new(Shared {
-            clock: Clock::start(),
+            clock,
             admission,
             peer_keyring: peers.map(|peers| Arc::new(Keyring::new(peers.token.clone()))),
-            registry: Registry::new(config.sessions_max, servers),
+            registry: Registry::new(config.sessions_max, servers, clock, Arc::clone(&metrics)),
             quotas: Quotas::default(),
             metrics: Arc::clone(&metrics),
             tls: config.tls.clone().map(watch::Sender::new),
@@ -283,7 +284,7 @@ impl Server {
     /// Whether an agent of this name is connected to this server or to a connected peer.
     #[must_use]
     pub fn has_agent(&self, name: &str) -> bool {
-        self.shared.registry.find(name).is_some()
+        self.shared.registry.reaches(name)
     }
 
     /// Returns the number of tasks that serve visitors and agents. It is zero when there are none.

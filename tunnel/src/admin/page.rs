@@ -66,6 +66,7 @@ fn table_of_sessions(sessions: &[SessionView]) -> Markup {
         table {
             tr {
                 th { "name" } th { "party" } th { "address" } th { "dialect" } th { "session" }
+                th { "link" } th { "health" }
                 th.n { "age" } th.n { "streams" } th.n { "to peer" } th.n { "from peer" } th.n { "round trip" }
             }
             @for session in sessions {
@@ -75,6 +76,8 @@ fn table_of_sessions(sessions: &[SessionView]) -> Markup {
                     td { (session.address) }
                     td { (session.stats.dialect.name()) }
                     td { (session.stats.session) }
+                    td { @if let Some(link) = &session.link { (link) } }
+                    td { (session.stats.health) }
                     td.n { (age(session.stats.age)) }
                     td.n { (session.stats.streams) }
                     td.n { (bytes(session.stats.to_peer)) }

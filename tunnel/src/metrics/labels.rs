@@ -77,16 +77,17 @@ pub(super) const CONNECT_FAILURES: [&str; 10] = [
 ];
 
 /// The limits: the values for [`Metrics::limit_rejected`](crate::metrics::Metrics::limit_rejected).
-pub(super) const LIMITS: [&str; 7] = [
+pub(super) const LIMITS: [&str; 8] = [
     "connections",
     "frame_size",
     "handshake",
     "header",
     "opens_per_second",
+    "replicas",
     "sessions",
     "streams",
 ];
 
 /// The HTTP statuses of refused links: the values for
 /// [`Metrics::agent_refused`](crate::metrics::Metrics::agent_refused).
-pub(super) const REFUSALS: [&str; 5] = ["400", "401", "403", "405", "426"];
+pub(super) const REFUSALS: [&str; 6] = ["400", "401", "403", "405", "409", "426"];

@@ -18,8 +18,8 @@ const LABELS: [(&str, usize); 6] = [
     ("reason", 20),
     ("direction", 2),
     ("version", 1),
-    ("limit", 7),
-    ("status", 5),
+    ("limit", 8),
+    ("status", 6),
     ("timeout", 5),
 ];
 

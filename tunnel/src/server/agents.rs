@@ -1,4 +1,4 @@
-//! The connected agents and peers, and their links.
+//! The connected agents and peers, and their sessions.
 
-pub(crate) mod links;
+pub(crate) mod entry;
 pub(crate) mod registry;

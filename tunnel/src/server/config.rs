@@ -50,6 +50,10 @@ pub struct Config {
     pub connections_max: usize,
     /// The most links of agents at once.
     pub sessions_max: usize,
+    /// The most instances of one agent at once, each with its links. See [`Replicas`].
+    ///
+    /// [`Replicas`]: tunnel_proto::replicas::Replicas
+    pub replicas_max: usize,
     /// The limits of each agent.
     pub limits: Limits,
     /// How long a request's head may take, and how long a kept-alive connection may be idle.
@@ -91,6 +95,7 @@ impl Config {
             roster: None,
             connections_max: 16_384,
             sessions_max: 4096,
+            replicas_max: 16,
             limits: Limits::default(),
             header_timeout: Duration::from_secs(30),
             response_timeout: Duration::from_secs(60),

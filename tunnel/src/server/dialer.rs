@@ -112,7 +112,7 @@ impl Dialer {
     /// Whether the agent is connected now, to this server or to a peer.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.shared.registry.find(&self.agent).is_some()
+        self.shared.registry.reaches(&self.agent)
     }
 
     /// Asks the agent to connect to `target`, a [`Target`] or a text like `tcp/HOST:PORT`, and

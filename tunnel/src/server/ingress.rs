@@ -16,8 +16,7 @@ use crate::io::scope;
 use crate::io::scope::Scope;
 use crate::io::socket::Role;
 use crate::io::tls::Transport;
-use crate::server::agents::links::Entry;
-use crate::server::agents::registry::Full;
+use crate::server::agents::entry::Entry;
 use crate::server::auth::access::Credential;
 use crate::server::shared::{Shared, TEARDOWN};
 use crate::server::visitor::VisitorIo;
@@ -73,6 +72,7 @@ pub(crate) async fn serve_caller(
         session: session.clone(),
         scope: scope.handle(),
         credential: Some(credential),
+        is_first: link_id.is_none_or(|link| link.slot == 0),
         from,
     };
     let quota = match party {
@@ -82,9 +82,16 @@ pub(crate) async fn serve_caller(
     if let Some(throttle) = quota.as_ref().and_then(|quota| quota.throttle()) {
         session.throttle(Arc::clone(throttle));
     }
-    if let Err(Full) = shared.registry.insert(party, &name, link_id, entry) {
-        shared.metrics.limit_rejected("sessions");
-        session.end(Reason::Busy);
+    match party {
+        Party::Agent => {
+            let terms = shared.terms(&name);
+            let inserted = shared.registry.insert_agent(&name, link_id, entry, terms);
+            if let Err(not_taken) = inserted {
+                shared.count_not_taken(not_taken);
+                session.end(Reason::Busy);
+            }
+        }
+        Party::Peer | Party::Server => shared.registry.insert_peer(&name, entry),
     }
     // A revocation that came before the insert did not see this session.
     if !shared.still_admits(party, &name, credential) {

@@ -163,12 +163,13 @@ impl Shared {
             if !has_right || !access.allows_target(agent, target) {
                 return Err(OpenRefused::NoRight);
             }
+            let replicas = access.replicas(agent);
             let route = match entrypoint {
                 Entrypoint::Port { .. } | Entrypoint::Front | Entrypoint::Program => {
-                    self.registry.find(agent)
+                    self.registry.find(agent, replicas)
                 }
                 // A peer's stream goes to a local agent or nowhere, so no stream goes in circles.
-                Entrypoint::Peer => self.registry.own(agent),
+                Entrypoint::Peer => self.registry.own(agent, replicas),
             };
             let route = route.ok_or(OpenRefused::NoAgent)?;
             if !self.takes_open(agent) {

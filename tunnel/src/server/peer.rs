@@ -21,8 +21,7 @@ use crate::io::socket::{Owner, Role};
 use crate::io::tls::Transport;
 use crate::metrics::PeerMetrics;
 use crate::relay::streams::relay;
-use crate::server::agents::links::Entry;
-use crate::server::agents::registry::Full;
+use crate::server::agents::entry::Entry;
 use crate::server::auth::peers::{Peer, Peers};
 use crate::server::open::{Entrypoint, OpenRefused, OpenRequest};
 use crate::server::shared::{Shared, TEARDOWN};
@@ -105,11 +104,10 @@ impl LinkHandler for PeerLink<'_> {
             session: session.clone(),
             scope: scope.handle(),
             credential: None,
+            is_first: true,
             from,
         };
-        if let Err(Full) = shared.registry.insert(Party::Server, self.id, None, entry) {
-            session.end(Reason::Busy);
-        }
+        shared.registry.insert_listener(self.id, entry);
         self.metrics.connected();
         tracing::info!(peer = self.id, session = id, "connected to a peer");
         let span = tracing::debug_span!("session", peer = self.id, session = id);

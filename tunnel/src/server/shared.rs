@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tunnel_proto::replicas::Terms;
 use tunnel_proto::wire::handshake::Party;
 
 use crate::io::clock::Clock;
 use crate::io::tls;
 use crate::metrics::Metrics;
-use crate::server::agents::registry::Registry;
+use crate::server::agents::registry::{NotTaken, Registry};
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::Admission;
 use crate::server::config::Config;
@@ -54,6 +55,22 @@ impl Shared {
                 .is_some_and(|keyring| Credential::of(&keyring.token()) == credential),
             // This server dialed it; the other end decides.
             Party::Server => true,
+        }
+    }
+
+    /// Returns how a newcomer is treated that uses an agent's name.
+    pub(crate) fn terms(&self, agent: &str) -> Terms {
+        Terms {
+            replicas: self.admission.access().replicas(agent),
+            instances_max: self.config.replicas_max,
+        }
+    }
+
+    /// Counts a session that was not taken.
+    pub(crate) fn count_not_taken(&self, not_taken: NotTaken) {
+        match not_taken.limit() {
+            Some(limit) => self.metrics.limit_rejected(limit),
+            None => self.metrics.agent_refused("409"),
         }
     }
 

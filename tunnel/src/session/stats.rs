@@ -18,6 +18,8 @@ pub struct SessionStats {
     /// How its ends talk.
     #[serde(serialize_with = "dialect_name")]
     pub dialect: Dialect,
+    /// Whether it is fit for new streams: `live`, `overdue` or `draining`.
+    pub health: &'static str,
     /// How long it has lived.
     #[serde(rename = "age_seconds", serialize_with = "as_seconds")]
     pub age: Duration,
@@ -82,6 +84,7 @@ impl Session {
         SessionStats {
             session: self.id(),
             dialect: state.mux.dialect(),
+            health: state.mux.health(now).name(),
             age: now.saturating_sub(self.shared.began),
             streams: stats.streams,
             to_peer: stats.written,

@@ -19,7 +19,7 @@ fn grant(secrets: &[&str]) -> Access {
     let grant = Grant {
         tokens: secrets.iter().map(|s| Digest::of(s.as_bytes())).collect(),
         rights: Rights::default(),
-        limits: None,
+        ..Grant::default()
     };
     access.grant("web".to_owned(), grant);
     access
@@ -62,7 +62,7 @@ async fn rights_bound_what_is_asked_of_an_agent_that_would_do_more() {
             targets: Some(Policy::new(vec!["127.0.0.2:*".parse().unwrap()])),
             ports: None,
         },
-        limits: None,
+        ..Grant::default()
     };
     access.grant("web".to_owned(), rights.clone());
     rig.server.set_access(access.clone()).unwrap();

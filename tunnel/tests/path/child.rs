@@ -61,6 +61,11 @@ impl Process {
         self.send("-HUP");
     }
 
+    /// Stops the process, which does not notice.
+    pub(crate) fn freeze(&self) {
+        self.send("-STOP");
+    }
+
     fn send(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(

@@ -189,7 +189,7 @@ async fn an_agent_is_asked_for_no_more_than_it_has_a_right_to_serve() {
             let grant = Grant {
                 tokens,
                 rights,
-                limits: None,
+                ..Grant::default()
             };
             server.access.grant("web".to_owned(), grant);
         },

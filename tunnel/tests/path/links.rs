@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tunnel::agent::Agent;
+use tunnel::replicas::Replicas;
 use tunnel::{agent, server};
 
 use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, loopback, refused, sum, until, within};
@@ -232,14 +233,19 @@ async fn l8_links_that_nobody_ended_do_not_shadow_a_new_agent() {
         agent,
         target,
     };
-    are_up(&rig, 2).await;
+    until("the registration", || {
+        let text = rig.server.counters().text().unwrap();
+        text.contains("watertight_sessions 4\n")
+    })
+    .await;
     let mut pairs = pairs(&rig, 10).await;
     assert_eq!(count_alive(&mut pairs).await, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_agent_takes_the_place_of_all_links() {
-    let (rig, _relay) = start(3).await;
+    let replaces = |server: &mut server::Config| server.access.set_replicas(Replicas::Replace);
+    let (rig, _relay) = start_with(3, replaces, |_| {}).await;
     let mut older = pairs(&rig, 3).await;
     let config = agent_config(&rig.server, &[rig.target.local_addr().unwrap().to_string()]);
     let newer = Agent::start(config, None);

@@ -32,6 +32,7 @@ mod promtool;
 mod proxy;
 mod reload;
 mod remotedialer;
+mod replicas;
 mod rig;
 mod session;
 mod socks5;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent::Agent;
 use tunnel::io::token::Token;
+use tunnel::replicas::Replicas;
 use tunnel::server::Server;
 
 use crate::rig::{
@@ -104,7 +105,11 @@ async fn an_agent_outlives_its_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_session_replaces_the_older_at_once() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(
+        |server| server.access.set_replicas(Replicas::Replace),
+        |_| {},
+    )
+    .await;
     let (mut visitor, mut target) = rig.pair().await;
     echo(&mut visitor, &mut target).await;
     let newer = Agent::start(

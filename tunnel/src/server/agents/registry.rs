@@ -1,15 +1,18 @@
-//! The connected agents, the peers that dialed us and the peers that we dialed. The newest instance
-//! of an agent replaces older ones.
+//! The connected agents, the peers that dialed us and the peers that we dialed. Several agents may
+//! use one name: [`Replicas`] says what they do.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tunnel_proto::mux::{OpenError, Reason};
+use tunnel_proto::replicas::{Flap, Flapping, Refusal, Replicas, Sessions, Terms};
 use tunnel_proto::target::Target;
 use tunnel_proto::wire::handshake::{LinkId, Party};
 
+use crate::io::clock::Clock;
 use crate::io::scope;
-use crate::server::agents::links::{Entry, Links};
+use crate::metrics::Metrics;
+use crate::server::agents::entry::Entry;
 use crate::server::auth::access::Credential;
 use crate::session::{Opening, Session};
 
@@ -20,16 +23,29 @@ pub(crate) struct Registry {
     /// The names of this server and its peers. rancher/remotedialer announces its peers as if they
     /// were agents. Streams sent to such a name would go in circles.
     servers: HashSet<String>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    agents: HashMap<String, Links>,
+    agents: HashMap<String, Agent>,
+    /// Names whose sessions ended soon a short while ago.
+    flapping: HashMap<String, Flapping>,
     /// Peers that dialed us. Their agents are reached through these sessions.
     peers: HashMap<String, Entry>,
     /// Peers that we dialed. Our agents are announced to them.
     listeners: HashMap<String, Entry>,
+}
+
+/// The sessions of one name.
+#[derive(Debug)]
+struct Agent {
+    sessions: Sessions<Entry>,
+    /// The number under which peers know the name. It stays the same while there is any session, so
+    /// that peers are told of the name once.
+    key: i64,
 }
 
 /// A session, with the name of its other end.
@@ -50,6 +66,13 @@ pub(crate) struct Route {
 }
 
 impl Route {
+    const fn direct(entry: Entry) -> Self {
+        Self {
+            entry,
+            through: None,
+        }
+    }
+
     /// Starts opening a stream to `target`.
     pub(crate) fn open(&self, target: &Target) -> Result<Opening, OpenError> {
         match &self.through {
@@ -64,50 +87,98 @@ impl Route {
     }
 }
 
-/// The limit on sessions is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+/// Why a session of an agent is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotTaken {
+    #[error("the server has as many links as its configuration allows")]
+    Sessions,
+    #[error(transparent)]
+    Name(#[from] Refusal),
+}
+
+impl NotTaken {
+    /// Returns the limit that is reached, if any is.
+    pub(crate) const fn limit(self) -> Option<&'static str> {
+        match self {
+            Self::Sessions => Some("sessions"),
+            Self::Name(Refusal::Full) => Some("replicas"),
+            Self::Name(Refusal::Taken) => None,
+        }
+    }
+}
 
 impl Registry {
-    pub(crate) fn new(sessions_max: usize, servers: HashSet<String>) -> Self {
+    pub(crate) fn new(
+        sessions_max: usize,
+        servers: HashSet<String>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             sessions_max,
             servers,
+            clock,
+            metrics,
             state: Mutex::default(),
         }
     }
 
-    /// Adds a session. The sessions that it replaces end at once. Peers are told of new agents.
-    pub(crate) fn insert(
+    /// Whether one more session of an agent may come.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`].
+    pub(crate) fn check(
         &self,
-        party: Party,
+        name: &str,
+        link: Option<LinkId>,
+        terms: Terms,
+    ) -> Result<(), NotTaken> {
+        let state = self.lock();
+        let checked = state.check(name, link, terms, self.sessions_max);
+        if checked.is_err()
+            && let Some(agent) = state.agents.get(name)
+        {
+            // If they are dead, the newcomer is taken when it tries again.
+            agent.sessions.iter().for_each(|(_, it)| it.session.probe());
+        }
+        checked
+    }
+
+    /// Adds a session of an agent. The sessions that it replaces end at once. Peers are told of a
+    /// new name.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`].
+    pub(crate) fn insert_agent(
+        &self,
         name: &str,
         link: Option<LinkId>,
         entry: Entry,
-    ) -> Result<(), Full> {
+        terms: Terms,
+    ) -> Result<(), NotTaken> {
         let replaced = {
             let mut state = self.lock();
-            match party {
-                Party::Agent => {
-                    if !state.has_room(name, link, self.sessions_max) {
-                        return Err(Full);
-                    }
-                    state.announce(name, &entry.session, true);
-                    let links = state.agents.entry(name.to_owned()).or_default();
-                    let replaced = links.insert(link, entry);
-                    for older in &replaced {
-                        state.announce(name, &older.session, false);
-                    }
-                    replaced
-                }
-                Party::Peer => Vec::from_iter(state.peers.insert(name.to_owned(), entry)),
-                Party::Server => {
-                    for (name, agent) in state.agents() {
-                        entry.session.announce(name, key(&agent.session), true);
-                    }
-                    Vec::from_iter(state.listeners.insert(name.to_owned(), entry))
-                }
+            state.check(name, link, terms, self.sessions_max)?;
+            if !state.agents.contains_key(name) {
+                let key = key(&entry.session);
+                state.announce(name, key, true);
+                let sessions = Sessions::default();
+                state
+                    .agents
+                    .insert(name.to_owned(), Agent { sessions, key });
             }
+            let Some(agent) = state.agents.get_mut(name) else {
+                return Err(NotTaken::Sessions);
+            };
+            let sessions = &mut agent.sessions;
+            let replaced = sessions.insert(link, entry, terms, |it| it.session.health())?;
+            self.metrics.set_agent_sessions(name, sessions.len());
+            for older in &replaced {
+                self.count_end(&mut state, name, older);
+            }
+            replaced
         };
         for older in replaced {
             older.session.end(Reason::Replaced);
@@ -115,43 +186,130 @@ impl Registry {
         Ok(())
     }
 
+    /// Adds the session of a peer that dialed us. The one that it replaces ends at once.
+    pub(crate) fn insert_peer(&self, name: &str, entry: Entry) {
+        let replaced = self.lock().peers.insert(name.to_owned(), entry);
+        if let Some(older) = replaced {
+            older.session.end(Reason::Replaced);
+        }
+    }
+
+    /// Adds the session of a peer that we dialed, and tells it of our agents. The one that it
+    /// replaces ends at once.
+    pub(crate) fn insert_listener(&self, name: &str, entry: Entry) {
+        let replaced = {
+            let mut state = self.lock();
+            for (name, agent) in &state.agents {
+                entry.session.announce(name, agent.key, true);
+            }
+            state.listeners.insert(name.to_owned(), entry)
+        };
+        if let Some(older) = replaced {
+            older.session.end(Reason::Replaced);
+        }
+    }
+
     /// Removes a session, unless another one has replaced it.
     pub(crate) fn remove(&self, party: Party, name: &str, session: u64) {
         let mut state = self.lock();
         match party {
-            Party::Agent => {
-                if let Some(entry) = state.remove_link(name, session) {
-                    state.announce(name, &entry.session, false);
-                }
-            }
+            Party::Agent => self.remove_agent(&mut state, name, session),
             Party::Peer => remove(&mut state.peers, name, session),
             Party::Server => remove(&mut state.listeners, name, session),
+        }
+    }
+
+    fn remove_agent(&self, state: &mut State, name: &str, session: u64) {
+        let Some(agent) = state.agents.get_mut(name) else {
+            return;
+        };
+        let removed = agent.sessions.remove(|it| it.session.id() == session);
+        let (left, key) = (agent.sessions.len(), agent.key);
+        let Some((_, entry)) = removed else {
+            return;
+        };
+        self.metrics.set_agent_sessions(name, left);
+        if left == 0 {
+            state.agents.remove(name);
+            state.announce(name, key, false);
+        }
+        self.count_end(state, name, &entry);
+    }
+
+    /// Counts the end of an agent's session, and warns if the name flaps.
+    fn count_end(&self, state: &mut State, name: &str, entry: &Entry) {
+        // The other links of an instance mostly share the fate of its first.
+        if !entry.is_first {
+            return;
+        }
+        let now = self.clock.now();
+        state.flapping.retain(|_, flapping| !flapping.is_over(now));
+        if state.flapping.len() >= self.sessions_max && !state.flapping.contains_key(name) {
+            return;
+        }
+        let flapping = state.flapping.entry(name.to_owned()).or_default();
+        let flap = flapping.ended(now, entry.session.age());
+        if flap != Flap::No {
+            self.metrics.agent_flapped();
+        }
+        if flap == Flap::Warn {
+            tracing::warn!(
+                agent = name,
+                from = %entry.from,
+                "agents of this name come and go quickly: one may crash, or two may replace each \
+                 other; watertight_agent_flaps_total counts the next ones"
+            );
         }
     }
 
     /// Tells the peers that all agents of this server are gone.
     pub(crate) fn withdraw(&self) {
         let state = self.lock();
-        for (name, agent) in state.agents() {
-            state.announce(name, &agent.session, false);
+        for (name, agent) in &state.agents {
+            state.announce(name, agent.key, false);
         }
     }
 
-    /// Returns the route to an agent: its own session if it is connected here, else that of a peer
-    /// which has it.
-    pub(crate) fn find(&self, name: &str) -> Option<Route> {
+    /// Returns the route to an agent: a session of its own here, or that of a peer which has it, if
+    /// no session here is as fit.
+    pub(crate) fn find(&self, name: &str, replicas: Replicas) -> Option<Route> {
         let mut state = self.lock();
-        let own = state.pick(name);
-        let (entry, through) = match own {
-            Some(entry) => (entry, None),
-            None if self.servers.contains(name) => return None,
-            None => {
-                let mut peers = state.peers.values();
-                let entry = peers.find(|entry| entry.session.has_client(name))?;
-                (entry.clone(), Some(name.to_owned()))
+        let own = state.pick(name, replicas);
+        if state.peers.is_empty() || self.servers.contains(name) {
+            return own.map(Route::direct);
+        }
+        let own_health = own.as_ref().map(|entry| entry.session.health());
+        let peers = state.peers.values();
+        let peers = peers.filter(|entry| entry.session.has_client(name));
+        let peer = peers.min_by_key(|entry| entry.session.health());
+        match (own, peer) {
+            (Some(own), Some(peer)) if own_health <= Some(peer.session.health()) => {
+                Some(Route::direct(own))
             }
-        };
-        Some(Route { entry, through })
+            (_, Some(peer)) => Some(Route {
+                entry: peer.clone(),
+                through: Some(name.to_owned()),
+            }),
+            (own, None) => own.map(Route::direct),
+        }
+    }
+
+    /// Returns the route to an agent that is connected here.
+    pub(crate) fn own(&self, name: &str, replicas: Replicas) -> Option<Route> {
+        self.lock().pick(name, replicas).map(Route::direct)
+    }
+
+    /// Whether an agent is connected here.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.lock().agents.contains_key(name)
+    }
+
+    /// Whether an agent is connected here or to a connected peer.
+    pub(crate) fn reaches(&self, name: &str) -> bool {
+        let state = self.lock();
+        let mut peers = state.peers.values();
+        state.agents.contains_key(name)
+            || !self.servers.contains(name) && peers.any(|entry| entry.session.has_client(name))
     }
 
     /// Returns the names of the connected agents, sorted.
@@ -159,20 +317,6 @@ impl Registry {
         let mut names: Vec<String> = self.lock().agents.keys().cloned().collect();
         names.sort_unstable();
         names
-    }
-
-    /// Returns the route to an agent that is connected here.
-    pub(crate) fn own(&self, name: &str) -> Option<Route> {
-        let entry = self.lock().pick(name)?;
-        Some(Route {
-            entry,
-            through: None,
-        })
-    }
-
-    /// Whether the limit allows one more session of an agent.
-    pub(crate) fn has_room(&self, name: &str, link: Option<LinkId>) -> bool {
-        self.lock().has_room(name, link, self.sessions_max)
     }
 
     /// Returns the number of tasks that all sessions own.
@@ -212,9 +356,9 @@ impl Registry {
             link,
             entry: entry.clone(),
         };
-        let agents = state.agents.iter().flat_map(|(name, links)| {
-            let links = links.named();
-            links.map(move |(link, entry)| present(Party::Agent, name, link, entry))
+        let agents = state.agents.iter().flat_map(|(name, agent)| {
+            let sessions = agent.sessions.iter();
+            sessions.map(move |(link, entry)| present(Party::Agent, name, link, entry))
         });
         let peers = state.peers.iter().map(|(name, it)| (Party::Peer, name, it));
         let listeners = state.listeners.iter();
@@ -240,33 +384,47 @@ impl Registry {
 
 impl State {
     /// Returns the session for an agent's next stream.
-    fn pick(&mut self, name: &str) -> Option<Entry> {
-        self.agents.get_mut(name)?.pick().cloned()
-    }
-
-    fn remove_link(&mut self, name: &str, session: u64) -> Option<Entry> {
-        let links = self.agents.get_mut(name)?;
-        let entry = links.remove(session);
-        if links.is_empty() {
-            self.agents.remove(name);
+    fn pick(&mut self, name: &str, replicas: Replicas) -> Option<Entry> {
+        let sessions = &mut self.agents.get_mut(name)?.sessions;
+        let has_others = sessions.len() > 1;
+        let entry = sessions.pick(replicas, |it| it.session.load())?.clone();
+        if has_others {
+            // If it is frozen, the next streams go to another one.
+            entry.session.probe();
         }
-        entry
+        Some(entry)
     }
 
-    fn has_room(&self, name: &str, link: Option<LinkId>, max: usize) -> bool {
-        let links = self.agents.get(name);
-        links.is_some_and(|links| links.would_replace(link)) || self.agents().count() < max
+    fn check(
+        &self,
+        name: &str,
+        link: Option<LinkId>,
+        terms: Terms,
+        sessions_max: usize,
+    ) -> Result<(), NotTaken> {
+        let agent = self.agents.get(name);
+        let replaces = match agent {
+            Some(agent) => agent
+                .sessions
+                .check(link, terms, |it| it.session.health())?,
+            None => false,
+        };
+        if replaces || self.agents().count() < sessions_max {
+            Ok(())
+        } else {
+            Err(NotTaken::Sessions)
+        }
     }
 
     /// Returns all sessions of agents, each with its agent's name.
     fn agents(&self) -> impl Iterator<Item = (&String, &Entry)> {
         let agents = self.agents.iter();
-        agents.flat_map(|(name, links)| links.entries().map(move |entry| (name, entry)))
+        agents.flat_map(|(name, agent)| agent.sessions.iter().map(move |(_, it)| (name, it)))
     }
 
-    fn announce(&self, name: &str, session: &Session, present: bool) {
+    fn announce(&self, name: &str, key: i64, present: bool) {
         for listener in self.listeners.values() {
-            listener.session.announce(name, key(session), present);
+            listener.session.announce(name, key, present);
         }
     }
 

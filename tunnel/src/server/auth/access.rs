@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use tunnel_proto::listen::Listen;
 use tunnel_proto::policy::Policy;
+use tunnel_proto::replicas::Replicas;
 use tunnel_proto::target::Target;
 
 use crate::io::token::{Digest, Token};
@@ -17,6 +18,7 @@ use crate::server::limits::Limits;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     shared: Vec<Digest>,
+    replicas: Replicas,
     agents: BTreeMap<String, Grant>,
 }
 
@@ -31,6 +33,9 @@ pub struct Grant {
     /// Limits of its own instead of the server's. A change applies from the agent's next
     /// connection.
     pub limits: Option<Limits>,
+    /// What several agents of this name do, instead of what [`Access::set_replicas`] says. A change
+    /// applies to new streams and to the next agent that connects.
+    pub replicas: Option<Replicas>,
 }
 
 /// What visitors may ask of an agent. The agent's own policy applies in addition.
@@ -60,6 +65,11 @@ impl Access {
         if !self.shared.contains(&token) {
             self.shared.push(token);
         }
+    }
+
+    /// Sets what several agents of one name do whose entry does not say.
+    pub const fn set_replicas(&mut self, replicas: Replicas) {
+        self.replicas = replicas;
     }
 
     /// Adds an entry, and returns the one that it replaces.
@@ -126,6 +136,12 @@ impl Access {
         self.agents.get(name)?.limits
     }
 
+    /// Returns what several agents of this name do.
+    pub(crate) fn replicas(&self, name: &str) -> Replicas {
+        let own = self.agents.get(name).and_then(|grant| grant.replicas);
+        own.unwrap_or(self.replicas)
+    }
+
     /// Whether a port that listens there may be used for the agent.
     #[must_use]
     pub fn allows_port(&self, name: &str, listen: &Listen) -> bool {
@@ -151,7 +167,7 @@ impl From<Token> for Access {
     fn from(token: Token) -> Self {
         Self {
             shared: vec![token.digest()],
-            agents: BTreeMap::new(),
+            ..Self::default()
         }
     }
 }
@@ -182,7 +198,7 @@ mod tests {
                     "unix:/run/a.sock".parse().unwrap(),
                 ]),
             },
-            limits: None,
+            ..Grant::default()
         };
         access.grant("home".to_owned(), grant);
         access
@@ -209,8 +225,7 @@ mod tests {
         let new = before.admit("home", b"new").unwrap();
         let grant = Grant {
             tokens: vec![digest("new")],
-            rights: Rights::default(),
-            limits: None,
+            ..Grant::default()
         };
         after.grant("home".to_owned(), grant);
         assert!(before.still_admits("home", old));

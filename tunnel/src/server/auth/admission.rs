@@ -9,7 +9,7 @@ use std::time::Duration;
 use tunnel_proto::Time;
 
 use crate::io::token::{Digest, Token};
-use crate::server::auth::access::{Access, Credential, Grant, Rights};
+use crate::server::auth::access::{Access, Credential, Grant};
 use crate::server::auth::roster::Roster;
 
 /// The most invitations that may be open at once.
@@ -213,8 +213,7 @@ fn merge(configured: &Access, roster: &Roster) -> Access {
         if !access.knows(name) {
             let grant = Grant {
                 tokens: vec![digest],
-                rights: Rights::default(),
-                limits: None,
+                ..Grant::default()
             };
             access.grant(name.clone(), grant);
         }

@@ -6,6 +6,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
+use tunnel_proto::replicas::Refusal;
 use tunnel_proto::wire::Dialect;
 use tunnel_proto::wire::handshake::{OWN_TOKEN_HEADER, Party, SESSION_HEADER};
 use tunnel_proto::wire::native::SUBPROTOCOL;
@@ -13,6 +14,7 @@ use tunnel_proto::wire::native::SUBPROTOCOL;
 use crate::io::tls::Identity;
 use crate::io::token::Digest;
 use crate::io::{random, scope};
+use crate::server::agents::registry::NotTaken;
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::{AdmittedBy, RedeemError};
 use crate::server::auth::handshake;
@@ -58,10 +60,19 @@ async fn accept(
         let why = "the server is draining".to_owned();
         return Err((StatusCode::SERVICE_UNAVAILABLE, why));
     }
-    if party == Party::Agent && !shared.registry.has_room(&name, link) {
-        shared.metrics.limit_rejected("sessions");
-        let why = "the server has as many links as its configuration allows".to_owned();
-        return Err((StatusCode::SERVICE_UNAVAILABLE, why));
+    if party == Party::Agent {
+        let checked = shared.registry.check(&name, link, shared.terms(&name));
+        checked.map_err(|not_taken| {
+            tracing::info!(name, %not_taken, "refused an agent");
+            shared.count_not_taken(not_taken);
+            let status = match not_taken {
+                NotTaken::Name(Refusal::Taken) => StatusCode::CONFLICT,
+                NotTaken::Name(Refusal::Full) | NotTaken::Sessions => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+            };
+            (status, not_taken.to_string())
+        })?;
     }
     let (credential, own_token) = match admitted_by {
         AdmittedBy::Known(credential) => (credential, None),
@@ -144,7 +155,7 @@ async fn redeem(
 ) -> Result<(Credential, HeaderValue), HttpFailure> {
     let now = shared.clock.now();
     // An agent that is connected with another token keeps its name.
-    let redeemed = if shared.registry.own(name).is_some() && !shared.admission.is_named(&token) {
+    let redeemed = if shared.registry.has(name) && !shared.admission.is_named(&token) {
         Err(RedeemError::NameTaken)
     } else {
         let (shared, name) = (Arc::clone(shared), name.to_owned());

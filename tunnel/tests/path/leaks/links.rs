@@ -7,11 +7,13 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::agent;
 use tunnel::agent::Agent;
+use tunnel::replicas::Replicas;
+use tunnel::server::auth::access::Access;
 use tunnel::server::{Forward, Server};
 
 use crate::rig::{
     LONG, PROMPT, Rig, agent_config, broken, drain, fill, loopback, round_trip, server_config,
-    until, within,
+    token, until, within,
 };
 use crate::world::{Pace, Relay, TcpListener, connect};
 
@@ -71,6 +73,9 @@ async fn a_link_that_swallows_everything_is_given_up_by_both_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_agent_is_replaced_at_once() {
     let (rig, relay) = rig_behind_relay(LONG).await;
+    let mut access = Access::from(token());
+    access.set_replicas(Replicas::Replace);
+    rig.server.set_access(access).unwrap();
     let (mut visitor, mut target) = rig.pair().await;
     round_trip(&mut visitor, &mut target).await;
     relay.set(Pace::Stopped);

@@ -13,7 +13,7 @@ use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen};
 use tunnel::uplink::ServerUrl;
 
-use super::value::{ClientsArg, Invitee, Name, Span};
+use super::value::{ClientsArg, Invitee, Name, ReplicasArg, Span};
 use super::{CommonOptions, options};
 
 mod access;
@@ -122,6 +122,14 @@ options! {
         /// Links of agents at once; more are refused with 503 [default: 4096].
         #[arg(long, value_name = "COUNT")]
         fixed max_sessions: usize,
+        /// What several agents of one name do, as the replicas of a Deployment or the old and the
+        /// new agent of a rolling update [default: share].
+        #[arg(long, value_enum, value_name = "POLICY")]
+        live replicas: ReplicasArg,
+        /// Agents of one name at once, each with its links; more are refused with 503, unless one
+        /// of the others does not answer [default: 16].
+        #[arg(long, value_name = "COUNT")]
+        fixed max_replicas: usize,
         /// Streams of one agent at once; more are refused with 503 [default: 8192].
         #[arg(long, value_name = "COUNT")]
         fixed max_streams: usize,
@@ -203,6 +211,8 @@ options! {
         live opens_burst: NonZeroU32,
         /// Instead of the server's --bytes-per-second.
         live bytes_per_second: NonZeroU64,
+        /// Instead of the server's --replicas.
+        live replicas: ReplicasArg,
         /// Which ports may lead to it, by where they listen; port 0 stands for every port of its
         /// address.
         live ports: Vec<Listen>,

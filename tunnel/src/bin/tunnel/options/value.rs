@@ -13,6 +13,7 @@ use hyper::header::HeaderName;
 use serde::{Deserialize, Deserializer, de};
 use tunnel::io::tls::ClientCertificates;
 use tunnel::metrics::Compat;
+use tunnel::replicas::Replicas;
 use tunnel::target::Endpoint;
 use tunnel::uplink::ServerUrl;
 use tunnel::wire::Dialect;
@@ -52,7 +53,17 @@ macro_rules! as_strings {
 }
 
 as_themselves![
-    bool, u8, usize, String, SocketAddr, NonZeroU32, NonZeroU64, ClientsArg, CompatArg, DialectArg,
+    bool,
+    u8,
+    usize,
+    String,
+    SocketAddr,
+    NonZeroU32,
+    NonZeroU64,
+    ClientsArg,
+    CompatArg,
+    DialectArg,
+    ReplicasArg,
 ];
 as_strings![HeaderName, HostName, Invitee, Name, ServerUrl, Span];
 
@@ -119,6 +130,31 @@ impl From<CompatArg> for Compat {
     fn from(argument: CompatArg) -> Self {
         match argument {
             CompatArg::Remotedialer => Self::Remotedialer,
+        }
+    }
+}
+
+/// What several agents of one name do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ReplicasArg {
+    /// All stay connected; new streams go to the newest that answers.
+    Share,
+    /// All stay connected; a new stream goes to the one with the fewest streams.
+    Spread,
+    /// The newest replaces the others, whose streams are cut.
+    Replace,
+    /// A newcomer is refused with 409 while another one answers.
+    Refuse,
+}
+
+impl From<ReplicasArg> for Replicas {
+    fn from(argument: ReplicasArg) -> Self {
+        match argument {
+            ReplicasArg::Share => Self::Share,
+            ReplicasArg::Spread => Self::Spread,
+            ReplicasArg::Replace => Self::Replace,
+            ReplicasArg::Refuse => Self::Refuse,
         }
     }
 }

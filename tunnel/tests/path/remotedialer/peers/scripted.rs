@@ -176,11 +176,22 @@ async fn a_peer_that_we_dial_is_told_of_our_agents_and_opens_streams_to_them() {
         assert_eq!(peer.receive().await, (3, text(why)), "{connect}");
     }
 
-    // A newer session of the same agent is announced before the older one is withdrawn.
-    let _second = agent(&west, address, Dialect::Native).await;
-    assert!(matches!(peer.receive().await, (0, Body::AddClient(newer)) if newer != session));
-    assert_eq!(peer.receive().await, (0, Body::RemoveClient(session)));
+    // The peer is told of a name once, however many agents use it, and of its end with the last.
+    let second = agent(&west, address, Dialect::Native).await;
+    sessions(&west, 2).await;
     drop(first);
+    sessions(&west, 1).await;
+    peer.send(3, Body::Connect(Bytes::from_static(b"tcp/127.0.0.1:9")))
+        .await;
+    assert_eq!(peer.receive().await, (3, text("malformed address")));
+    drop(second);
+    assert_eq!(peer.receive().await, (0, Body::RemoveClient(session)));
+}
+
+/// Waits until the agent "web" has so many sessions.
+async fn sessions(server: &Server, count: usize) {
+    let line = format!("watertight_agent_sessions{{agent=\"web\"}} {count}\n");
+    until(&line, || server.counters().text().unwrap().contains(&line)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use tunnel::credentials::Credentials;
 use tunnel::io::tls;
 use tunnel::io::token::{Token, TokenError};
 use tunnel::policy::Policy;
+use tunnel::replicas::Replicas;
 use tunnel::server::Limits;
 use tunnel::server::auth::access::{Access, Grant, Rights};
 use tunnel::server::auth::peers::Peers;
@@ -23,6 +24,7 @@ impl ServerOptions {
     /// Returns who is let in, and the secret that agents share, if they do.
     pub(super) fn access(&self, invites: bool) -> anyhow::Result<(Access, Option<Token>)> {
         let mut access = Access::default();
+        access.set_replicas(self.replicas.map(Replicas::from).unwrap_or_default());
         let of_all = self.limits();
         for (name, grant) in self.agents.iter().flatten() {
             ensure!(
@@ -46,6 +48,7 @@ impl ServerOptions {
                     tokens,
                     rights,
                     limits,
+                    replicas: grant.replicas.map(Replicas::from),
                 },
             );
         }

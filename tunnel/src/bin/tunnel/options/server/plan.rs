@@ -83,6 +83,7 @@ impl ServerOptions {
         for (option, count) in [
             ("--max-connections", self.max_connections),
             ("--max-sessions", self.max_sessions),
+            ("--max-replicas", self.max_replicas),
             ("--max-streams", self.max_streams),
             ("--max-flows", self.max_flows),
         ] {
@@ -158,6 +159,7 @@ impl ServerOptions {
         config.datagrams.flows_max = self.max_flows.unwrap_or(config.datagrams.flows_max);
         config.connections_max = self.max_connections.unwrap_or(config.connections_max);
         config.sessions_max = self.max_sessions.unwrap_or(config.sessions_max);
+        config.replicas_max = self.max_replicas.unwrap_or(config.replicas_max);
         if let Some(bytes) = self.max_message {
             let least = 2 * config.link.batch;
             ensure!(
