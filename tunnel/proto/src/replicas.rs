@@ -207,7 +207,9 @@ impl<T> Sessions<T> {
         };
         match terms.replicas {
             Replicas::Replace => Ok(others(&|_| true)),
-            Replicas::Share | Replicas::Spread | Replicas::Refuse if has_siblings => Ok(others(&|_| false)),
+            Replicas::Share | Replicas::Spread | Replicas::Refuse if has_siblings => {
+                Ok(others(&|_| false))
+            }
             Replicas::Refuse => {
                 let mut members = self.members.iter();
                 if members.any(|it| health(&it.session) == Health::Live) {

@@ -157,9 +157,7 @@ impl crate::mux::Mux for Mux {
 
     fn probe(&mut self, now: Time) {
         let silent = now.saturating_sub(self.last_received);
-        if self.table.over.is_none()
-            && self.unanswered.is_none()
-            && silent >= self.config.pong_due
+        if self.table.over.is_none() && self.unanswered.is_none() && silent >= self.config.pong_due
         {
             self.queue_ping(now);
         }

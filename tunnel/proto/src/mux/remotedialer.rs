@@ -149,9 +149,7 @@ impl crate::mux::Mux for Mux {
 
     fn probe(&mut self, now: Time) {
         let silent = now.saturating_sub(self.last_received);
-        if self.table.over.is_none()
-            && self.unanswered.is_none()
-            && silent >= self.config.pong_due
+        if self.table.over.is_none() && self.unanswered.is_none() && silent >= self.config.pong_due
         {
             // A second ping on the way could have its answer taken for that of the first.
             if self.probe == Probe::Idle {

@@ -78,7 +78,10 @@ fn a_client_that_is_probed_is_overdue_soon() {
     // Without a probe it is found out by the pings that do not come.
     let silent = late + config.ping_interval * 2 + config.pong_due;
     assert_eq!(mux.health(silent), Health::Live);
-    assert_eq!(mux.health(silent + Duration::from_nanos(1)), Health::Overdue);
+    assert_eq!(
+        mux.health(silent + Duration::from_nanos(1)),
+        Health::Overdue
+    );
     mux.drain();
     assert_eq!(mux.health(late), Health::Draining);
 }

@@ -422,7 +422,10 @@ fn a_peer_that_is_probed_is_overdue_soon() {
     assert_eq!(mux.poll_transmit(config.frame_max), None);
     let asked = T0 + config.pong_due;
     mux.probe(asked);
-    assert_eq!(mux.poll_transmit(config.frame_max), Some(Frame::Ping { nonce: 1 }));
+    assert_eq!(
+        mux.poll_transmit(config.frame_max),
+        Some(Frame::Ping { nonce: 1 })
+    );
     // The time counts from the first ping.
     let due = asked + config.pong_due;
     mux.probe(due);
