@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) mod agents;
 pub mod auth;
+mod budget;
 pub mod config;
 mod dialer;
 mod front;
@@ -38,6 +39,7 @@ use crate::server::auth::access::Access;
 use crate::server::auth::admission::Admission;
 pub use crate::server::auth::admission::{INVITATIONS_MAX, InviteError};
 use crate::server::auth::peers::Peers;
+use crate::server::budget::{Budget, Handshakes};
 pub use crate::server::config::port::{Port, PortsError};
 pub use crate::server::config::{Config, Forward};
 pub use crate::server::dialer::{
@@ -106,7 +108,8 @@ impl Server {
             quotas: Quotas::default(),
             metrics: Arc::clone(&metrics),
             tls: config.tls.clone().map(watch::Sender::new),
-            connections: Arc::new(Semaphore::new(config.connections_max)),
+            handshakes: Arc::new(Handshakes::new(config.handshakes_max)),
+            front_visitors: Budget::new(config.connections_max),
             draining: CancellationToken::new(),
             config,
         });

@@ -77,10 +77,11 @@ pub(super) const CONNECT_FAILURES: [&str; 10] = [
 ];
 
 /// The limits: the values for [`Metrics::limit_rejected`](crate::metrics::Metrics::limit_rejected).
-pub(super) const LIMITS: [&str; 8] = [
+pub(super) const LIMITS: [&str; 9] = [
     "connections",
     "frame_size",
     "handshake",
+    "handshakes",
     "header",
     "opens_per_second",
     "replicas",

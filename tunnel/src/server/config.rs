@@ -45,9 +45,13 @@ pub struct Config {
     /// The file with the agents that joined by invitation. Without it they are forgotten when the
     /// server ends.
     pub roster: Option<PathBuf>,
-    /// The most connections at once: those of visitors, and those of agents during their handshake.
-    /// Further ones wait in the kernel's backlog.
+    /// The most connections of visitors at once at each port. Further ones wait in the kernel's
+    /// backlog; at the front their requests are refused.
     pub connections_max: usize,
+    /// The most connections to the front at once that are not let in yet: those of agents and peers
+    /// until their link is up, and those of visitors until their first request is served. When more
+    /// come, the oldest that have had a second make room.
+    pub handshakes_max: usize,
     /// The most links of agents at once.
     pub sessions_max: usize,
     /// The most instances of one agent at once, each with its links. See [`Replicas`].
@@ -94,6 +98,7 @@ impl Config {
             access: access.into(),
             roster: None,
             connections_max: 16_384,
+            handshakes_max: 1024,
             sessions_max: 4096,
             replicas_max: 16,
             limits: Limits::default(),

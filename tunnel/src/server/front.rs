@@ -6,8 +6,8 @@ mod request;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::io::socket::{Listener, NOBODY, Role, Socket};
 use crate::io::tls::{Identity, Transport};
 use crate::io::{scope, tls};
+use crate::server::budget::{Handshake, Place};
 use crate::server::front::exchange::{ExchangeBody, exchange};
 use crate::server::front::request::Address;
 use crate::server::front::upgrade::upgrade;
@@ -38,26 +39,37 @@ pub(crate) async fn serve(
     links: scope::Handle,
 ) {
     loop {
-        let Some(permit) = shared.connection().await else {
-            return;
-        };
         let socket = listener.accept().await;
+        let handshake = shared.handshakes.begin(shared.clock, &shared.metrics).await;
         let (shared, links) = (Arc::clone(&shared), links.clone());
         visitors.spawn_interruptible(async move {
-            let _permit = permit;
-            let (transport, identity) = match &shared.tls {
-                None => (socket.into(), Identity::default()),
-                Some(tls) => {
-                    let tls = tls.borrow().clone();
-                    match secure(&shared, &tls, socket).await {
-                        Some(secured) => secured,
-                        None => return,
-                    }
-                }
-            };
-            serve_connection(shared, transport, identity, links).await;
+            let (peer, evicted) = (socket.peer_addr(), handshake.evicted());
+            tokio::select! {
+                biased;
+                () = evicted.cancelled() => tracing::debug!(%peer, "a slow handshake made room"),
+                () = serve_socket(shared, socket, handshake, links) => {}
+            }
         });
     }
+}
+
+async fn serve_socket(
+    shared: Arc<Shared>,
+    socket: Socket,
+    handshake: Handshake,
+    links: scope::Handle,
+) {
+    let (transport, identity) = match &shared.tls {
+        None => (socket.into(), Identity::default()),
+        Some(tls) => {
+            let tls = tls.borrow().clone();
+            match secure(&shared, &tls, socket).await {
+                Some(secured) => secured,
+                None => return,
+            }
+        }
+    };
+    serve_connection(shared, transport, identity, handshake, links).await;
 }
 
 /// Performs the TLS handshake. Returns `None` if it fails.
@@ -96,8 +108,10 @@ async fn serve_connection(
     shared: Arc<Shared>,
     transport: Transport,
     identity: Identity,
+    handshake: Handshake,
     links: scope::Handle,
 ) {
+    let place = Arc::new(Mutex::new(Place::from(handshake)));
     let hung_up = transport.socket().hung_up();
     let (io, visitor) = VisitorIo::new(transport, shared.config.visitor_linger);
     let identity = Arc::new(identity);
@@ -108,8 +122,11 @@ async fn serve_connection(
         asked_once.store(true, Ordering::Relaxed);
         let (shared, links) = (Arc::clone(&shared), links.clone());
         let identity = Arc::clone(&identity);
-        let serving = visitor.begin_request();
-        async move { Ok::<_, Infallible>(respond(shared, serving, &identity, links, request).await) }
+        let (serving, place) = (visitor.begin_request(), Arc::clone(&place));
+        async move {
+            let response = respond(shared, serving, &place, &identity, links, request);
+            Ok::<_, Infallible>(response.await)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -144,6 +161,7 @@ async fn serve_connection(
 async fn respond(
     shared: Arc<Shared>,
     serving: RequestGuard,
+    place: &Mutex<Place>,
     identity: &Identity,
     links: scope::Handle,
     request: Request<Incoming>,
@@ -162,6 +180,16 @@ async fn respond(
         Ok(address) => address,
         Err((status, why)) => return plain_text(status, why),
     };
+    let let_in = place
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .let_in(&shared.front_visitors, &shared.metrics);
+    if !let_in {
+        return plain_text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the server has as many visitors as its configuration allows",
+        );
+    }
     let peer = serving.visitor().peer_addr();
     match exchange(&shared, serving, &address, request).await {
         Ok(response) => response,

@@ -15,6 +15,7 @@ use tunnel_proto::listen::Listen;
 use crate::io::scope;
 use crate::io::scope::Scope;
 use crate::io::socket::{DatagramListener, Listener, Options, Socket, UnixListener};
+use crate::server::budget::Budget;
 use crate::server::config::port::{Port, PortsError, validate};
 use crate::server::shared::{Shared, TEARDOWN};
 
@@ -212,17 +213,18 @@ impl Ports {
             BoundPort::Udp(listener) => (listener.address().into(), Weak::new()),
             BoundPort::Unix(listener) => (configured, Arc::downgrade(listener)),
         };
+        let budget = Budget::new(shared.config.connections_max);
         scope.spawn_interruptible(async move {
             match bound {
                 BoundPort::Tcp(listener) => loop {
-                    let Some(permit) = shared.connection().await else {
+                    let Some(permit) = budget.place(&shared.metrics).await else {
                         return;
                     };
                     let socket = listener.accept().await;
                     take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
                 },
                 BoundPort::Unix(listener) => loop {
-                    let Some(permit) = shared.connection().await else {
+                    let Some(permit) = budget.place(&shared.metrics).await else {
                         return;
                     };
                     let socket = listener.accept().await;

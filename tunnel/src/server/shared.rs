@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tunnel_proto::replicas::Terms;
 use tunnel_proto::wire::handshake::Party;
@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::server::agents::registry::{NotTaken, Registry};
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::Admission;
+use crate::server::budget::{Budget, Handshakes};
 use crate::server::config::Config;
 use crate::server::limits::{Quota, Quotas};
 use crate::uplink::keyring::Keyring;
@@ -31,20 +32,14 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// The TLS configuration of new connections to the front.
     pub(crate) tls: Option<watch::Sender<tls::Server>>,
-    pub(crate) connections: Arc<Semaphore>,
+    /// The connections to the front that are not let in yet.
+    pub(crate) handshakes: Arc<Handshakes>,
+    /// The visitors of the front.
+    pub(crate) front_visitors: Budget,
     pub(crate) draining: CancellationToken,
 }
 
 impl Shared {
-    /// Waits until one more connection is allowed.
-    pub(crate) async fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        let connections = Arc::clone(&self.connections);
-        if connections.available_permits() == 0 {
-            self.metrics.limit_rejected("connections");
-        }
-        connections.acquire_owned().await.ok()
-    }
-
     /// Whether a session that authenticated with `credential` may go on.
     pub(crate) fn still_admits(&self, party: Party, name: &str, credential: Credential) -> bool {
         match party {

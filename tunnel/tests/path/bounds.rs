@@ -1,18 +1,19 @@
 //! The bounds of the shell, each of them reached. Those of the cores are reached in their own
 //! tests.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::agent::Agent;
+use tunnel::server::Port;
 
 use crate::rig::{PROMPT, Rig, agent_config, round_trip, until, within};
+use crate::world::connect;
 
 /// A waiting visitor is served when another one leaves. It is not refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_max_makes_the_next_visitor_wait() {
-    // The front holds one ready. The agent's link counts as a session once it is up.
-    let rig = Rig::start_with(|server| server.connections_max = 4, |_| {}).await;
+    let rig = Rig::start_with(|server| server.connections_max = 3, |_| {}).await;
     let mut pairs = Vec::new();
     for _ in 0..3 {
         pairs.push(rig.pair().await);
@@ -29,6 +30,70 @@ async fn connections_max_makes_the_next_visitor_wait() {
     drop((waiting, target));
     pairs.clear();
     rig.at_rest().await;
+}
+
+/// Three visitors hold all that each budget of theirs allows. The agent and a new one come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn visitors_do_not_keep_agents_from_coming_back() {
+    let rig = Rig::start_with(
+        |server| {
+            server.connections_max = 3;
+            server.handshakes_max = 3;
+            server.ports = vec![Port::Socks5("127.0.0.1:0=web".parse().unwrap())];
+        },
+        |agent| agent.backoff = (Duration::from_millis(20), Duration::from_millis(20)),
+    )
+    .await;
+    let (front, target) = (rig.server.front(), rig.target.local_addr().unwrap());
+    let socks5 = rig.server.ports()[1].1.inet().unwrap();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(rig.pair().await.0);
+        held.push(connect(socks5).await.unwrap());
+        // A visitor of the front that is served and kept.
+        let mut visitor = connect(front).await.unwrap();
+        let request = format!("GET /client/web/http/{target}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        visitor.write_all(request.as_bytes()).await.unwrap();
+        let (mut target, _) = within(PROMPT, "the dial", rig.target.accept())
+            .await
+            .unwrap();
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n!";
+        target.read_u8().await.unwrap();
+        target.write_all(response).await.unwrap();
+        within(PROMPT, "the response", async {
+            while visitor.read_u8().await.unwrap() != b'!' {}
+        })
+        .await;
+        held.push(visitor);
+    }
+    // Connections to the front that say nothing, or never enough.
+    for _ in 0..3 {
+        let mut silent = connect(front).await.unwrap();
+        silent
+            .write_all(b"GET /connect HTTP/1.1\r\n")
+            .await
+            .unwrap();
+        held.push(silent);
+    }
+    let begun = Instant::now();
+    let mut config = agent_config(&rig.server, &[]);
+    config.name = "other".to_owned();
+    let other = Agent::start(config, None);
+    within(PROMPT, "another agent", other.connected()).await;
+    println!("an agent is in after {:?}", begun.elapsed());
+    rig.agent.drain(PROMPT).await;
+    let again = Agent::start(agent_config(&rig.server, &[]), None);
+    within(PROMPT, "the agent again", again.connected()).await;
+    // One more of each port waits or is told, and no other port is the worse for it.
+    let mut visitor = connect(front).await.unwrap();
+    let request = format!("GET /client/web/http/{target}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    visitor.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    let told = within(PROMPT, "the refusal", visitor.read_exact(&mut head)).await;
+    assert_eq!((told.unwrap(), &head), (12, b"HTTP/1.1 503"));
+    drop(held);
+    other.drain(PROMPT).await;
+    again.drain(PROMPT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

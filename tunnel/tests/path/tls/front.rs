@@ -108,7 +108,7 @@ async fn a_handshake_that_fails_costs_its_own_connection() {
 async fn handshakes_that_never_finish_hold_no_more_than_their_connections() {
     let secured = Secured::start_with(
         |server| {
-            server.connections_max = 4;
+            server.handshakes_max = 4;
             server.tls_handshake_timeout = Duration::from_millis(500);
         },
         |_| {},

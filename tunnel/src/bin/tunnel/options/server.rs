@@ -115,10 +115,15 @@ options! {
         /// [default: 512].
         #[arg(long, value_name = "COUNT")]
         fixed max_flows: usize,
-        /// Connections at once, of visitors, and of agents until their handshake is done; more wait
-        /// [default: 16384].
+        /// Connections of visitors at once, at each port; more wait, and at --listen are refused
+        /// with 503 [default: 16384].
         #[arg(long, value_name = "COUNT")]
         fixed max_connections: usize,
+        /// Connections to --listen at once that have yet to be let in, of agents and visitors; when
+        /// more come, those that have taken longest make room, but not before a second [default:
+        /// 1024].
+        #[arg(long, value_name = "COUNT")]
+        fixed max_handshakes: usize,
         /// Links of agents at once; more are refused with 503 [default: 4096].
         #[arg(long, value_name = "COUNT")]
         fixed max_sessions: usize,

@@ -82,6 +82,7 @@ impl ServerOptions {
     fn check_zeros(&self) -> anyhow::Result<()> {
         for (option, count) in [
             ("--max-connections", self.max_connections),
+            ("--max-handshakes", self.max_handshakes),
             ("--max-sessions", self.max_sessions),
             ("--max-replicas", self.max_replicas),
             ("--max-streams", self.max_streams),
@@ -158,6 +159,7 @@ impl ServerOptions {
         set(&mut config.datagrams.idle, self.udp_idle);
         config.datagrams.flows_max = self.max_flows.unwrap_or(config.datagrams.flows_max);
         config.connections_max = self.max_connections.unwrap_or(config.connections_max);
+        config.handshakes_max = self.max_handshakes.unwrap_or(config.handshakes_max);
         config.sessions_max = self.max_sessions.unwrap_or(config.sessions_max);
         config.replicas_max = self.max_replicas.unwrap_or(config.replicas_max);
         if let Some(bytes) = self.max_message {
