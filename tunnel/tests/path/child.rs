@@ -1,7 +1,7 @@
 //! The binary as a process of its own.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A process that is killed when it is dropped.
@@ -29,11 +29,11 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 impl Process {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments)
-            .env("TUNNEL_LOG", "error")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::spawn(command(arguments).env("TUNNEL_LOG", "error"))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Self { child, lines }
     }
@@ -49,6 +49,18 @@ impl Process {
         self.lines.read_line(&mut line).unwrap();
         let prefix = format!("listening {kind}=");
         line.trim().strip_prefix(&prefix).map(str::to_owned)
+    }
+
+    /// Returns the other end of the process's standard input, if it is a pipe.
+    pub(crate) fn input(&mut self) -> ChildStdin {
+        self.child.stdin.take().unwrap()
+    }
+
+    /// Returns the next line of what the process prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim().to_owned()
     }
 
     /// Asks the process to drain.

@@ -238,3 +238,63 @@ fn the_token_of_peers_is_taken_when_its_file_changes() {
     });
     assert_eq!(ask_as_peer(&front, "old"), "HTTP/1.1 401");
 }
+
+#[test]
+fn an_agent_that_reads_its_line_from_standard_input_reloads_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let mut server = Process::start(&[
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--print-join",
+        "--state-dir",
+        state,
+    ]);
+    let front = server.listening("front");
+    let line = server.line();
+    assert!(line.contains(&front), "{line}");
+    let log = folder.path().join("log");
+    let mut agent = command(&["agent", "-", "--name", "web", "--state-dir", state]);
+    agent
+        .env_remove("TUNNEL_TOKEN")
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap());
+    let mut agent = Process::spawn(&mut agent);
+    // As on a terminal: the line ends, the input does not.
+    let mut input = agent.input();
+    writeln!(input, "{line}").unwrap();
+    let logged = |text: &str| std::fs::read_to_string(&log).unwrap().matches(text).count();
+    until("the link", || logged(" connected ") == 1);
+    for reloads in 1..=2 {
+        agent.hang_up();
+        until("the reload", || logged("was read again") == reloads);
+    }
+    agent.signal();
+    assert_eq!(agent.status(), 0);
+    drop(input);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_through_does_not_keep_the_program_from_ending() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let fifo = fifo.to_str().unwrap();
+    // An agent whose line never comes, one whose file never does, and a server likewise.
+    for arguments in [
+        &["agent", "-"][..],
+        &["agent", "--config", fifo],
+        &["server", "--config", fifo],
+    ] {
+        let mut process = command(arguments);
+        process.stdin(std::process::Stdio::piped());
+        let mut process = Process::spawn(&mut process);
+        let input = process.input();
+        std::thread::sleep(Duration::from_millis(300));
+        process.signal();
+        assert_eq!(process.status(), 0, "{arguments:?}");
+        drop(input);
+    }
+}

@@ -20,9 +20,17 @@ use crate::watch::Watch;
 pub(crate) async fn run(args: AgentArgs, mut signals: Signals) -> anyhow::Result<()> {
     let file = args.config.config;
     let mut watch = Watch::new(file.iter().cloned().collect());
-    let read = || read(file.as_ref(), &args.options);
-    let mut options = read()?;
-    let plan = options.clone().plan()?;
+    let read = || {
+        let (file, over) = (file.clone(), args.options.clone());
+        move || {
+            let new = read(file.as_ref(), &over)?;
+            let plan = new.clone().plan()?;
+            Ok((new, plan))
+        }
+    };
+    let Some((mut options, plan)) = signals.read_unless_ended(read()).await? else {
+        return Ok(());
+    };
     watch.set(plan.files.iter().cloned().chain(file.clone()).collect());
     let metrics = Metrics::new(plan.compat_metrics).context("cannot register the counters")?;
     let agents: Vec<Agent> = plan
@@ -42,9 +50,9 @@ pub(crate) async fn run(args: AgentArgs, mut signals: Signals) -> anyhow::Result
         admin.spawn_interruptible(port.serve(admin.handle()));
     }
     while signals.next_while(&metrics, &mut watch).await == Asked::Reload {
-        let again = read().and_then(|new| Ok((new.clone(), new.plan()?)));
-        match again {
-            Ok((new, plan)) => {
+        match signals.read_unless_ended(read()).await {
+            Ok(None) => break,
+            Ok(Some((new, plan))) => {
                 reload(&agents, &plan);
                 warn_of_fixed(&new, &options);
                 watch.set(plan.files.into_iter().chain(file.clone()).collect());

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tunnel::io::tls;
 use tunnel::server::{Port, Server};
 use tunnel::uplink::Join;
 
@@ -19,17 +20,24 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
         over: args.options,
     };
     let mut watch = Watch::new(source.file.iter().cloned().collect());
-    let mut options = source.read()?;
+    let Some(read) = signals.read_unless_ended(source.reader()).await? else {
+        return Ok(());
+    };
+    let Read {
+        mut options,
+        plan,
+        tls,
+    } = read;
     let ServerPlan {
         mut config,
-        tls,
+        tls: tls_source,
         join,
         drain,
         files,
-    } = options.clone().plan()?;
+    } = plan;
     watch.set(source.files(files));
-    config.tls = tls.as_ref().map(TlsSource::load).transpose()?;
-    let pin = tls.as_ref().zip(config.tls.as_ref());
+    config.tls = tls;
+    let pin = tls_source.as_ref().zip(config.tls.as_ref());
     let pin = pin.and_then(|(source, tls)| source.pin(tls));
     let server = Server::start(config).await?;
     announce("front", server.front())?;
@@ -53,7 +61,12 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
             Ok(Asked::Reload) | Err(_) => {}
             Ok(Asked::End) => break,
         }
-        match reload(&server, &source, &options).await {
+        let reloaded = match signals.read_unless_ended(source.reader()).await {
+            Ok(None) => break,
+            Ok(Some(read)) => reload(&server, read, &options).await,
+            Err(error) => Err(error),
+        };
+        match reloaded {
             Ok((new, files)) => {
                 watch.set(source.files(files));
                 options = new;
@@ -93,19 +106,34 @@ fn print_join(server: &Server, plan: &JoinPlan, pin: Option<String>) -> anyhow::
 const RENEWAL: Duration = Duration::from_secs(12 * 3600);
 
 /// Where the options come from.
+#[derive(Clone)]
 struct Source {
     file: Option<PathBuf>,
     /// From the environment and the command line.
     over: ServerOptions,
 }
 
+/// What was read from it, and from the files that the options name.
+struct Read {
+    options: ServerOptions,
+    plan: ServerPlan,
+    tls: Option<tls::Server>,
+}
+
 impl Source {
-    fn read(&self) -> anyhow::Result<ServerOptions> {
-        let file = match &self.file {
-            Some(file) => Settings::read(file)?.server.unwrap_or_default(),
-            None => ServerOptions::default(),
-        };
-        Ok(self.over.clone().over(file))
+    /// Returns a function that reads everything and may block.
+    fn reader(&self) -> impl FnOnce() -> anyhow::Result<Read> + Send + 'static {
+        let Self { file, over } = self.clone();
+        move || {
+            let file = match &file {
+                Some(file) => Settings::read(file)?.server.unwrap_or_default(),
+                None => ServerOptions::default(),
+            };
+            let options = over.over(file);
+            let plan = options.clone().plan()?;
+            let tls = plan.tls.as_ref().map(TlsSource::load).transpose()?;
+            Ok(Read { options, plan, tls })
+        }
     }
 
     fn files(&self, mut files: Vec<PathBuf>) -> Vec<PathBuf> {
@@ -117,14 +145,11 @@ impl Source {
 /// Applies what has changed to a server that runs. If anything is wrong, nothing is applied.
 async fn reload(
     server: &Server,
-    source: &Source,
+    read: Read,
     before: &ServerOptions,
 ) -> anyhow::Result<(ServerOptions, Vec<PathBuf>)> {
-    let options = source.read()?;
-    let ServerPlan {
-        config, tls, files, ..
-    } = options.clone().plan()?;
-    let tls = tls.as_ref().map(TlsSource::load).transpose()?;
+    let Read { options, plan, tls } = read;
+    let ServerPlan { config, files, .. } = plan;
     server.set_ports(config.all_ports()).await?;
     server.set_access(config.access)?;
     if let Some(peers) = config.peers {

@@ -50,6 +50,20 @@ impl Signals {
         }
     }
 
+    /// Reads a configuration, which may block: off the workers, and only until the program is told
+    /// to end. Then it returns `None`.
+    pub(crate) async fn read_unless_ended<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<Option<T>> {
+        tokio::select! {
+            read = tokio::task::spawn_blocking(read) => {
+                read.context("the configuration could not be read")?.map(Some)
+            }
+            () = self.end() => Ok(None),
+        }
+    }
+
     /// Waits for `ends`, or for the next signal to end.
     pub(crate) async fn or_leave_at_once(
         &mut self,

@@ -1,7 +1,8 @@
 //! What the options of an agent come to.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -203,11 +204,20 @@ fn read_join(line: &str) -> anyhow::Result<Join> {
     if line != "-" {
         return Ok(line.parse()?);
     }
-    let mut line = String::new();
-    let mut input = std::io::stdin().lock().take(LINE_MAX);
-    input
-        .read_to_string(&mut line)
-        .context("cannot read the join line from standard input")?;
+    // It can be read once only; a reload plans with the same line.
+    static INPUT: Mutex<Option<String>> = Mutex::new(None);
+    let mut input = INPUT.lock().unwrap_or_else(PoisonError::into_inner);
+    let line = match &mut *input {
+        Some(line) => line,
+        unread => {
+            let mut line = String::new();
+            let mut input = std::io::stdin().lock().take(LINE_MAX);
+            input
+                .read_line(&mut line)
+                .context("cannot read the join line from standard input")?;
+            unread.insert(line)
+        }
+    };
     Ok(line.parse()?)
 }
 
