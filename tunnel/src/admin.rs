@@ -23,7 +23,6 @@ use axum::Router;
 use tokio::sync::Semaphore;
 
 mod answer;
-mod host;
 mod page;
 mod view;
 

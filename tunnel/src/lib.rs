@@ -7,6 +7,7 @@
 //! | [`server`], [`agent`], [`admin`] | the two ends, and their admin port |
 //! | [`uplink`], [`relay`] | connecting to a server and reconnecting; joining streams and sockets |
 //! | [`session`] | the streams of one link |
+//! | [`login`], [`http`] | users and their secrets; what HTTP ports check of a request |
 //! | [`metrics`] | Prometheus metrics |
 //! | [`io`] | sockets, TLS, tasks, files, time: the only code that touches the system |
 //!
@@ -38,14 +39,16 @@
 
 pub mod admin;
 pub mod agent;
+pub mod http;
 pub mod io;
+pub mod login;
 pub mod metrics;
 pub mod relay;
 pub mod server;
 pub mod session;
 pub mod uplink;
 
-pub use tunnel_proto::{Time, credentials, listen, mux, policy, replicas, target, wire};
+pub use tunnel_proto::{Time, listen, mux, policy, replicas, target, wire};
 
 pub use crate::agent::Agent;
 pub use crate::server::{Connector, DialError, Dialer, Server};

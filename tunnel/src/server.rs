@@ -17,6 +17,7 @@ mod front;
 mod ingress;
 mod inspect;
 pub mod limits;
+mod login;
 mod open;
 pub mod peer;
 mod ports;
@@ -108,6 +109,7 @@ impl Server {
             quotas: Quotas::default(),
             metrics: Arc::clone(&metrics),
             tls: config.tls.clone().map(watch::Sender::new),
+            front_http: watch::Sender::new(None),
             handshakes: Arc::new(Handshakes::new(config.handshakes_max)),
             front_visitors: Budget::new(config.connections_max),
             draining: CancellationToken::new(),
@@ -116,7 +118,7 @@ impl Server {
         let visitors = Scope::new();
         let mut server = Self {
             listening: Scope::new(),
-            ports: Ports::new(Arc::clone(&shared), visitors.handle()),
+            ports: Ports::new(Arc::clone(&shared), visitors.handle(), front.address()),
             visitors,
             links: Scope::new(),
             front: front.address(),

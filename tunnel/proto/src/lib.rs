@@ -11,7 +11,6 @@
 //! | [`listen`] | where a public port listens, as it is written |
 //! | [`policy`] | what an agent may dial |
 //! | [`replicas`] | which of several agents of one name takes a stream |
-//! | [`credentials`] | a user's name and password |
 //! | [`socks5`] | the messages of SOCKS5 |
 //! | [`token_bucket`] | how much may be asked in a time |
 
@@ -19,7 +18,6 @@
 
 use std::time::Duration;
 
-pub mod credentials;
 pub mod listen;
 pub mod mux;
 pub mod policy;

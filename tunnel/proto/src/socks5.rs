@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::credentials::Credentials;
 use crate::mux::Reason;
 use crate::target::Target;
 
@@ -87,6 +86,13 @@ impl From<Reason> for Code {
 pub enum Event {
     /// The visitor is to be sent this, and goes on.
     Send([u8; 2]),
+    /// The visitor logs in. Nothing more comes until [`Greeting::judge_login`] is called.
+    Login {
+        /// The name.
+        user: Bytes,
+        /// The password.
+        password: Bytes,
+    },
     /// The visitor asks for a stream. What it sent behind that is [`Greeting::into_rest`].
     Connect(Target),
     /// The visitor is to be sent this, and is over.
@@ -135,6 +141,8 @@ impl Refusal {
 enum State {
     Methods,
     Login,
+    /// Whether the login is accepted, once that is known.
+    Judged(Option<bool>),
     Request,
     Over,
 }
@@ -142,18 +150,18 @@ enum State {
 /// A visitor that has not asked for its stream yet.
 ///
 /// ```text
-/// Methods ──► Request ──► Over        without credentials
-/// Methods ──► Login ──► Request ──► Over
+/// Methods ──► Request ──► Over        without a login
+/// Methods ──► Login ──► Judged ──► Request ──► Over
 /// ```
 /// Every state ends in Over when the visitor is refused.
 #[derive(Debug)]
-pub struct Greeting<'a> {
-    credentials: Option<&'a Credentials>,
+pub struct Greeting {
+    needs_login: bool,
     state: State,
     input: BytesMut,
 }
 
-impl<'a> Greeting<'a> {
+impl Greeting {
     /// The longest message in bytes: a name and a password of 255 bytes each. What is kept is never
     /// longer than this and what was handed over last.
     #[cfg(test)]
@@ -161,9 +169,9 @@ impl<'a> Greeting<'a> {
 
     /// Starts with nothing read.
     #[must_use]
-    pub fn new(credentials: Option<&'a Credentials>) -> Self {
+    pub fn new(needs_login: bool) -> Self {
         Self {
-            credentials,
+            needs_login,
             state: State::Methods,
             input: BytesMut::new(),
         }
@@ -172,6 +180,13 @@ impl<'a> Greeting<'a> {
     /// Takes bytes of the visitor. [`Self::poll`] must be asked until it has nothing left.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
+    }
+
+    /// Says whether the login of [`Event::Login`] is accepted.
+    pub const fn judge_login(&mut self, accepted: bool) {
+        if let State::Judged(judged) = &mut self.state {
+            *judged = Some(accepted);
+        }
     }
 
     /// Returns what the visitor sent behind its request.
@@ -184,6 +199,12 @@ impl<'a> Greeting<'a> {
         let event = match self.state {
             State::Methods => self.methods(),
             State::Login => self.login(),
+            State::Judged(None) => None,
+            State::Judged(Some(false)) => Some(Event::Refuse(Refusal::Login)),
+            State::Judged(Some(true)) => {
+                self.state = State::Request;
+                Some(Event::Send([LOGIN_VERSION, 0]))
+            }
             State::Request => self.request(),
             State::Over => None,
         };
@@ -199,9 +220,10 @@ impl<'a> Greeting<'a> {
         }
         let count = usize::from(*self.input.get(1)?);
         let methods = self.input.get(2..2 + count)?;
-        let (method, next) = match self.credentials {
-            Some(_) => (LOGIN, State::Login),
-            None => (NO_LOGIN, State::Request),
+        let (method, next) = if self.needs_login {
+            (LOGIN, State::Login)
+        } else {
+            (NO_LOGIN, State::Request)
         };
         if !methods.contains(&method) {
             return Some(Event::Refuse(Refusal::NoMethod));
@@ -217,17 +239,11 @@ impl<'a> Greeting<'a> {
         }
         let user_end = 2 + usize::from(*self.input.get(1)?);
         let end = user_end + 1 + usize::from(*self.input.get(user_end)?);
-        let user = self.input.get(2..user_end)?;
-        let password = self.input.get(user_end + 1..end)?;
-        let accepted = self
-            .credentials
-            .is_some_and(|credentials| credentials.accept(user, password));
-        if !accepted {
-            return Some(Event::Refuse(Refusal::Login));
-        }
+        let user = Bytes::copy_from_slice(self.input.get(2..user_end)?);
+        let password = Bytes::copy_from_slice(self.input.get(user_end + 1..end)?);
         self.input.advance(end);
-        self.state = State::Request;
-        Some(Event::Send([LOGIN_VERSION, 0]))
+        self.state = State::Judged(None);
+        Some(Event::Login { user, password })
     }
 
     fn request(&mut self) -> Option<Event> {

@@ -16,7 +16,8 @@ use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 
 use crate::admin::view::{Sessions, Streams};
-use crate::admin::{Shared, host, page};
+use crate::admin::{Shared, page};
+use crate::http::host;
 use crate::io::socket::Socket;
 
 const JSON: &str = "application/json";
@@ -67,7 +68,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 
 /// Refuses requests by a foreign host name and requests to change something.
 async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let mut response = match host::check(&request, &shared.config.hosts) {
+    let mut response = match host::check(&request, &shared.config.hosts, "admin-host") {
         Err(refusal) => refusal.into_response(),
         Ok(()) if matches!(*request.method(), Method::GET | Method::HEAD) => {
             next.run(request).await

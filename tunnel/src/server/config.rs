@@ -18,15 +18,17 @@ use crate::server::limits::Limits;
 use crate::session::link;
 
 pub mod forward;
+pub mod http;
 pub mod port;
 
 pub use forward::Forward;
+pub use http::{HttpPort, HttpSocket};
 pub use port::{Port, PortsError};
 
 /// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where agents and HTTP visitors connect.
+    /// Where agents connect, and HTTP visitors if one of `ports` shares it.
     pub listen: SocketAddr,
     /// TLS of that port; without it the port speaks plain HTTP.
     pub tls: Option<tls::Server>,
@@ -34,7 +36,7 @@ pub struct Config {
     pub tls_handshake_timeout: Duration,
     /// Static forwards.
     pub forwards: Vec<Forward>,
-    /// More public ports: SOCKS5 and HTTP CONNECT.
+    /// More public ports: SOCKS5, HTTP CONNECT and HTTP.
     pub ports: Vec<Port>,
     /// The admin port: counters, health, sessions.
     pub admin: Option<admin::Config>,

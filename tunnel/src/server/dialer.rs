@@ -137,6 +137,7 @@ impl Dialer {
         let failed = |refused| self.failed(refused, &target);
         let open_request = OpenRequest {
             entrypoint: Entrypoint::Program,
+            user: None,
             agent: &self.agent,
             target: &target,
         };

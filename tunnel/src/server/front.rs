@@ -1,9 +1,12 @@
-//! The HTTP front: `/connect` for agents, `/client/{agent}/{scheme}/{host[:port]}/{path}` for
-//! visitors.
+//! The front: `/connect` for agents. And the HTTP ports:
+//! `/client/{agent}/{scheme}/{host[:port]}/{path}` for visitors, on sockets of their own or on the
+//! front's.
 
 mod exchange;
+mod login;
 mod request;
 mod upgrade;
+mod visit;
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,14 +19,16 @@ use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::io::socket::{Listener, NOBODY, Role, Socket};
 use crate::io::tls::{Identity, Transport};
 use crate::io::{scope, tls};
 use crate::server::budget::{Handshake, Place};
-use crate::server::front::exchange::{ExchangeBody, exchange};
-use crate::server::front::request::Address;
+use crate::server::config::{HttpPort, HttpSocket};
+use crate::server::front::exchange::ExchangeBody;
 use crate::server::front::upgrade::upgrade;
+use crate::server::front::visit::visit;
 use crate::server::shared::Shared;
 use crate::server::visitor::{RequestGuard, VisitorIo};
 
@@ -32,6 +37,34 @@ pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
 type FrontBody = Either<ExchangeBody, Full<Bytes>>;
 
+/// What a connection is asked for.
+enum Service {
+    /// Links, and `/client/...` if an HTTP port shares the socket.
+    Front {
+        /// Owns the tasks of the links.
+        links: scope::Handle,
+        place: Mutex<Place>,
+    },
+    /// `/client/...`.
+    Http(Arc<HttpPort>),
+}
+
+impl Service {
+    /// Counts the connection among the visitors of its port. Returns `false` if there are as many
+    /// as the configuration allows.
+    fn let_in(&self, shared: &Shared) -> bool {
+        match self {
+            Self::Front { place, .. } => place
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .let_in(&shared.front_visitors, &shared.metrics),
+            // Its listener has counted it.
+            Self::Http(_) => true,
+        }
+    }
+}
+
+/// Serves the front's listener.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     listener: Listener,
@@ -59,17 +92,39 @@ async fn serve_socket(
     handshake: Handshake,
     links: scope::Handle,
 ) {
-    let (transport, identity) = match &shared.tls {
-        None => (socket.into(), Identity::default()),
+    if let Some((transport, identity)) = transport(&shared, socket, true).await {
+        let place = Mutex::new(Place::from(handshake));
+        let service = Service::Front { links, place };
+        serve_connection(shared, transport, identity, service).await;
+    }
+}
+
+/// Serves a visitor of an HTTP port that has a socket of its own.
+pub(crate) async fn serve_visitor(
+    shared: Arc<Shared>,
+    port: Arc<HttpPort>,
+    socket: Socket,
+    _permit: OwnedSemaphorePermit,
+) {
+    let secure = port.socket == HttpSocket::Tls;
+    if let Some((transport, identity)) = transport(&shared, socket, secure).await {
+        serve_connection(shared, transport, identity, Service::Http(port)).await;
+    }
+}
+
+/// Performs the TLS handshake, if the server has TLS and it is wanted. Returns `None` if it fails.
+async fn transport(
+    shared: &Shared,
+    socket: Socket,
+    secured: bool,
+) -> Option<(Transport, Identity)> {
+    match shared.tls.as_ref().filter(|_| secured) {
+        None => Some((socket.into(), Identity::default())),
         Some(tls) => {
             let tls = tls.borrow().clone();
-            match secure(&shared, &tls, socket).await {
-                Some(secured) => secured,
-                None => return,
-            }
+            secure(shared, &tls, socket).await
         }
-    };
-    serve_connection(shared, transport, identity, handshake, links).await;
+    }
 }
 
 /// Performs the TLS handshake. Returns `None` if it fails.
@@ -108,24 +163,22 @@ async fn serve_connection(
     shared: Arc<Shared>,
     transport: Transport,
     identity: Identity,
-    handshake: Handshake,
-    links: scope::Handle,
+    service: Service,
 ) {
-    let place = Arc::new(Mutex::new(Place::from(handshake)));
     let hung_up = transport.socket().hung_up();
     let (io, visitor) = VisitorIo::new(transport, shared.config.visitor_linger);
-    let identity = Arc::new(identity);
+    let (identity, service) = (Arc::new(identity), Arc::new(service));
     let peer = visitor.peer_addr();
     let aborted = visitor.aborted().clone();
     let asked_once = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked_once.store(true, Ordering::Relaxed);
-        let (shared, links) = (Arc::clone(&shared), links.clone());
+        let (shared, service) = (Arc::clone(&shared), Arc::clone(&service));
         let identity = Arc::clone(&identity);
-        let (serving, place) = (visitor.begin_request(), Arc::clone(&place));
+        let serving = visitor.begin_request();
         async move {
-            let response = respond(shared, serving, &place, &identity, links, request);
-            Ok::<_, Infallible>(response.await)
+            let response = respond(&shared, serving, &identity, &service, request).await;
+            Ok::<_, Infallible>(response)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -159,51 +212,28 @@ async fn serve_connection(
 }
 
 async fn respond(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     serving: RequestGuard,
-    place: &Mutex<Place>,
     identity: &Identity,
-    links: scope::Handle,
+    service: &Service,
     request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let path = request.uri().path();
-    if path == "/connect" {
-        return upgrade(&shared, identity, &links, request).await;
-    }
-    let Some(rest) = path.strip_prefix("/client/") else {
-        return plain_text(
-            StatusCode::NOT_FOUND,
-            "there is /client/{agent}/http/{host:port}/{path}",
-        );
-    };
-    let address = match Address::parse(rest) {
-        Ok(address) => address,
-        Err((status, why)) => return plain_text(status, why),
-    };
-    let let_in = place
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .let_in(&shared.front_visitors, &shared.metrics);
-    if !let_in {
-        return plain_text(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the server has as many visitors as its configuration allows",
-        );
-    }
-    let peer = serving.visitor().peer_addr();
-    match exchange(&shared, serving, &address, request).await {
-        Ok(response) => response,
-        Err((status, why)) => {
-            tracing::debug!(
-                visitor = %peer,
-                agent = address.agent,
-                target = %address.target,
-                status = status.as_u16(),
-                why,
-                "request failed"
-            );
-            plain_text(status, &why)
+    let port = match service {
+        Service::Front { links, .. } if request.uri().path() == "/connect" => {
+            return upgrade(shared, identity, links, request).await;
         }
+        Service::Front { .. } => shared.front_http.borrow().clone(),
+        Service::Http(port) => Some(Arc::clone(port)),
+    };
+    match port {
+        Some(port) => {
+            let let_in = || service.let_in(shared);
+            visit(shared, &port, serving, identity, let_in, request).await
+        }
+        None => plain_text(
+            StatusCode::NOT_FOUND,
+            "this port is for agents; http = [\"listen\"] serves /client/{agent}/... here",
+        ),
     }
 }
 

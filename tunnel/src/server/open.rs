@@ -19,13 +19,11 @@ pub(crate) type HttpFailure = (StatusCode, String);
 pub(crate) enum Entrypoint<'a> {
     /// A public port besides the front.
     Port {
-        /// `forward`, `socks5` or `connect`.
+        /// `forward`, `socks5`, `connect` or `http`.
         kind: &'static str,
         /// Where it listens, as configured.
         listen: &'a Listen,
     },
-    /// `/client/...` of the HTTP front.
-    Front,
     /// The program that embeds the server.
     Program,
     /// Another server, on behalf of its visitor.
@@ -36,7 +34,6 @@ impl fmt::Display for Entrypoint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port { kind, listen } => write!(f, "{kind} {listen}"),
-            Self::Front => f.write_str("front"),
             Self::Program => f.write_str("program"),
             Self::Peer => f.write_str("peer"),
         }
@@ -47,6 +44,8 @@ impl fmt::Display for Entrypoint<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OpenRequest<'a> {
     pub(crate) entrypoint: Entrypoint<'a>,
+    /// The user who logged in, where the port needs a login.
+    pub(crate) user: Option<&'a str>,
     pub(crate) agent: &'a str,
     pub(crate) target: &'a Target,
 }
@@ -56,7 +55,7 @@ pub(crate) struct OpenRequest<'a> {
 pub(crate) enum OpenRefused {
     #[error("the agent is not connected")]
     NoAgent,
-    #[error("the server grants the agent no right to it")]
+    #[error("the server grants no right to it")]
     NoRight,
     #[error("the agent's limit of streams per second is reached; try again in a moment")]
     RateLimited,
@@ -151,6 +150,7 @@ impl Shared {
     pub(crate) fn open(&self, request: OpenRequest<'_>) -> Result<(Route, Opening), OpenRefused> {
         let OpenRequest {
             entrypoint,
+            user,
             agent,
             target,
         } = request;
@@ -158,14 +158,17 @@ impl Shared {
             let access = self.admission.access();
             let has_right = match entrypoint {
                 Entrypoint::Port { listen, .. } => access.allows_port(agent, listen),
-                Entrypoint::Front | Entrypoint::Program | Entrypoint::Peer => true,
+                Entrypoint::Peer => access.allows_peers(agent),
+                Entrypoint::Program => true,
             };
+            let has_right =
+                has_right && user.is_none_or(|user| access.users().allows(user, agent, target));
             if !has_right || !access.allows_target(agent, target) {
                 return Err(OpenRefused::NoRight);
             }
             let replicas = access.replicas(agent);
             let route = match entrypoint {
-                Entrypoint::Port { .. } | Entrypoint::Front | Entrypoint::Program => {
+                Entrypoint::Port { .. } | Entrypoint::Program => {
                     self.registry.find(agent, replicas)
                 }
                 // A peer's stream goes to a local agent or nowhere, so no stream goes in circles.
@@ -185,7 +188,7 @@ impl Shared {
         };
         open().inspect_err(|refused| {
             self.metrics.open_failed(refused.name());
-            tracing::debug!(%entrypoint, agent, %target, %refused, "visitor refused");
+            tracing::debug!(%entrypoint, user, agent, %target, %refused, "visitor refused");
         })
     }
 

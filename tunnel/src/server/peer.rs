@@ -152,6 +152,7 @@ async fn relay_stream(shared: Arc<Shared>, incoming: Incoming) {
 async fn open(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, OpenRefused> {
     let open_request = OpenRequest {
         entrypoint: Entrypoint::Peer,
+        user: None,
         agent,
         target,
     };

@@ -7,6 +7,7 @@ pub(crate) mod http_connect;
 pub(crate) mod socks5;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -16,7 +17,9 @@ use crate::io::scope;
 use crate::io::scope::Scope;
 use crate::io::socket::{DatagramListener, Listener, Options, Socket, UnixListener};
 use crate::server::budget::Budget;
+use crate::server::config::HttpSocket;
 use crate::server::config::port::{Port, PortsError, validate};
+use crate::server::front;
 use crate::server::shared::{Shared, TEARDOWN};
 
 /// The ports that are listened on.
@@ -25,6 +28,8 @@ pub(crate) struct Ports {
     shared: Arc<Shared>,
     /// Owns the tasks of visitors that have no stream yet.
     visitors: scope::Handle,
+    /// The address of the front.
+    front: SocketAddr,
     /// Held while the ports change.
     changing: tokio::sync::Mutex<()>,
     open: Mutex<Vec<Open>>,
@@ -48,7 +53,9 @@ impl Open {
     /// Whether its socket can serve `port`.
     fn suits(&self, port: &Port) -> bool {
         let own = self.port.borrow();
-        own.takes_datagrams() == port.takes_datagrams() && self.address.is_where(port.listen())
+        own.takes_datagrams() == port.takes_datagrams()
+            && own.shares_socket() == port.shares_socket()
+            && (port.shares_socket() || self.address.is_where(port.listen()))
     }
 }
 
@@ -57,10 +64,15 @@ enum BoundPort {
     Tcp(Listener),
     Unix(Arc<UnixListener>),
     Udp(DatagramListener),
+    /// The front's socket.
+    Front(SocketAddr),
 }
 
 impl BoundPort {
-    async fn listen(port: &Port, tcp: Options) -> io::Result<Self> {
+    async fn listen(port: &Port, front: SocketAddr, tcp: Options) -> io::Result<Self> {
+        if port.shares_socket() {
+            return Ok(Self::Front(front));
+        }
         let label = port.label();
         match port.listen() {
             Listen::Inet(address) if port.takes_datagrams() => {
@@ -87,10 +99,11 @@ enum Origin {
 }
 
 impl Ports {
-    pub(crate) fn new(shared: Arc<Shared>, visitors: scope::Handle) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, visitors: scope::Handle, front: SocketAddr) -> Self {
         Self {
             shared,
             visitors,
+            front,
             changing: tokio::sync::Mutex::default(),
             open: Mutex::default(),
         }
@@ -116,14 +129,14 @@ impl Ports {
     ///
     /// [`PortsError`]. Nothing has changed then.
     pub(crate) async fn set(&self, wanted: Vec<Port>) -> Result<(), PortsError> {
-        validate(&wanted)?;
+        validate(&wanted, self.shared.tls.is_some())?;
         let _changing = self.changing.lock().await;
         let mut origins = Vec::new();
         for (port, kept) in wanted.iter().zip(self.kept(&wanted)) {
             origins.push(match kept {
                 Some(at) => Origin::Kept(at),
                 None => Origin::New(
-                    BoundPort::listen(port, self.shared.config.splice.tcp)
+                    BoundPort::listen(port, self.front, self.shared.config.splice.tcp)
                         .await
                         .map_err(|error| PortsError::Listen {
                             port: port.to_string(),
@@ -200,6 +213,11 @@ impl Ports {
             };
             open.extend(next);
         }
+        let on_front = open.iter().find_map(|open| match &**open.port.borrow() {
+            Port::Http(http) if http.socket == HttpSocket::Shared => Some(Arc::clone(http)),
+            Port::Forward(_) | Port::Socks5(_) | Port::Connect(_) | Port::Http(_) => None,
+        });
+        self.shared.front_http.send_replace(on_front);
         Ok(before.into_iter().flatten().collect())
     }
 
@@ -212,6 +230,7 @@ impl Ports {
             BoundPort::Tcp(listener) => (listener.address().into(), Weak::new()),
             BoundPort::Udp(listener) => (listener.address().into(), Weak::new()),
             BoundPort::Unix(listener) => (configured, Arc::downgrade(listener)),
+            BoundPort::Front(address) => ((*address).into(), Weak::new()),
         };
         let budget = Budget::new(shared.config.connections_max);
         scope.spawn_interruptible(async move {
@@ -231,6 +250,8 @@ impl Ports {
                     take_visitor(&shared, &port.borrow(), &visitors, socket, permit);
                 },
                 BoundPort::Udp(listener) => datagrams::serve(&shared, &listener, port).await,
+                // The front takes its visitors.
+                BoundPort::Front(_) => {}
             }
         });
         Open {
@@ -264,6 +285,10 @@ fn take_visitor(
             let (shared, port) = (Arc::clone(shared), Arc::clone(port));
             visitors.spawn_interruptible(negotiate(shared, port, socket, permit));
         }
+        Port::Http(http) => {
+            let (shared, http) = (Arc::clone(shared), Arc::clone(http));
+            visitors.spawn_interruptible(front::serve_visitor(shared, http, socket, permit));
+        }
     }
 }
 
@@ -277,6 +302,6 @@ async fn negotiate(
     match &*port {
         Port::Socks5(proxy) => socks5::serve(shared, proxy, socket, permit).await,
         Port::Connect(proxy) => http_connect::serve(shared, proxy.clone(), socket, permit).await,
-        Port::Forward(_) => {}
+        Port::Forward(_) | Port::Http(_) => {}
     }
 }

@@ -15,7 +15,7 @@ use crate::server::agents::registry::{NotTaken, Registry};
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::Admission;
 use crate::server::budget::{Budget, Handshakes};
-use crate::server::config::Config;
+use crate::server::config::{Config, HttpPort};
 use crate::server::limits::{Quota, Quotas};
 use crate::uplink::keyring::Keyring;
 
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// The TLS configuration of new connections to the front.
     pub(crate) tls: Option<watch::Sender<tls::Server>>,
+    /// The HTTP port that has the front's socket, if there is one.
+    pub(crate) front_http: watch::Sender<Option<Arc<HttpPort>>>,
     /// The connections to the front that are not let in yet.
     pub(crate) handshakes: Arc<Handshakes>,
     /// The visitors of the front.

@@ -61,6 +61,7 @@ async fn rights_bound_what_is_asked_of_an_agent_that_would_do_more() {
         rights: Rights {
             targets: Some(Policy::new(vec!["127.0.0.2:*".parse().unwrap()])),
             ports: None,
+            peers: None,
         },
         ..Grant::default()
     };

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::agent::Agent;
 use tunnel::server::Port;
 
-use crate::rig::{PROMPT, Rig, agent_config, round_trip, until, within};
+use crate::rig::{PROMPT, Rig, agent_config, round_trip, until, with_http, within};
 use crate::world::connect;
 
 /// A waiting visitor is served when another one leaves. It is not refused.
@@ -40,6 +40,7 @@ async fn visitors_do_not_keep_agents_from_coming_back() {
             server.connections_max = 3;
             server.handshakes_max = 3;
             server.ports = vec![Port::Socks5("127.0.0.1:0=web".parse().unwrap())];
+            with_http(server);
         },
         |agent| agent.backoff = (Duration::from_millis(20), Duration::from_millis(20)),
     )
@@ -52,7 +53,7 @@ async fn visitors_do_not_keep_agents_from_coming_back() {
         held.push(connect(socks5).await.unwrap());
         // A visitor of the front that is served and kept.
         let mut visitor = connect(front).await.unwrap();
-        let request = format!("GET /client/web/http/{target}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+        let request = format!("GET /client/web/http/{target}/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
         visitor.write_all(request.as_bytes()).await.unwrap();
         let (mut target, _) = within(PROMPT, "the dial", rig.target.accept())
             .await
@@ -86,7 +87,7 @@ async fn visitors_do_not_keep_agents_from_coming_back() {
     within(PROMPT, "the agent again", again.connected()).await;
     // One more of each port waits or is told, and no other port is the worse for it.
     let mut visitor = connect(front).await.unwrap();
-    let request = format!("GET /client/web/http/{target}/ HTTP/1.1\r\nHost: a\r\n\r\n");
+    let request = format!("GET /client/web/http/{target}/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
     visitor.write_all(request.as_bytes()).await.unwrap();
     let mut head = [0; 12];
     let told = within(PROMPT, "the refusal", visitor.read_exact(&mut head)).await;

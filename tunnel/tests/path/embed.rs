@@ -182,6 +182,7 @@ async fn an_agent_is_asked_for_no_more_than_it_has_a_right_to_serve() {
     let rights = Rights {
         targets: Some(Policy::new(vec!["127.0.0.1:1".parse().unwrap()])),
         ports: None,
+        peers: None,
     };
     let rig = Rig::start_with(
         |server| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::rig::{LONG, PROMPT, Rig, drain, reset, until, within};
+use crate::rig::{LONG, PROMPT, Rig, drain, reset, until, with_http, within};
 use crate::world::{TcpListener, connect};
 
 /// A visitor's connection to the front.
@@ -32,7 +32,7 @@ impl Client {
     }
 
     async fn get(&mut self, path: &str) -> Reply {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: front\r\n\r\n"))
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
         self.reply().await
     }
@@ -96,7 +96,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_requests_on_one_connection() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     for number in 0..50 {
         let path = path(&rig, &format!("a/{number}?q=1"));
@@ -118,12 +118,12 @@ async fn many_requests_on_one_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_concerns_one_hop_stays_on_it() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     client
         .send(&format!(
-            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-End: 2\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nTE: trailers\r\nX-End: 2\r\n\r\n"
         ))
         .await;
     let text = "HTTP/1.1 200 OK\r\nKeep-Alive: timeout=5\r\nX-Far: 3\r\nContent-Length: 0\r\n\r\n";
@@ -142,12 +142,12 @@ async fn what_concerns_one_hop_stays_on_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_are_streamed_both_ways() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     client
         .send(&format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
         ))
         .await;
     let (_, mut io) = request(&rig).await;
@@ -182,7 +182,10 @@ async fn bodies_are_streamed_both_ways() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_served_is_said_in_one_line() {
     let rig = Rig::start_with(
-        |config| config.response_timeout = Duration::from_millis(100),
+        |config| {
+            with_http(config);
+            config.response_timeout = Duration::from_millis(100);
+        },
         |_| {},
     )
     .await;
@@ -218,7 +221,7 @@ async fn what_cannot_be_served_is_said_in_one_line() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_refuses_or_hangs_up_is_a_bad_gateway() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     let hang_up = async { drop(request(&rig).await) };
@@ -248,11 +251,11 @@ async fn a_target_that_refuses_or_hangs_up_is_a_bad_gateway() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_finishes_first_gets_the_response() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     client
-        .send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         .await;
     client.io.get_mut().shutdown().await.unwrap();
     let (_, mut io) = request(&rig).await;
@@ -279,12 +282,12 @@ async fn a_visitor_that_finishes_first_gets_the_response() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_leaves_before_the_response_ends_the_target() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     for abort in [true, false] {
         let mut client = Client::connect(&rig).await;
         let path = path(&rig, "");
         client
-            .send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
         let (_, mut io) = request(&rig).await;
         if abort {
@@ -299,11 +302,11 @@ async fn a_visitor_that_leaves_before_the_response_ends_the_target() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_does_not_read_and_leaves_ends_the_target() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     client
-        .send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         .await;
     let (_, mut io) = request(&rig).await;
     io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
@@ -321,12 +324,12 @@ async fn a_visitor_that_does_not_read_and_leaves_ends_the_target() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_uploads_to_nobody_and_aborts_is_noticed() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     client
         .send(&format!(
-            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
         ))
         .await;
     let (_, mut io) = request(&rig).await;
@@ -338,11 +341,11 @@ async fn a_visitor_that_uploads_to_nobody_and_aborts_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_dies_in_its_response_cuts_the_visitor_off() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let mut client = Client::connect(&rig).await;
     let path = path(&rig, "");
     client
-        .send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         .await;
     let (_, mut io) = request(&rig).await;
     io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf")
@@ -363,11 +366,11 @@ async fn a_target_that_dies_in_its_response_cuts_the_visitor_off() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_does_not_read_is_cut_off_when_its_stream_is_over() {
     for agent_dies in [true, false] {
-        let rig = Rig::start().await;
+        let rig = Rig::start_with(with_http, |_| {}).await;
         let mut client = Client::connect(&rig).await;
         let path = path(&rig, "");
         client
-            .send(&format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
             .await;
         let (_, mut io) = request(&rig).await;
         io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tunnel::credentials::Credentials;
+use tunnel::login::Users;
 use tunnel::policy::Policy;
 use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::server::{Config, Port};
@@ -191,7 +191,9 @@ async fn with_credentials_only_they_open_the_door() {
         let Port::Connect(proxy) = &mut server.ports[0] else {
             panic!("not CONNECT")
         };
-        proxy.credentials = Some(Credentials::new("anna", "sec:ret").unwrap());
+        proxy.login = true;
+        let users = Users::of_pair("anna:sec:ret").unwrap();
+        server.access.set_users(users);
     })
     .await;
     let target = rig.target.local_addr().unwrap();

@@ -7,11 +7,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent::Agent;
 use tunnel::metrics::Metrics;
+use tunnel::server;
 use tunnel::server::Limits;
 use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::wire::Dialect;
 
-use crate::rig::{LONG, PROMPT, Rig, agent_config, drain, pattern, refused, reset, until, within};
+use crate::rig::{
+    LONG, PROMPT, Rig, agent_config, drain, pattern, refused, reset, until, with_http, within,
+};
 use crate::world::connect;
 
 fn value(counters: &Metrics, name: &str) -> f64 {
@@ -30,6 +33,7 @@ async fn opens_beyond_the_rate_are_refused_and_counted() {
     for dialect in [Dialect::Native, Dialect::Remotedialer] {
         let rig = Rig::start_with(
             |server| {
+                with_http(server);
                 server.remotedialer = Some(Remotedialer::default());
                 server.limits = Limits {
                     opens_per_second: NonZeroU32::new(1),
@@ -73,7 +77,7 @@ async fn opens_beyond_the_rate_are_refused_and_counted() {
             let mut visitor = connect(rig.server.front()).await.unwrap();
             let target = rig.target.local_addr().unwrap();
             let request = format!(
-                "GET /client/web/http/{target}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+                "GET /client/web/http/{target}/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             );
             visitor.write_all(request.as_bytes()).await.unwrap();
             let mut head = [0; 12];
@@ -91,7 +95,11 @@ async fn slow(rate: u64) -> Rig {
         bytes_per_second: NonZeroU64::new(rate),
         ..Limits::default()
     };
-    Rig::start_with(|server| server.limits = limits, |_| {}).await
+    let set = |server: &mut server::Config| {
+        with_http(server);
+        server.limits = limits;
+    };
+    Rig::start_with(set, |_| {}).await
 }
 
 /// Sends `data` and returns how long it took to arrive whole.
@@ -129,8 +137,9 @@ async fn bytes_beyond_the_rate_wait_in_both_directions_and_none_is_lost() {
     // The HTTP front, whose streams take another way.
     let mut visitor = connect(rig.server.front()).await.unwrap();
     let at = rig.target.local_addr().unwrap();
-    let request =
-        format!("GET /client/web/http/{at}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "GET /client/web/http/{at}/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    );
     visitor.write_all(request.as_bytes()).await.unwrap();
     let (mut target, _) = within(LONG, "the dial", rig.target.accept()).await.unwrap();
     let mut asked = Vec::new();

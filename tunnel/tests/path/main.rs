@@ -18,6 +18,7 @@ mod examples;
 mod forward;
 mod front;
 mod http_connect;
+mod http_port;
 mod leaks;
 mod limits;
 mod link;

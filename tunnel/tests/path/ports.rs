@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UdpSocket, UnixStream};
 use tunnel::policy::Policy;
+use tunnel::server::config::HttpPort;
 use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen, Port, PortsError, Server};
 use tunnel::target::Target;
@@ -61,6 +62,10 @@ fn fixed(server: &Server) -> Vec<Port> {
             Port::Connect(proxy) => Port::Connect(ProxyPort {
                 listen: address,
                 ..proxy
+            }),
+            Port::Http(http) => Port::from(HttpPort {
+                listen: address,
+                ..(*http).clone()
             }),
         })
         .collect()

@@ -50,6 +50,8 @@ fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
         "server",
         "--listen",
         "127.0.0.1:0",
+        "--http",
+        "listen",
         "--forward",
         &forward,
         "--admin",

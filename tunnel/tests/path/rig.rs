@@ -10,6 +10,7 @@ use tunnel::agent::Agent;
 use tunnel::io::token::Token;
 use tunnel::metrics::{Compat, Metrics};
 use tunnel::policy::Policy;
+use tunnel::server::config::{HttpPort, HttpSocket};
 use tunnel::server::{Forward, Server};
 use tunnel::target::Target;
 use tunnel::{agent, server};
@@ -68,6 +69,12 @@ pub(crate) fn server_config(target: SocketAddr) -> server::Config {
     }];
     config.compat_metrics = Some(Compat::Remotedialer);
     config
+}
+
+/// Serves HTTP visitors at the front.
+pub(crate) fn with_http(config: &mut server::Config) {
+    let port = HttpPort::new(config.listen.into(), HttpSocket::Shared);
+    config.ports.push(port.into());
 }
 
 pub(crate) fn agent_config(server: &Server, allow: &[String]) -> agent::Config {

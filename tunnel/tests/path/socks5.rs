@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tunnel::credentials::Credentials;
+use tunnel::login::Users;
 use tunnel::policy::Policy;
 use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::server::{Config, Port};
@@ -198,7 +198,9 @@ async fn with_credentials_only_they_open_the_door() {
         let Port::Socks5(proxy) = &mut server.ports[0] else {
             panic!("not SOCKS5")
         };
-        proxy.credentials = Some(Credentials::new("anna", "secret").unwrap());
+        proxy.login = true;
+        let users = Users::of_pair("anna:secret").unwrap();
+        server.access.set_users(users);
     })
     .await;
     let target = rig.target.local_addr().unwrap().port();

@@ -180,10 +180,6 @@ fn by_tls(config: &mut agent::Config) {
 }
 
 impl Secured {
-    async fn start() -> Self {
-        Self::start_with(|_| {}, |_| {}).await
-    }
-
     pub(crate) async fn start_with(
         server: impl FnOnce(&mut server::Config),
         agent: impl FnOnce(&mut agent::Config),

@@ -13,7 +13,9 @@ use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::target::Target;
 use tunnel::wire::Dialect;
 
-use crate::rig::{LONG, PROMPT, Rig, drain, fill, pattern, refused, reset, until, within};
+use crate::rig::{
+    LONG, PROMPT, Rig, drain, fill, pattern, refused, reset, until, with_http, within,
+};
 use crate::world::{connect, of_the_world};
 
 /// A rig whose forward leads to `asked` and whose agent allows `rule`.
@@ -22,6 +24,7 @@ async fn rig(asked: &Path, rule: &Path, dialect: Dialect) -> Rig {
     let rule = format!("unix:{}", rule.display()).parse().unwrap();
     Rig::start_with(
         |server| {
+            with_http(server);
             server.forwards[0].target = target;
             server.remotedialer = Some(Remotedialer::default());
         },
@@ -129,7 +132,7 @@ async fn the_front_speaks_http_to_it() {
     let mut visitor = connect(rig.server.front()).await.unwrap();
     let encoded = path.display().to_string().replace('/', "%2F");
     let request = format!(
-        "GET /client/web/http+unix/{encoded}/v1/info?a=b HTTP/1.1\r\nHost: front\r\nConnection: close\r\n\r\n"
+        "GET /client/web/http+unix/{encoded}/v1/info?a=b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     );
     visitor.write_all(request.as_bytes()).await.unwrap();
     let (mut target, _) = within(LONG, "the dial", listener.accept()).await.unwrap();

@@ -130,6 +130,8 @@ fn tunnel(binaries: &Path, target: SocketAddr) -> Result<Service> {
                 "server",
                 "--listen",
                 "127.0.0.1:0",
+                "--http",
+                "listen",
                 "--admin",
                 "127.0.0.1:0",
                 "--compat-metrics",

@@ -4,13 +4,11 @@ use proptest::prelude::*;
 
 use crate::socks5::*;
 
-fn credentials() -> Credentials {
-    Credentials::new("anna", "secret").unwrap()
-}
-
 /// Hands `bytes` over in pieces that end at `cuts`, and returns all events and what is left.
-fn run(credentials: Option<&Credentials>, bytes: &[u8], cuts: &[usize]) -> (Vec<Event>, Bytes) {
-    let mut greeting = Greeting::new(credentials);
+///
+/// Anna's login with her password is accepted.
+fn run(needs_login: bool, bytes: &[u8], cuts: &[usize]) -> (Vec<Event>, Bytes) {
+    let mut greeting = Greeting::new(needs_login);
     let mut events = Vec::new();
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
     cuts.extend([0, bytes.len()]);
@@ -18,6 +16,10 @@ fn run(credentials: Option<&Credentials>, bytes: &[u8], cuts: &[usize]) -> (Vec<
     for piece in cuts.windows(2) {
         greeting.receive(&bytes[piece[0]..piece[1]]);
         while let Some(event) = greeting.poll() {
+            if let Event::Login { user, password } = &event {
+                assert_eq!(greeting.poll(), None);
+                greeting.judge_login(user == "anna" && password == "secret");
+            }
             events.push(event);
         }
         let over = matches!(events.last(), Some(Event::Connect(_) | Event::Refuse(_)));
@@ -49,7 +51,7 @@ fn addresses_and_names_become_targets() {
         (literal, "tcp/[::1]:80"),
         (v6, "tcp/[::1]:80"),
     ] {
-        let (events, rest) = run(None, &[&methods[..], &request, b"early"].concat(), &[]);
+        let (events, rest) = run(false, &[&methods[..], &request, b"early"].concat(), &[]);
         assert_eq!(events, [Event::Send([5, 0]), connect(target)]);
         assert_eq!(rest, &b"early"[..]);
     }
@@ -100,17 +102,16 @@ fn what_cannot_be_served_is_answered_as_the_rfc_says() {
         ),
         (whole(&[1]), Refusal::NotSocks5, vec![]),
     ] {
-        let (events, _) = run(None, &bytes, &[]);
+        let (events, _) = run(false, &bytes, &[]);
         assert_eq!(events.last(), Some(&Event::Refuse(refusal)), "{bytes:?}");
         assert_eq!(refusal.reply(), reply);
     }
 }
 
 #[test]
-fn with_credentials_nothing_else_is_taken() {
-    let credentials = credentials();
+fn where_a_login_is_needed_nothing_else_is_taken() {
     let refused = |bytes: &[u8], refusal| {
-        let (events, _) = run(Some(&credentials), bytes, &[]);
+        let (events, _) = run(true, bytes, &[]);
         assert_eq!(events.last(), Some(&Event::Refuse(refusal)), "{bytes:?}");
     };
     refused(&[5, 1, 0], Refusal::NoMethod);
@@ -118,12 +119,16 @@ fn with_credentials_nothing_else_is_taken() {
     refused(b"\x05\x01\x02\x01\x00\x00", Refusal::Login);
     refused(b"\x05\x01\x02\x05\x01\x00\x01", Refusal::Login);
     let (events, _) = run(
-        Some(&credentials),
+        true,
         b"\x05\x02\x00\x02\x01\x04anna\x06secret\x05\x01\x00\x01\x01\x02\x03\x04\x00\x50",
         &[],
     );
     let expected = [
         Event::Send([5, 2]),
+        Event::Login {
+            user: Bytes::from_static(b"anna"),
+            password: Bytes::from_static(b"secret"),
+        },
         Event::Send([1, 0]),
         connect("tcp/1.2.3.4:80"),
     ];
@@ -139,7 +144,6 @@ proptest! {
         early in proptest::collection::vec(any::<u8>(), 0..64),
         cuts in proptest::collection::vec(any::<usize>(), 0..12),
     ) {
-        let credentials = credentials();
         let mut bytes = vec![5, 2, 0, 2];
         if login {
             let (user, password) = if user.len() % 2 == 0 { (&b"anna"[..], &b"secret"[..]) } else { (&user[..], &user[..]) };
@@ -152,9 +156,8 @@ proptest! {
         bytes.extend(name.as_bytes());
         bytes.extend([1, 1]);
         bytes.extend(&early);
-        let credentials = login.then_some(&credentials);
-        let (events, rest) = run(credentials, &bytes, &[]);
-        let in_pieces = run(credentials, &bytes, &cuts);
+        let (events, rest) = run(login, &bytes, &[]);
+        let in_pieces = run(login, &bytes, &cuts);
         prop_assert_eq!(&events, &in_pieces.0);
         if matches!(events.last(), Some(Event::Connect(_))) {
             prop_assert_eq!(&rest, &early);
@@ -164,7 +167,6 @@ proptest! {
 
     #[test]
     fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..600), cuts in proptest::collection::vec(any::<usize>(), 0..4), login: bool) {
-        let credentials = credentials();
-        run(login.then_some(&credentials), &bytes, &cuts);
+        run(login, &bytes, &cuts);
     }
 }

@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// The public side: takes agents and visitors.
     ///
     /// Each listener is printed on standard output as one line `listening KIND=ADDRESS`. KIND is
-    /// front, forward, socks5, http-connect or admin. Port 0 takes a free port.
+    /// front, forward, socks5, http-connect, http or admin. Port 0 takes a free port.
     Server(Box<ServerArgs>),
     /// The private side: connects to the server and dials what --allow names.
     ///

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use tunnel::io::token::DigestError;
 
 use crate::nearest::nearest;
-use crate::options::{AgentOptions, GrantOptions, Options as _, ServerOptions};
+use crate::options::{AgentOptions, GrantOptions, Options as _, ServerOptions, UserOptions};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -112,13 +112,21 @@ fn unknown(table: &Table) -> Option<(String, String, String)> {
     unknown_in(table, &TABLES.map(str::to_owned), "the file")
         .or_else(|| unknown_in(in_table("server")?, &ServerOptions::names(), "[server]"))
         .or_else(|| unknown_in(in_table("agent")?, &AgentOptions::names(), "[agent]"))
-        .or_else(|| {
-            let agents = in_table("server")?.get("agents")?.as_table()?;
-            agents.iter().find_map(|(name, grant)| {
-                let place = format!("[server.agents.{name}]");
-                unknown_in(grant.as_table()?, &GrantOptions::names(), &place)
-            })
-        })
+        .or_else(|| unknown_below(in_table("server")?, "agents", &GrantOptions::names()))
+        .or_else(|| unknown_below(in_table("server")?, "users", &UserOptions::names()))
+}
+
+/// As [`unknown_in`], in the tables of one of the server's tables.
+fn unknown_below(
+    server: &Table,
+    table: &str,
+    known: &[String],
+) -> Option<(String, String, String)> {
+    let below = server.get(table)?.as_table()?;
+    below.iter().find_map(|(name, entry)| {
+        let place = format!("[server.{table}.{name}]");
+        unknown_in(entry.as_table()?, known, &place)
+    })
 }
 
 fn unknown_in(table: &Table, known: &[String], place: &str) -> Option<(String, String, String)> {
@@ -176,6 +184,10 @@ mod tests {
             (
                 "[server.agents.home]\ntoken = []",
                 ["[server.agents.home]", "\"tokens\""],
+            ),
+            (
+                "[server.users.anna]\nagent = []",
+                ["[server.users.anna]", "\"agents\""],
             ),
             (
                 "[server.agents.home]\nzzzzzzzz = []",

@@ -21,7 +21,9 @@ mod value;
 
 pub(crate) use agent::{AgentOptions, AgentPlan};
 pub(crate) use common::CommonOptions;
-pub(crate) use server::{GrantOptions, JoinPlan, ServerOptions, ServerPlan, TlsSource};
+pub(crate) use server::{
+    GrantOptions, JoinPlan, ServerOptions, ServerPlan, TlsSource, UserOptions,
+};
 use value::Value;
 
 /// The options in one table of the file. Each may be set in every source, or not at all.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tunnel::io::tls;
+use tunnel::server::config::HttpSocket;
 use tunnel::server::{Port, Server};
 use tunnel::uplink::Join;
 
@@ -42,10 +43,12 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
     let server = Server::start(config).await?;
     announce("front", server.front())?;
     for (port, address) in server.ports() {
-        let kind = match *port {
+        let kind = match &*port {
             Port::Forward(_) => "forward",
             Port::Socks5(_) => "socks5",
             Port::Connect(_) => "http-connect",
+            Port::Http(http) if http.socket == HttpSocket::Shared => continue,
+            Port::Http(_) => "http",
         };
         announce(kind, address)?;
     }

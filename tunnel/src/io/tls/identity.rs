@@ -16,6 +16,18 @@ pub enum Identity {
 }
 
 impl Identity {
+    /// Returns the DNS names of the client's certificate. Without one there are none.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Unasked | Self::Missing => Vec::new(),
+            Self::Verified(certificate) => match EndEntityCert::try_from(certificate) {
+                Ok(certificate) => certificate.valid_dns_names().map(str::to_owned).collect(),
+                Err(_) => Vec::new(),
+            },
+        }
+    }
+
     /// Checks that the client may be the agent or peer `name`. The name must equal one of the
     /// certificate's DNS names exactly, so that visitors are routed by the name that was certified.
     /// A wildcard matches no name.
@@ -27,17 +39,9 @@ impl Identity {
         match self {
             Self::Unasked => Ok(()),
             Self::Missing => Err("agents must show a client certificate to this server"),
-            Self::Verified(certificate) => {
-                let has_name = EndEntityCert::try_from(certificate).is_ok_and(|certificate| {
-                    certificate.valid_dns_names().any(|valid| valid == name)
-                });
-                if has_name {
-                    Ok(())
-                } else {
-                    Err(
-                        "the client certificate is not for this name: it must be one of its DNS names",
-                    )
-                }
+            Self::Verified(_) if self.names().iter().any(|valid| valid == name) => Ok(()),
+            Self::Verified(_) => {
+                Err("the client certificate is not for this name: it must be one of its DNS names")
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The access table: who may connect as an agent, and what visitors may ask of each.
+//! The access table: who may connect as an agent, what visitors may ask of each, and which users
+//! may log in at public ports.
 //!
 //! Only the digests of tokens are kept. An agent with an entry of its own authenticates with the
 //! tokens of that entry and no others. All other agents authenticate with the shared tokens. What
@@ -12,6 +13,7 @@ use tunnel_proto::replicas::Replicas;
 use tunnel_proto::target::Target;
 
 use crate::io::token::{Digest, Token};
+use crate::login::Users;
 use crate::server::limits::Limits;
 
 /// Who may connect, by name. The empty table lets no agent in.
@@ -20,6 +22,7 @@ pub struct Access {
     shared: Vec<Digest>,
     replicas: Replicas,
     agents: BTreeMap<String, Grant>,
+    users: Users,
 }
 
 /// What one agent is granted.
@@ -47,6 +50,9 @@ pub struct Rights {
     /// The public ports that may be used, by their address. Port 0 means every port of that
     /// address. `None` means all.
     pub ports: Option<Vec<Listen>>,
+    /// Whether other servers may ask on behalf of their visitors. Without a value they may unless
+    /// `ports` is set: the ports of other servers are not among those.
+    pub peers: Option<bool>,
 }
 
 /// The token that a session authenticated with.
@@ -75,6 +81,17 @@ impl Access {
     /// Adds an entry, and returns the one that it replaces.
     pub fn grant(&mut self, name: String, grant: Grant) -> Option<Grant> {
         self.agents.insert(name, grant)
+    }
+
+    /// Replaces the users.
+    pub fn set_users(&mut self, users: Users) {
+        self.users = users;
+    }
+
+    /// Returns the users.
+    #[must_use]
+    pub const fn users(&self) -> &Users {
+        &self.users
     }
 
     /// Whether the name has an entry of its own.
@@ -149,6 +166,12 @@ impl Access {
         let ports = rights.and_then(|rights| rights.ports.as_ref());
         ports.is_none_or(|ports| ports.iter().any(|allowed| covers(allowed, listen)))
     }
+
+    /// Whether other servers may ask the agent on behalf of their visitors.
+    pub(crate) fn allows_peers(&self, name: &str) -> bool {
+        let rights = self.agents.get(name).map(|grant| &grant.rights);
+        rights.is_none_or(|rights| rights.peers.unwrap_or(rights.ports.is_none()))
+    }
 }
 
 fn covers(allowed: &Listen, listen: &Listen) -> bool {
@@ -197,6 +220,7 @@ mod tests {
                     "127.0.0.2:0".parse().unwrap(),
                     "unix:/run/a.sock".parse().unwrap(),
                 ]),
+                peers: None,
             },
             ..Grant::default()
         };
@@ -269,5 +293,6 @@ mod tests {
             !listens("127.0.0.1:8081") && !listens("127.0.0.3:9") && !listens("unix:/run/b.sock")
         );
         assert!(access.allows_port("other", &"0.0.0.0:1".parse().unwrap()));
+        assert!(access.allows_peers("other") && !access.allows_peers("home"));
     }
 }

@@ -1,14 +1,15 @@
 //! The public ports besides the front, as they are configured.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::{fmt, io};
 
-use tunnel_proto::credentials::Credentials;
 use tunnel_proto::listen::{Listen, ListenError};
 use tunnel_proto::target::Target;
 use tunnel_proto::wire::handshake;
 
 use crate::server::config::Forward;
+use crate::server::config::http::{HttpPort, HttpSocket};
 
 /// A public port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Port {
     Socks5(ProxyPort),
     /// Visitors name their target by HTTP CONNECT (RFC 9110, section 9.3.6).
     Connect(ProxyPort),
+    /// Visitors name their agent and target by the path of an HTTP request.
+    Http(Arc<HttpPort>),
 }
 
 /// A port whose visitors name their targets, which one agent dials: `LISTEN=AGENT`.
@@ -28,9 +31,9 @@ pub struct ProxyPort {
     pub listen: Listen,
     /// The agent's name.
     pub agent: String,
-    /// The credentials of visitors. Without them everyone who can connect may ask for every target
-    /// that the agent allows.
-    pub credentials: Option<Credentials>,
+    /// Whether visitors must log in as one of the users of the access table. Without it everyone
+    /// who can connect may ask for every target that the agent allows.
+    pub login: bool,
 }
 
 /// Why a text is not a proxy port.
@@ -53,7 +56,7 @@ pub enum PortsError {
     /// Everyone on the network could use it.
     #[error(
         "the {kind} port {listen} needs no password, and other machines can reach it: give it \
-         credentials, or let it listen on 127.0.0.1"
+         users, or let it listen on 127.0.0.1"
     )]
     Open {
         /// Its kind.
@@ -61,6 +64,9 @@ pub enum PortsError {
         /// Where it would listen.
         listen: Listen,
     },
+    /// It is to speak TLS, and the server has none.
+    #[error("the http port {0} has no certificate: the server was started without TLS")]
+    NoTls(Listen),
     /// A UDP target needs a UDP port.
     #[error("{0} cannot take datagrams for a udp/ target: listen on IP:PORT")]
     NoDatagrams(Listen),
@@ -78,71 +84,93 @@ impl From<PortsError> for io::Error {
     fn from(error: PortsError) -> Self {
         let kind = match &error {
             PortsError::Listen { error, .. } => error.kind(),
-            PortsError::Twice(_) | PortsError::Open { .. } | PortsError::NoDatagrams(_) => {
-                io::ErrorKind::InvalidInput
-            }
+            PortsError::Twice(_)
+            | PortsError::Open { .. }
+            | PortsError::NoTls(_)
+            | PortsError::NoDatagrams(_) => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)
     }
 }
 
-/// Checks ports as far as possible without listening on them.
+/// Checks ports of a server with or without TLS, as far as possible without listening on them.
 ///
 /// # Errors
 ///
 /// [`PortsError`], never [`PortsError::Listen`].
-pub fn validate(ports: &[Port]) -> Result<(), PortsError> {
+pub fn validate(ports: &[Port], tls: bool) -> Result<(), PortsError> {
     for (at, port) in ports.iter().enumerate() {
         let earlier = ports.iter().take(at);
         if earlier.clone().any(|earlier| {
-            earlier.takes_datagrams() == port.takes_datagrams()
-                && earlier.listen().is_where(port.listen())
+            (earlier.takes_datagrams() == port.takes_datagrams()
+                && earlier.listen().is_where(port.listen()))
+                || (earlier.shares_socket() && port.shares_socket())
         }) {
             return Err(PortsError::Twice(port.listen().clone()));
         }
         if let (true, Listen::Unix(_)) = (port.takes_datagrams(), port.listen()) {
             return Err(PortsError::NoDatagrams(port.listen().clone()));
         }
-        if let Port::Socks5(proxy) | Port::Connect(proxy) = port
-            && proxy.credentials.is_none()
-            && !proxy.listen.is_local()
-        {
+        if !port.is_guarded() && !port.listen().is_local() {
             return Err(PortsError::Open {
                 kind: port.kind(),
-                listen: proxy.listen.clone(),
+                listen: port.listen().clone(),
             });
+        }
+        if let Port::Http(http) = port
+            && http.socket == HttpSocket::Tls
+            && !tls
+        {
+            return Err(PortsError::NoTls(http.listen.clone()));
         }
     }
     Ok(())
 }
 
 impl Port {
-    /// Returns the name of its kind: `forward`, `socks5` or `connect`.
+    /// Returns the name of its kind: `forward`, `socks5`, `connect` or `http`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Forward(_) => "forward",
             Self::Socks5(_) => "socks5",
             Self::Connect(_) => "connect",
+            Self::Http(_) => "http",
         }
     }
 
     /// Returns where it listens.
     #[must_use]
-    pub const fn listen(&self) -> &Listen {
+    pub fn listen(&self) -> &Listen {
         match self {
             Self::Forward(forward) => &forward.listen,
             Self::Socks5(proxy) | Self::Connect(proxy) => &proxy.listen,
+            Self::Http(http) => &http.listen,
         }
     }
 
-    /// Returns the agent that its visitors reach.
+    /// Returns the agent that its visitors reach, unless they name one.
     #[must_use]
-    pub fn agent(&self) -> &str {
+    pub fn agent(&self) -> Option<&str> {
         match self {
-            Self::Forward(forward) => &forward.agent,
-            Self::Socks5(proxy) | Self::Connect(proxy) => &proxy.agent,
+            Self::Forward(forward) => Some(&forward.agent),
+            Self::Socks5(proxy) | Self::Connect(proxy) => Some(&proxy.agent),
+            Self::Http(_) => None,
         }
+    }
+
+    /// Whether its visitors must log in, or cannot choose their target.
+    fn is_guarded(&self) -> bool {
+        match self {
+            Self::Forward(_) => true,
+            Self::Socks5(proxy) | Self::Connect(proxy) => proxy.login,
+            Self::Http(http) => http.login,
+        }
+    }
+
+    /// Whether it has the socket of [`Config::listen`](crate::server::Config::listen).
+    pub(crate) fn shares_socket(&self) -> bool {
+        matches!(self, Self::Http(http) if http.socket == HttpSocket::Shared)
     }
 
     /// Whether it is a UDP port.
@@ -150,7 +178,7 @@ impl Port {
     pub const fn takes_datagrams(&self) -> bool {
         match self {
             Self::Forward(forward) => matches!(forward.target, Target::Udp(_)),
-            Self::Socks5(_) | Self::Connect(_) => false,
+            Self::Socks5(_) | Self::Connect(_) | Self::Http(_) => false,
         }
     }
 
@@ -161,6 +189,7 @@ impl Port {
             Self::Socks5(proxy) | Self::Connect(proxy) => {
                 format!("{} to {}", self.kind(), proxy.agent)
             }
+            Self::Http(_) => self.kind().to_owned(),
         }
     }
 }
@@ -170,6 +199,7 @@ impl fmt::Display for Port {
         match self {
             Self::Forward(forward) => write!(f, "forward {forward}"),
             Self::Socks5(proxy) | Self::Connect(proxy) => write!(f, "{} {proxy}", self.kind()),
+            Self::Http(http) => write!(f, "http {http}"),
         }
     }
 }
@@ -177,6 +207,12 @@ impl fmt::Display for Port {
 impl From<Forward> for Port {
     fn from(forward: Forward) -> Self {
         Self::Forward(forward)
+    }
+}
+
+impl From<HttpPort> for Port {
+    fn from(port: HttpPort) -> Self {
+        Self::Http(Arc::new(port))
     }
 }
 
@@ -194,7 +230,7 @@ impl FromStr for ProxyPort {
             Some((listen, agent)) if handshake::is_name(agent) => Ok(Self {
                 listen: listen.parse()?,
                 agent: agent.to_owned(),
-                credentials: None,
+                login: false,
             }),
             Some(_) | None => Err(ProxyPortError::Malformed(text.to_owned())),
         }
@@ -234,16 +270,27 @@ mod tests {
             ("0.0.0.0:1=a", true),
             ("[::]:1=a", true),
         ] {
-            for make in [Port::Socks5, Port::Connect] {
-                let mut proxy = proxy(listen);
-                let checked = validate(&[make(proxy.clone())]);
+            let proxy = |login| ProxyPort {
+                login,
+                ..proxy(listen)
+            };
+            let http = |login| HttpPort {
+                login,
+                ..HttpPort::new(proxy(false).listen, HttpSocket::Plain)
+            };
+            let ports: [&dyn Fn(bool) -> Port; 3] = [
+                &|login| Port::Socks5(proxy(login)),
+                &|login| Port::Connect(proxy(login)),
+                &|login| Port::from(http(login)),
+            ];
+            for port in ports {
+                let checked = validate(&[port(false)], false);
                 assert_eq!(
                     matches!(checked, Err(PortsError::Open { .. })),
                     open,
                     "{listen}"
                 );
-                proxy.credentials = Some(Credentials::new("a", "b").unwrap());
-                validate(&[make(proxy)]).unwrap();
+                validate(&[port(true)], false).unwrap();
             }
         }
     }
@@ -252,6 +299,7 @@ mod tests {
     fn each_place_has_one_port() {
         let port = |text: &str| Port::Forward(text.parse().unwrap());
         let one = port("127.0.0.1:53=web/tcp/a:1");
+        let validate = |ports: &[Port]| validate(ports, false);
         validate(&[one.clone(), port("127.0.0.1:53=web/udp/a:1")]).unwrap();
         validate(&[port("127.0.0.1:0=a/tcp/a:1"), port("127.0.0.1:0=a/tcp/a:1")]).unwrap();
         let two = Port::Socks5(proxy("127.0.0.1:53=web"));
@@ -263,5 +311,16 @@ mod tests {
             validate(&datagrams),
             Err(PortsError::NoDatagrams(_))
         ));
+    }
+
+    #[test]
+    fn an_http_port_with_tls_needs_a_server_with_tls() {
+        let listen: Listen = "127.0.0.1:0".parse().unwrap();
+        let port = |socket| Port::from(HttpPort::new(listen.clone(), socket));
+        let ports = [port(HttpSocket::Tls), port(HttpSocket::Shared)];
+        validate(&ports, true).unwrap();
+        assert!(matches!(validate(&ports, false), Err(PortsError::NoTls(_))));
+        let twice = [port(HttpSocket::Shared), port(HttpSocket::Shared)];
+        assert!(matches!(validate(&twice, true), Err(PortsError::Twice(_))));
     }
 }

@@ -17,6 +17,7 @@ use tracing::Instrument as _;
 use tunnel_proto::mux::{By, Ending, OpenError, Reason};
 
 use crate::relay::splice::FLUSH_GRACE;
+use crate::server::config::HttpPort;
 use crate::server::front::FrontBody;
 use crate::server::front::request::{Address, rewrite, strip_hop_by_hop};
 use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
@@ -27,6 +28,8 @@ use crate::session::Watch;
 /// Opens a stream for a request, passes the request on and returns the response.
 pub(super) async fn exchange(
     shared: &Arc<Shared>,
+    port: &HttpPort,
+    user: Option<&str>,
     serving: RequestGuard,
     address: &Address,
     request: Request<Incoming>,
@@ -34,7 +37,11 @@ pub(super) async fn exchange(
     let Address { agent, target, .. } = address;
     let request = rewrite(request, address)?;
     let open_request = OpenRequest {
-        entrypoint: Entrypoint::Front,
+        entrypoint: Entrypoint::Port {
+            kind: "http",
+            listen: &port.listen,
+        },
+        user,
         agent,
         target,
     };

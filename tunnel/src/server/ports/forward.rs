@@ -18,6 +18,7 @@ pub(crate) fn open_request(forward: &Forward) -> OpenRequest<'_> {
             kind: "forward",
             listen: &forward.listen,
         },
+        user: None,
         agent: &forward.agent,
         target: &forward.target,
     }

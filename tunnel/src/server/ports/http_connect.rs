@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use data_encoding::BASE64;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
@@ -18,10 +17,12 @@ use tokio::time::timeout;
 use tunnel_proto::mux::Reason;
 use tunnel_proto::target::Target;
 
+use crate::http::authorization::Sent;
 use crate::io::socket::{Mark, NOBODY, PeerAddr, Role, Socket};
 use crate::relay::splice::splice_after;
 use crate::server::config::port::ProxyPort;
 use crate::server::front::HEAD_MAX;
+use crate::server::login::LoginRefused;
 use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
 use crate::server::shared::Shared;
 use crate::session::Stream;
@@ -114,15 +115,16 @@ type Answer = Response<Full<Bytes>>;
 async fn respond(visitor: &ProxyVisitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
     let ProxyVisitor { shared, proxy, .. } = visitor;
     let target = asked_for(&request).map_err(|(status, why)| refuse(status, &why))?;
-    if !is_authorized(proxy, &request) {
+    let user = login(visitor, &request).map_err(|refused| {
         let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
-        return Err(refuse(status, "this proxy asks for a user and a password"));
-    }
+        refuse(status, &refused.to_string())
+    })?;
     let open_request = OpenRequest {
         entrypoint: Entrypoint::Port {
             kind: "connect",
             listen: &proxy.listen,
         },
+        user: user.as_deref(),
         agent: &proxy.agent,
         target: &target,
     };
@@ -196,32 +198,14 @@ fn asked_for<B>(request: &Request<B>) -> Result<Target, HttpFailure> {
     }
 }
 
-/// Whether the visitor has the credentials.
-fn is_authorized<B>(proxy: &ProxyPort, request: &Request<B>) -> bool {
-    let Some(credentials) = &proxy.credentials else {
-        return true;
-    };
-    let mut given = request
-        .headers()
-        .get_all(header::PROXY_AUTHORIZATION)
-        .iter();
-    let pair = match (given.next(), given.next()) {
-        (Some(value), None) => basic(value),
-        (_, _) => None,
-    };
-    pair.is_some_and(|(user, password)| credentials.accept(&user, &password))
-}
-
-/// Reads `Basic BASE64(USER:PASSWORD)` (RFC 7617).
-fn basic(value: &HeaderValue) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
-    let pair = scheme
-        .eq_ignore_ascii_case("basic")
-        .then(|| BASE64.decode(encoded.trim().as_bytes()))?;
-    let pair = pair.ok()?;
-    let colon = pair.iter().position(|byte| *byte == b':')?;
-    let (user, password) = pair.split_at_checked(colon)?;
-    Some((user.to_vec(), password.get(1..)?.to_vec()))
+/// Returns the user who sends the request, where the port needs a login.
+fn login<B>(visitor: &ProxyVisitor, request: &Request<B>) -> Result<Option<String>, LoginRefused> {
+    if !visitor.proxy.login {
+        return Ok(None);
+    }
+    let sent = Sent::read(request.headers(), &header::PROXY_AUTHORIZATION);
+    let presented = sent.as_ref().and_then(Sent::presented);
+    visitor.shared.log_in(presented).map(Some)
 }
 
 fn refuse(status: StatusCode, why: &str) -> Answer {

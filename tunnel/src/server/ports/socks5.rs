@@ -11,6 +11,7 @@ use tunnel_proto::socks5::{Code, Event, Greeting};
 use tunnel_proto::target::Target;
 
 use crate::io::socket::{NOBODY, ReadBuffer, Role, Socket};
+use crate::login::Presented;
 use crate::relay::splice::{FLUSH_GRACE, splice_after};
 use crate::server::config::port::ProxyPort;
 use crate::server::open::{Entrypoint, OpenRequest};
@@ -28,9 +29,16 @@ pub(crate) async fn serve(
     let asked = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return,
-        asked = timeout(shared.config.header_timeout, negotiate(proxy, &socket)) => asked,
+        asked = timeout(
+            shared.config.header_timeout,
+            negotiate(&shared, proxy, &socket),
+        ) => asked,
     };
-    let (target, early) = match asked {
+    let Asked {
+        user,
+        target,
+        early,
+    } = match asked {
         Ok(Some(asked)) => asked,
         Ok(None) => return,
         Err(_) => {
@@ -45,6 +53,7 @@ pub(crate) async fn serve(
             kind: "socks5",
             listen: &proxy.listen,
         },
+        user: user.as_deref(),
         agent: &proxy.agent,
         target: &target,
     };
@@ -97,10 +106,18 @@ const PIECE: usize = 1024;
 /// kernel.
 const EARLY_MAX: usize = 16 * 1024;
 
-/// Performs the handshake. Returns the target and the bytes that came after the request, or `None`
-/// if the visitor left or was refused.
-async fn negotiate(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)> {
-    let mut greeting = Greeting::new(proxy.credentials.as_ref());
+/// What a visitor asks for.
+struct Asked {
+    user: Option<String>,
+    target: Target,
+    /// What it sent after the request.
+    early: Bytes,
+}
+
+/// Performs the handshake. Returns `None` if the visitor left or was refused.
+async fn negotiate(shared: &Shared, proxy: &ProxyPort, socket: &Socket) -> Option<Asked> {
+    let mut greeting = Greeting::new(proxy.login);
+    let mut user = None;
     let mut buffer = ReadBuffer::default();
     loop {
         let data = socket.read(&mut buffer, PIECE).await.ok()?;
@@ -111,7 +128,24 @@ async fn negotiate(proxy: &ProxyPort, socket: &Socket) -> Option<(Target, Bytes)
         while let Some(event) = greeting.poll() {
             match event {
                 Event::Send(reply) => send(socket, &reply).await.ok()?,
-                Event::Connect(target) => return Some((target, greeting.into_rest())),
+                Event::Login {
+                    user: name,
+                    password,
+                } => {
+                    let presented = Presented::Pair {
+                        user: &name,
+                        password: &password,
+                    };
+                    user = shared.log_in(Some(presented)).ok();
+                    greeting.judge_login(user.is_some());
+                }
+                Event::Connect(target) => {
+                    return Some(Asked {
+                        user,
+                        target,
+                        early: greeting.into_rest(),
+                    });
+                }
                 Event::Refuse(refusal) => {
                     tracing::debug!(
                         visitor = %socket.peer_addr(),

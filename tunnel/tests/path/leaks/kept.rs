@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 
 use crate::child::Process;
-use crate::rig::{LONG, PROMPT, Rig, drain, loopback, within};
+use crate::rig::{LONG, PROMPT, Rig, drain, loopback, with_http, within};
 use crate::world::{TcpListener, connect};
 
 /// Server and agent as processes of their own.
@@ -222,13 +222,14 @@ async fn five_thousand_idle_streams_leave_nothing() {
 /// Each has its own target connection, which ends with it: none idles in a pool for a next one.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_keep_no_connection_to_their_target() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_with(with_http, |_| {}).await;
     let address = rig.target.local_addr().unwrap();
     let mut ends = tokio::task::JoinSet::new();
     for at in 0..50 {
         let mut visitor = connect(rig.server.front()).await.unwrap();
         let path = format!("/client/web/http/{address}/?timeout={at}");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         visitor.write_all(request.as_bytes()).await.unwrap();
         let (target, _) = rig.target.accept().await.unwrap();
         let mut target = BufReader::new(target);

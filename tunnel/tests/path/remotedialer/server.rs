@@ -13,7 +13,9 @@ use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::wire::remotedialer::Body;
 
 use super::{Peer, data, text};
-use crate::rig::{LONG, PROMPT, drain, fill, loopback, reset, server_config, sum, until, within};
+use crate::rig::{
+    LONG, PROMPT, drain, fill, loopback, reset, server_config, sum, until, with_http, within,
+};
 use crate::world::connect as connect_visitor;
 
 struct Script {
@@ -37,6 +39,7 @@ async fn connect(server: &Server, secret: &str) -> Result<Peer, WsError> {
 async fn server(accepts: bool, change: impl FnOnce(&mut remotedialer::Config)) -> Server {
     let mut config = server_config("127.0.0.1:9".parse().unwrap());
     config.remotedialer = accepts.then(Remotedialer::default);
+    with_http(&mut config);
     change(&mut config.remotedialer_mux);
     assert_eq!(config.listen, loopback());
     Server::start(config).await.unwrap()
@@ -119,7 +122,7 @@ async fn an_error_resets_the_visitor_and_tells_the_front_why() {
     assert!(end.is_err());
     let mut visitor = connect_visitor(script.server.front()).await.unwrap();
     let request =
-        b"GET /client/web/http/127.0.0.1:9/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        b"GET /client/web/http/127.0.0.1:9/ HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     visitor.write_all(request).await.unwrap();
     let (connection, _) = script.peer.receive().await;
     script.peer.send(connection, text(refused)).await;

@@ -15,7 +15,7 @@ use tunnel::server::Server;
 use super::{Secured, by_tls, failures};
 use crate::rig::{
     LONG, PROMPT, agent_config, connect_fails, drain, reset, round_trip, server_config, until,
-    within,
+    with_http, within,
 };
 use crate::world::connect;
 
@@ -139,7 +139,7 @@ async fn patient(server: &Server, files: ClientFiles) -> tunnel::io::tls::Transp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_does_not_wait_for_handshakes() {
-    let secured = Secured::start().await;
+    let secured = Secured::start_with(with_http, |_| {}).await;
     let mut slow = connect(secured.rig.server.front()).await.unwrap();
     slow.write_all(b"\x16").await.unwrap();
     until("the handshake", || secured.rig.server.tasks() >= 3).await;
@@ -149,7 +149,7 @@ async fn a_drain_does_not_wait_for_handshakes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_with_the_wrong_scheme_is_told() {
-    let secured = Secured::start().await;
+    let secured = Secured::start_with(with_http, |_| {}).await;
     let target = secured.rig.target.local_addr().unwrap();
     let plain = Server::start(server_config(target)).await.unwrap();
     for (server, secure, reason) in [
@@ -177,7 +177,9 @@ async fn an_agent_with_the_wrong_scheme_is_told() {
 }
 
 fn request(target: SocketAddr) -> String {
-    format!("POST /client/web/http/{target}/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nask")
+    format!(
+        "POST /client/web/http/{target}/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nask"
+    )
 }
 
 async fn take_request(target: &mut TcpStream) {
@@ -189,7 +191,7 @@ async fn take_request(target: &mut TcpStream) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn visitors_come_by_tls_again_and_again() {
-    let secured = Secured::start().await;
+    let secured = Secured::start_with(with_http, |_| {}).await;
     let address = secured.rig.target.local_addr().unwrap();
     let files = secured.folder.trusting(&secured.signer);
     let mut visitor = https(&secured.rig.server, files).await;
@@ -222,7 +224,7 @@ async fn visitors_come_by_tls_again_and_again() {
 /// TLS says that it was all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_finishes_first_gets_its_response() {
-    let secured = Secured::start().await;
+    let secured = Secured::start_with(with_http, |_| {}).await;
     let address = secured.rig.target.local_addr().unwrap();
     for (notify, finish) in [(true, false), (false, true), (true, true)] {
         let files = secured.folder.trusting(&secured.signer);
@@ -257,7 +259,7 @@ async fn a_visitor_that_finishes_first_gets_its_response() {
 /// An answer that breaks off is no whole answer, inside TLS as without.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_that_breaks_off_does_not_end_in_order() {
-    let secured = Secured::start().await;
+    let secured = Secured::start_with(with_http, |_| {}).await;
     let address = secured.rig.target.local_addr().unwrap();
     let files = secured.folder.trusting(&secured.signer);
     let mut visitor = https(&secured.rig.server, files).await;
@@ -288,7 +290,7 @@ async fn a_response_that_breaks_off_does_not_end_in_order() {
 /// A visitor that does not read holds only its own connection, which ends with the agent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_does_not_read_is_released_with_its_request() {
-    let secured = Secured::start().await;
+    let secured = Secured::start_with(with_http, |_| {}).await;
     let address = secured.rig.target.local_addr().unwrap();
     let files = secured.folder.trusting(&secured.signer);
     let mut visitor = https(&secured.rig.server, files).await;

@@ -6,20 +6,23 @@ use std::time::{Duration, SystemTime};
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::agent::Agent;
+use tunnel::io::socket::{NOBODY, Role, Socket};
 use tunnel::io::tls::{
     Client, ClientCertificates, ClientFiles, Failure, Files, HandshakeError, Identity,
 };
 use tunnel::io::token::Token;
+use tunnel::login::{User, UserRights, Users};
 use tunnel::metrics::Metrics;
 use tunnel::policy::Policy;
-use tunnel::server::Server;
 use tunnel::server::auth::peers::Peers;
+use tunnel::server::config::{HttpPort, HttpSocket};
+use tunnel::server::{Port, Server};
 use tunnel::{agent, server};
 
 use super::front::https;
 use super::trust::shake;
 use super::{DAY, Folder, Signer, failures};
-use crate::rig::{LONG, PROMPT, connect_fails, loopback, token, until, within};
+use crate::rig::{LONG, PROMPT, connect_fails, loopback, token, until, with_http, within};
 
 /// A server that has an authority for clients.
 struct Mutual {
@@ -136,6 +139,7 @@ async fn an_agent_is_who_its_certificate_says() {
     let mutual = Mutual::new();
     let mut config = server::Config::new(loopback(), token());
     config.tls = Some(mutual.server(ClientCertificates::Agents));
+    with_http(&mut config);
     let server = Server::start(config).await.unwrap();
     let (web, _) = agent(&server, "web", mutual.named(&["web", "web-2"]));
     within(LONG, "connecting", web.connected()).await;
@@ -155,13 +159,69 @@ async fn an_agent_is_who_its_certificate_says() {
     assert_eq!(web.links(), 1);
     // Visitors need none here.
     let mut visitor = https(&server, mutual.anonymous()).await;
-    let request = b"GET /client/absent/http/a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let request =
+        b"GET /client/absent/http/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     visitor.write_all(request).await.unwrap();
     let mut answer = String::new();
     let read = visitor.read_to_string(&mut answer);
     within(PROMPT, "the answer", read).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert_eq!(failures(&server, "client certificate"), 0);
+}
+
+/// A user's certificate is a login, with the user's rights.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_is_who_its_certificate_says() {
+    let mutual = Mutual::new();
+    let mut config = server::Config::new(loopback(), token());
+    config.tls = Some(mutual.server(ClientCertificates::Agents));
+    let mut users = Users::default();
+    let rights = UserRights {
+        agents: Some(["absent".to_owned()].into()),
+        targets: None,
+    };
+    let anna = User {
+        rights,
+        ..User::default()
+    };
+    users.add("anna", anna).unwrap();
+    config.access.set_users(users);
+    config.ports = [HttpSocket::Shared, HttpSocket::Tls]
+        .map(|socket| {
+            let port = HttpPort::new(config.listen.into(), socket);
+            Port::from(HttpPort {
+                login: true,
+                ..port
+            })
+        })
+        .into();
+    let server = Server::start(config).await.unwrap();
+    for (_, address) in server.ports() {
+        for (names, agent, expected) in [
+            (Some(&["x", "anna"][..]), "absent", "503"),
+            (Some(&["anna"]), "other", "403"),
+            (Some(&["bert"]), "absent", "401"),
+            (None, "absent", "401"),
+        ] {
+            let files = names.map_or_else(|| mutual.anonymous(), |names| mutual.named(names));
+            let client = Client::load(files).unwrap();
+            let address = address.inet().unwrap();
+            let socket = Socket::dial(address, Role::Pool, NOBODY, "test").await;
+            let visitor = client.connect("127.0.0.1", socket.unwrap()).await;
+            let mut visitor = visitor.unwrap();
+            let request = format!(
+                "GET /client/{agent}/http/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            );
+            visitor.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            let read = visitor.read_to_string(&mut answer);
+            within(PROMPT, "the answer", read).await.unwrap();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {expected} ")),
+                "{answer}"
+            );
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,16 +9,18 @@ use hyper::header::HeaderName;
 use tunnel::io::token::Digest;
 use tunnel::policy::Rule;
 use tunnel::server::auth::peers::Peer;
+use tunnel::server::config::http::{HttpListen, Origin};
 use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen};
 use tunnel::uplink::ServerUrl;
 
-use super::value::{ClientsArg, Invitee, Name, ReplicasArg, Span};
+use super::value::{ClientsArg, HostName, Invitee, Name, ReplicasArg, Span};
 use super::{CommonOptions, options};
 
 mod access;
 mod plan;
 mod tls;
+mod users;
 
 pub(crate) use plan::{JoinPlan, ServerPlan};
 pub(crate) use tls::TlsSource;
@@ -27,8 +29,8 @@ options! {
     /// What `tunnel server` can be told.
     #[derive(clap::Args)]
     pub(crate) struct ServerOptions {
-        /// Where agents (/connect) and HTTP visitors (/client/AGENT/http/HOST:PORT/PATH, or
-        /// http+unix and a socket's path with %2F for /) connect [default: 127.0.0.1:8123].
+        /// Where agents connect (/connect), and HTTP visitors with --http listen [default:
+        /// 127.0.0.1:8123].
         #[arg(long, value_name = "IP:PORT")]
         fixed listen: SocketAddr,
         /// The certificate of --listen in PEM, and what is between it and its authority: agents and
@@ -87,9 +89,28 @@ options! {
         /// 127.0.0.1:3128=home. Repeatable.
         #[arg(long, value_name = "LISTEN=AGENT", value_delimiter = ',')]
         live http_connect: Vec<ProxyPort>,
-        /// The file with the USER:PASSWORD that visitors of --socks5 and --http-connect must know;
-        /// else the environment variable TUNNEL_PROXY_CREDENTIALS. Without them these ports may
-        /// listen on loopback addresses and Unix sockets only.
+        /// Serve HTTP on a port whose visitors name agent and target in the path, as
+        /// /client/AGENT/http/HOST:PORT/PATH (or http+unix and a socket's path with %2F for /): at
+        /// an address of its own, as 127.0.0.1:8124 or unix:/run/http.sock, or at that of --listen
+        /// if this is the word listen. Not served without this. Repeatable.
+        #[arg(long, value_name = "LISTEN", value_delimiter = ',')]
+        live http: Vec<HttpListen>,
+        /// As --http, at an address of its own by TLS with --tls-cert. Repeatable.
+        #[arg(long, value_name = "LISTEN", value_delimiter = ',')]
+        live https: Vec<Listen>,
+        /// A name by which the ports of --http and --https may be asked, besides addresses,
+        /// localhost and the host of --public-url; others are refused, so that no page of another
+        /// site can read them (DNS rebinding). Repeatable.
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        live http_host: Vec<HostName>,
+        /// The origin of another site whose pages may send requests to --http and --https, as
+        /// https://app.example. Requests of all other sites' pages are refused. Repeatable.
+        #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+        live http_origin: Vec<Origin>,
+        /// The file with the USER:PASSWORD that visitors of --socks5, --http-connect, --http and
+        /// --https must know; else the environment variable TUNNEL_PROXY_CREDENTIALS. More users
+        /// are in the file, [server.users.NAME]. Without users these ports may listen on loopback
+        /// addresses and Unix sockets only.
         #[arg(long, value_name = "FILE")]
         live proxy_credentials_file: PathBuf,
         /// How long a TLS handshake may take [default: 10s].
@@ -190,6 +211,9 @@ options! {
         /// What single agents are granted; in the file only.
         #[arg(skip)]
         live agents: BTreeMap<String, GrantOptions>,
+        /// Who may log in at --socks5, --http-connect, --http and --https; in the file only.
+        #[arg(skip)]
+        live users: BTreeMap<String, UserOptions>,
         ..common: CommonOptions
     }
 }
@@ -221,5 +245,22 @@ options! {
         /// Which ports may lead to it, by where they listen; port 0 stands for every port of its
         /// address.
         live ports: Vec<Listen>,
+        /// Whether other servers may ask it on behalf of their visitors. Without this they may
+        /// unless `ports` is set.
+        live peers: bool,
+    }
+}
+
+options! {
+    /// What one user may do: `[server.users.NAME]`.
+    pub(crate) struct UserOptions {
+        /// The digests of its tokens, as `tunnel token` prints them. A token is the user's
+        /// password, or a bearer token. Without any, the user logs in by a client certificate with
+        /// its name among the DNS names.
+        live tokens: Vec<Digest>,
+        /// The agents that it reaches; all without.
+        live agents: Vec<Name>,
+        /// What it may ask for, written like the agent's --allow; everything without.
+        live targets: Vec<Rule>,
     }
 }

@@ -1,11 +1,9 @@
 //! Who is let in by a server, and what they may do.
 
 use std::collections::HashSet;
-use std::env::VarError;
 use std::num::NonZeroU32;
 
-use anyhow::{Context as _, bail, ensure};
-use tunnel::credentials::Credentials;
+use anyhow::{Context as _, ensure};
 use tunnel::io::tls;
 use tunnel::io::token::{Token, TokenError};
 use tunnel::policy::Policy;
@@ -40,6 +38,7 @@ impl ServerOptions {
             let rights = Rights {
                 targets: grant.targets.clone().map(Policy::new),
                 ports: grant.ports.clone(),
+                peers: grant.peers,
             };
             let limits = grant.limits(of_all);
             access.grant(
@@ -72,31 +71,6 @@ impl ServerOptions {
             burst: self.opens_burst.map_or(default.burst, NonZeroU32::get),
             bytes_per_second: self.bytes_per_second.or(default.bytes_per_second),
         }
-    }
-
-    /// Returns what visitors of the proxy ports must know.
-    pub(super) fn proxy_credentials(&self) -> anyhow::Result<Option<Credentials>> {
-        const VARIABLE: &str = "TUNNEL_PROXY_CREDENTIALS";
-        let file = self.proxy_credentials_file.as_deref();
-        ensure!(
-            file.is_none() || self.socks5.is_some() || self.http_connect.is_some(),
-            "--proxy-credentials-file is for --socks5 and --http-connect: set one of them, \
-             or leave it away"
-        );
-        let (text, origin) = match (file, std::env::var(VARIABLE)) {
-            (Some(file), _) => {
-                let name = file.display().to_string();
-                let text = std::fs::read_to_string(file);
-                (text.with_context(|| format!("cannot read {name}"))?, name)
-            }
-            (None, Ok(text)) => (text, VARIABLE.to_owned()),
-            (None, Err(VarError::NotPresent)) => return Ok(None),
-            (None, Err(VarError::NotUnicode(_))) => bail!("{VARIABLE} is not UTF-8"),
-        };
-        let credentials = text.parse();
-        credentials
-            .map(Some)
-            .with_context(|| format!("the credentials in {origin} are wrong"))
     }
 
     /// Returns the peers; `agents` is the secret of the agents, which must not be theirs.

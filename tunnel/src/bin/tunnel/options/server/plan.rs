@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::server::auth::roster;
+use tunnel::server::config::http::{HttpListen, HttpPort, HttpSocket};
 use tunnel::server::config::port;
 use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Config, Port};
@@ -14,7 +15,7 @@ use tunnel::uplink::ServerUrl;
 
 use super::{ServerOptions, TlsSource};
 use crate::options::common::{not_zero, set};
-use crate::options::value::{Invitee, Span};
+use crate::options::value::{HostName, Invitee, Span};
 use crate::options::{Options as _, state};
 
 /// Everything that a server is started with.
@@ -59,7 +60,8 @@ impl ServerOptions {
         }
         let mut config = Config::new(listen, access);
         config.roster = self.roster(join.is_some())?;
-        self.set_ports(&mut config)?;
+        config.access.set_users(self.users()?);
+        self.set_ports(&mut config, tls.is_some())?;
         config.peers = peers.map(Arc::new);
         config.admin = common.admin;
         config.compat_metrics = common.compat_metrics;
@@ -122,10 +124,10 @@ impl ServerOptions {
     }
 
     /// Sets the ports, each of which its agent must have a right to.
-    fn set_ports(&self, config: &mut Config) -> anyhow::Result<()> {
-        let credentials = self.proxy_credentials()?;
+    fn set_ports(&self, config: &mut Config, tls: bool) -> anyhow::Result<()> {
+        let login = !config.access.users().is_empty();
         let proxy = |port: &ProxyPort| ProxyPort {
-            credentials: credentials.clone(),
+            login,
             ..port.clone()
         };
         let socks5 = self.socks5.iter().flatten().map(proxy);
@@ -133,12 +135,16 @@ impl ServerOptions {
         config.ports = socks5
             .map(Port::Socks5)
             .chain(connect.map(Port::Connect))
+            .chain(self.http_ports(login)?.into_iter().map(Port::from))
             .collect();
         config.forwards = self.forward.clone().unwrap_or_default();
         let ports = config.all_ports();
-        port::validate(&ports)?;
+        port::validate(&ports, tls)?;
         for port in &ports {
-            let (agent, listen) = (port.agent(), port.listen());
+            let listen = port.listen();
+            let Some(agent) = port.agent() else {
+                continue;
+            };
             ensure!(
                 config.access.allows_port(agent, listen),
                 "{port}: agent {agent} has no right to it; add {listen} to ports of \
@@ -146,6 +152,36 @@ impl ServerOptions {
             );
         }
         Ok(())
+    }
+
+    /// Returns the HTTP ports.
+    fn http_ports(&self, login: bool) -> anyhow::Result<Vec<HttpPort>> {
+        let listen = self.listen();
+        let plain = self.http.iter().flatten().cloned();
+        let secure = self.https.iter().flatten().cloned();
+        let mut ports: Vec<_> = plain.map(|place: HttpListen| place.port(listen)).collect();
+        ports.extend(secure.map(|place| HttpPort::new(place, HttpSocket::Tls)));
+        if ports.is_empty() {
+            for (option, is_set) in [
+                ("--http-host", self.http_host.is_some()),
+                ("--http-origin", self.http_origin.is_some()),
+            ] {
+                ensure!(
+                    !is_set,
+                    "{option} is about --http and --https: set one of them, or leave it away"
+                );
+            }
+        }
+        let hosts = self.http_host.iter().flatten();
+        let hosts = hosts.map(|HostName(name)| name.clone());
+        let public = self.public_url.iter().map(|url| url.host().to_owned());
+        let hosts: Vec<_> = hosts.chain(public).collect();
+        for port in &mut ports {
+            port.login = login;
+            port.hosts.clone_from(&hosts);
+            port.origins = self.http_origin.clone().unwrap_or_default();
+        }
+        Ok(ports)
     }
 
     /// Sets limits and timeouts.

@@ -7,7 +7,13 @@ use hyper::{Request, StatusCode, Version, header};
 
 /// Checks the host that a request names. When `evil.example` is made to resolve to this machine,
 /// the browser still names `evil.example`.
-pub(super) fn check<B>(request: &Request<B>, hosts: &[String]) -> Result<(), (StatusCode, String)> {
+///
+/// `option` is what adds a name.
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    hosts: &[String],
+    option: &str,
+) -> Result<(), (StatusCode, String)> {
     let refuse = |why: &str| Err((StatusCode::BAD_REQUEST, format!("{why}\n")));
     let mut named = request.headers().get_all(header::HOST).iter();
     let first = named.next();
@@ -25,8 +31,8 @@ pub(super) fn check<B>(request: &Request<B>, hosts: &[String]) -> Result<(), (St
         };
         if !is_ours(authority.host(), hosts) {
             let status = StatusCode::MISDIRECTED_REQUEST;
-            let why = "ask by address or as localhost, or set admin-host to this name\n";
-            return Err((status, why.to_owned()));
+            let why = format!("ask by address or as localhost, or set {option} to this name\n");
+            return Err((status, why));
         }
     }
     Ok(())
@@ -51,7 +57,7 @@ mod tests {
             request = request.header(header::HOST, *host);
         }
         let hosts = ["tunnel.internal".to_owned()];
-        let result = check(&request.body(()).unwrap(), &hosts);
+        let result = check(&request.body(()).unwrap(), &hosts, "admin-host");
         result.map_err(|(status, _)| status.as_u16())
     }
 

@@ -1,0 +1,5 @@
+//! What the HTTP ports read from the headers of a request before they serve it.
+
+pub(crate) mod authorization;
+pub(crate) mod host;
+pub mod origin;
