@@ -24,6 +24,7 @@ use crate::io::token::Token;
 use crate::metrics::Metrics;
 use crate::relay::splice;
 use crate::session::Session;
+use crate::uplink::LinkHeaders;
 use crate::uplink::keyring::Keyring;
 
 /// A running agent. Dropping it aborts its tasks and closes their sockets. [`Agent::drain`] shuts
@@ -62,6 +63,7 @@ impl Agent {
             Some(Invited { keep, kept }) => Keyring::invited(token, kept.clone(), keep.clone()),
             None => Keyring::new(token),
         };
+        keyring.set_headers(config.link_headers.clone());
         let shared = Arc::new(Shared {
             policy: RwLock::new(config.policy.clone()),
             resolver: Resolver::new(config.resolver.clone()),
@@ -94,6 +96,11 @@ impl Agent {
     /// Replaces the token for new links.
     pub fn set_token(&self, token: Token) {
         self.shared.keyring.replace(token);
+    }
+
+    /// Replaces the further headers of the handshake for new links.
+    pub fn set_link_headers(&self, headers: LinkHeaders) {
+        self.shared.keyring.set_headers(headers);
     }
 
     /// Waits until at least one link is up.

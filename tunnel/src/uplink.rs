@@ -2,11 +2,13 @@
 
 pub mod backoff;
 pub(crate) mod dial;
+mod headers;
 mod join;
 pub(crate) mod keyring;
 pub mod proxy;
 pub(crate) mod reconnect;
 mod url;
 
+pub use headers::{LinkHeaders, LinkHeadersError};
 pub use join::{Join, JoinError};
 pub use url::{ServerUrl, ServerUrlError};

@@ -12,8 +12,8 @@ use crate::io::token::Token;
 use crate::io::{resolver, tls};
 use crate::relay::{datagrams, splice};
 use crate::session::link;
-use crate::uplink::ServerUrl;
 use crate::uplink::proxy::Proxy;
+use crate::uplink::{LinkHeaders, ServerUrl};
 
 /// The configuration of an agent.
 #[derive(Clone, Debug)]
@@ -50,6 +50,9 @@ pub struct Config {
     pub dialect: Dialect,
     /// The request header that carries the token instead of `Authorization: Bearer`.
     pub token_header: Option<HeaderName>,
+    /// Further headers of the handshake. If `Authorization` is among them and there is no
+    /// [`token_header`](Self::token_header), the token is sent as `X-Tunnel-Token`.
+    pub link_headers: LinkHeaders,
     /// Bounds of the session.
     pub mux: mux::native::Config,
     /// Bounds of the session in remotedialer's dialect.
@@ -81,6 +84,7 @@ impl Config {
             backoff: (Duration::from_millis(100), Duration::from_secs(5)),
             dialect: Dialect::Native,
             token_header: None,
+            link_headers: LinkHeaders::default(),
             mux: mux::native::Config::default(),
             remotedialer_mux: mux::remotedialer::Config::default(),
             link: link::Config::default(),

@@ -88,7 +88,7 @@ pub(crate) async fn connect(
 ) -> Result<(WebSocketStream<Transport>, u64), ConnectError> {
     let server = config.server.endpoint();
     let socket = match config.proxy {
-        Some(proxy) => tunnel(proxy, dial(proxy.endpoint()).await?, server).await?,
+        Some(proxy) => through(proxy, server).await?,
         None => dial(server).await?,
     };
     let transport = if config.server.is_secure() {
@@ -109,6 +109,31 @@ async fn dial(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
     })
     .await
     .map_err(|error| ConnectError::Dial(endpoint.to_string(), error))
+}
+
+/// Connects through a proxy. One that takes addresses only is asked for each in turn.
+async fn through(proxy: &Proxy, server: &Endpoint) -> Result<Socket, ConnectError> {
+    let mut failure = None;
+    let servers = if proxy.takes_addresses() {
+        let addresses = resolver::resolve(server, NOBODY).await;
+        addresses
+            .map_err(|error| ConnectError::Resolve(server.to_string(), error))?
+            .into_iter()
+            .map(Endpoint::from)
+            .collect()
+    } else {
+        vec![server.clone()]
+    };
+    for server in servers {
+        match tunnel(proxy, dial(proxy.endpoint()).await?, &server).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.map_or_else(
+        || ConnectError::Resolve(server.to_string(), ResolveError::NoAddress),
+        ConnectError::Proxy,
+    ))
 }
 
 async fn shake_hands(
@@ -176,10 +201,16 @@ fn request(config: &Uplink<'_>) -> Result<Request<()>, WsError> {
     }
     let (name_header, name) = config.name;
     header(HeaderName::from_static(name_header), name)?;
-    let token = config.keyring.token();
+    let (token, further) = (config.keyring.token(), config.keyring.headers());
     match &config.token_header {
         Some(name) => header(name.clone(), token.expose())?,
+        // Something before the server wants the usual header for itself.
+        None if further.has_authorization() => {
+            let name = HeaderName::from_static(handshake::TOKEN_HEADER);
+            header(name, token.expose())?;
+        }
         None => header(AUTHORIZATION, &token.bearer())?,
     }
+    further.add_to(request.headers_mut());
     Ok(request)
 }

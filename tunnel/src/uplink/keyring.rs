@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::io::files;
 use crate::io::token::Token;
+use crate::uplink::headers::LinkHeaders;
 
 /// Holds the token. An invitation is exchanged for a token of its own at the first handshake.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub(crate) struct Keyring {
     /// What to try next if the server rejects the token.
     invitation: Mutex<Option<Token>>,
     file: Option<PathBuf>,
+    headers: Mutex<LinkHeaders>,
 }
 
 impl Keyring {
@@ -27,6 +29,7 @@ impl Keyring {
             reusable: watch::Sender::new(true),
             invitation: Mutex::default(),
             file: None,
+            headers: Mutex::default(),
         }
     }
 
@@ -42,6 +45,7 @@ impl Keyring {
             reusable: watch::Sender::new(reusable),
             invitation: Mutex::new(left),
             file,
+            headers: Mutex::default(),
         }
     }
 
@@ -57,6 +61,16 @@ impl Keyring {
     /// Replaces the token.
     pub(crate) fn replace(&self, token: Token) {
         *lock(&self.token) = token;
+    }
+
+    /// Replaces the further headers of the handshake.
+    pub(crate) fn set_headers(&self, headers: LinkHeaders) {
+        *lock(&self.headers) = headers;
+    }
+
+    /// Returns the further headers of the next handshake.
+    pub(crate) fn headers(&self) -> LinkHeaders {
+        lock(&self.headers).clone()
     }
 
     /// Returns the token for the next handshake.

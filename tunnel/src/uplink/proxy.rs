@@ -1,4 +1,4 @@
-//! The HTTP proxy on the way to the server, found as curl finds it.
+//! The HTTP or SOCKS5 proxy on the way to the server, found as curl finds it.
 //!
 //! `http_proxy` is for `ws://`, `https_proxy` for `wss://`, `all_proxy` for both; lower case goes
 //! before capitals. The first that is set counts, and an empty one means no proxy. Unlike with curl
@@ -11,6 +11,7 @@ use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 
 mod bypass;
+mod socks5;
 mod tunnel;
 
 use tunnel_proto::target::Endpoint;
@@ -18,20 +19,42 @@ use tunnel_proto::target::Endpoint;
 pub(crate) use crate::uplink::proxy::tunnel::{TunnelError, tunnel};
 use crate::uplink::url::ServerUrl;
 
-/// An HTTP proxy that opens connections (CONNECT; RFC 9110, section 9.3.6).
+/// A proxy that opens connections.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proxy {
     endpoint: Endpoint,
-    /// The value of `Proxy-Authorization`. It is never printed.
-    authorization: Option<String>,
+    kind: Kind,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Kind {
+    /// CONNECT (RFC 9110, section 9.3.6).
+    Http {
+        /// The value of `Proxy-Authorization`. It is never printed.
+        authorization: Option<String>,
+    },
+    /// SOCKS5 (RFC 1928).
+    Socks5 {
+        login: Option<Login>,
+        /// Whether the proxy resolves the server's name (`socks5h`).
+        resolves: bool,
+    },
+}
+
+/// A user and a password. They are never printed.
+#[derive(Clone, PartialEq, Eq)]
+struct Login {
+    user: String,
+    password: String,
 }
 
 /// Why an environment variable does not name a proxy. Its value may hold a password and is not
 /// told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{variable} does not name an HTTP proxy: write http://[USER:PASSWORD@]HOST[:PORT], special \
-     characters as %XX"
+    "{variable} does not name an HTTP proxy or a SOCKS5 proxy: write \
+     http://[USER:PASSWORD@]HOST[:PORT], or socks5h:// (socks5:// to resolve the server's name \
+     here), special characters as %XX"
 )]
 pub struct ProxyError {
     variable: &'static str,
@@ -73,22 +96,41 @@ impl Proxy {
     }
 
     fn parse(url: &str) -> Option<Self> {
-        let rest = match url.split_once("://") {
-            Some((scheme, rest)) => scheme.eq_ignore_ascii_case("http").then_some(rest)?,
-            None => url,
-        };
+        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user, authority) = match rest.rsplit_once('@') {
             Some((user, authority)) => (Some(user), authority),
             None => (None, rest),
         };
+        let user = user.filter(|user| !user.is_empty());
+        let kind = match scheme.to_ascii_lowercase().as_str() {
+            "http" => Kind::Http {
+                authorization: match user {
+                    Some(user) => Some(basic(user)?),
+                    None => None,
+                },
+            },
+            scheme @ ("socks5" | "socks5h") => Kind::Socks5 {
+                login: match user {
+                    Some(user) => Some(socks5_login(user)?),
+                    None => None,
+                },
+                resolves: scheme == "socks5h",
+            },
+            _ => return None,
+        };
         Some(Self {
             endpoint: Endpoint::parse(authority, Some(DEFAULT_PORT)).ok()?,
-            authorization: match user {
-                None | Some("") => None,
-                Some(user) => Some(basic(user)?),
-            },
+            kind,
         })
+    }
+
+    /// Whether the server's name must be resolved before the proxy is asked.
+    pub(crate) const fn takes_addresses(&self) -> bool {
+        match self.kind {
+            Kind::Http { .. } => false,
+            Kind::Socks5 { resolves, .. } => !resolves,
+        }
     }
 }
 
@@ -102,13 +144,28 @@ const fn variables(secure: bool) -> [&'static str; 4] {
 
 /// Returns the credentials of `USER[:PASSWORD]` (RFC 7617, section 2).
 fn basic(user_info: &str) -> Option<String> {
-    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
-    let decode = |text| percent_decode_str(text).decode_utf8().ok();
-    let (user, password) = (decode(user)?, decode(password)?);
+    let Login { user, password } = login(user_info)?;
     let is_sendable =
         !user.contains(':') && !user.chars().chain(password.chars()).any(char::is_control);
     let encode = || BASE64.encode(format!("{user}:{password}").as_bytes());
     is_sendable.then(|| format!("Basic {}", encode()))
+}
+
+/// Returns the user and the password of `USER[:PASSWORD]`.
+fn login(user_info: &str) -> Option<Login> {
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let decode = |text| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
+    Some(Login {
+        user: decode(user)?,
+        password: decode(password)?,
+    })
+}
+
+/// RFC 1929, section 2, has 1 to 255 bytes for each. curl sends an empty password, too.
+fn socks5_login(user_info: &str) -> Option<Login> {
+    let login = login(user_info)?;
+    let fits = (1..=255).contains(&login.user.len()) && login.password.len() <= 255;
+    fits.then_some(login)
 }
 
 impl fmt::Display for Proxy {
@@ -206,13 +263,15 @@ mod tests {
         ] {
             let parsed = Proxy::parse(url).unwrap();
             assert_eq!(parsed.to_string(), proxy, "{url}");
-            assert_eq!(parsed.authorization.as_deref(), credentials, "{url}");
+            let authorization = credentials.map(str::to_owned);
+            assert!(parsed.kind == Kind::Http { authorization }, "{url}");
             assert_eq!(format!("{parsed:?}"), format!("Proxy({proxy})"));
         }
         for url in [
             "http://",
             "https://u:canary@a:1",
-            "socks5://u:canary@a:1",
+            "socks4://u:canary@a:1",
+            "socks5h://:canary@a:1",
             "http://u:canary@a:0",
             "http://u:canary@a b",
             "http://u%3av:canary@a",

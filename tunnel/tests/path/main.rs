@@ -41,4 +41,5 @@ mod timeouts;
 mod tls;
 mod udp;
 mod unix;
+mod uplink;
 mod world;

@@ -87,17 +87,26 @@ impl FakeProxy {
     }
 }
 
+/// Some proxies end their lines with a bare LF.
+const GRANTED_BY_LF: &[u8] = b"HTTP/1.0 200 Connection established\nVia: a\n\n";
+
 const GRANTED: &[u8] = b"HTTP/1.1 200 Connection established\r\nVia: a\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_link_goes_through_the_proxy_and_the_targets_do_not() {
+    for granted in [GRANTED, GRANTED_BY_LF] {
+        through_the_proxy(granted).await;
+    }
+}
+
+async fn through_the_proxy(granted: &'static [u8]) {
     let mut proxy = None;
     let rig = Rig::start_with(
         |_| {},
         |agent| {
             let url = agent.server.to_string();
             let server = url.split('/').nth(2).unwrap().parse().unwrap();
-            let before = FakeProxy::start(GRANTED, Some(server));
+            let before = FakeProxy::start(granted, Some(server));
             before.stand_before(agent);
             proxy = Some(before);
         },
@@ -218,7 +227,7 @@ fn no_secret_of_a_proxy_is_told() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(log.contains("wants a user and a password"), "{log}");
-    let malformed = agent("ALL_PROXY", "socks5://user:canary@a:1")
+    let malformed = agent("ALL_PROXY", "socks4://user:canary@a:1")
         .output()
         .unwrap();
     assert_eq!(malformed.status.code(), Some(1));

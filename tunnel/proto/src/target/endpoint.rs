@@ -1,7 +1,7 @@
 //! A host and a port.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use crate::target::TargetError;
 
@@ -71,6 +71,15 @@ impl Endpoint {
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            host: address.ip().to_string(),
+            port: address.port(),
+        }
     }
 }
 

@@ -62,15 +62,68 @@ impl LinkId {
     }
 }
 
-/// The longest name of an agent in bytes.
-pub const NAME_MAX: usize = 64;
+/// The request header with the agent's secret, where something on the way has `Authorization` for
+/// itself.
+pub const TOKEN_HEADER: &str = OWN_TOKEN_HEADER;
 
-/// Whether `name` can be an agent's: 1 to [`NAME_MAX`] letters, digits, `-`, `_` or `.`.
+/// The longest name of an agent in bytes: that of a Kubernetes object.
+pub const NAME_MAX: usize = 253;
+
+/// The form of a name, for errors.
+pub const NAME_FORM: &str =
+    "a name has 1 to 253 letters, digits, '-', '_', '.', '@', '+', '~', or ':' between others";
+
+/// Whether `name` can be an agent's: 1 to [`NAME_MAX`] letters, digits, `-`, `_`, `.`, `@`, `+`,
+/// `~`, or `:` with another on either side. Clients of remotedialer send names such as
+/// `c-abcde:m-12345`; `::` separates a name from a target between peers.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= NAME_MAX
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && part.bytes().all(|byte| {
+                byte.is_ascii_alphanumeric()
+                    || matches!(byte, b'-' | b'_' | b'.' | b'@' | b'+' | b'~')
+            })
+    };
+    name.len() <= NAME_MAX && name.split(':').all(is_part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_kubernetes_and_of_remotedialer_s_clients() {
+        let long = format!("{}.example", "a".repeat(245));
+        for name in [
+            "a",
+            "Web_1",
+            "cluster-1.fleet.internal",
+            "c-abcde:m-12345",
+            "system:node:worker-1",
+            "user@host+x~1",
+            &long,
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            ":",
+            "a:",
+            ":a",
+            "a::b",
+            "a b",
+            "a/b",
+            "a=b",
+            "a,b",
+            "a&b",
+            "a#b",
+            "a%3Ab",
+            "\u{e9}",
+            "a\n",
+            &format!("{long}x"),
+        ] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
 }

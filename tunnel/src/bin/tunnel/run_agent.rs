@@ -88,6 +88,7 @@ fn read(file: Option<&PathBuf>, over: &AgentOptions) -> anyhow::Result<AgentOpti
 fn reload(agents: &[Agent], plan: &AgentPlan) {
     for (agent, config) in agents.iter().zip(&plan.configs) {
         agent.set_policy(config.policy.clone());
+        agent.set_link_headers(config.link_headers.clone());
         if config.invited.is_none() {
             agent.set_token(config.token.clone());
         }

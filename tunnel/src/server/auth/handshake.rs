@@ -6,7 +6,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tunnel_proto::Time;
 use tunnel_proto::wire::Dialect;
 use tunnel_proto::wire::handshake::{
-    LINK_HEADER, LinkId, NAME_HEADER, PEER_NAME_HEADER, PEER_TOKEN_HEADER, Party, is_name,
+    LINK_HEADER, LinkId, NAME_HEADER, PEER_NAME_HEADER, PEER_TOKEN_HEADER, Party, TOKEN_HEADER,
+    is_name,
 };
 use tunnel_proto::wire::native::SUBPROTOCOL;
 
@@ -155,8 +156,11 @@ fn agents_secret<'a>(
 ) -> Result<&'a [u8], Refused> {
     let secret = match remotedialer.and_then(|accepted| accepted.token_header.as_ref()) {
         Some(name) => one(headers, name)?.map(HeaderValue::as_bytes),
-        None => one(headers, &header::AUTHORIZATION)?
-            .and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")),
+        None => match one(headers, &HeaderName::from_static(TOKEN_HEADER))? {
+            Some(value) => Some(value.as_bytes()),
+            None => one(headers, &header::AUTHORIZATION)?
+                .and_then(|value| value.as_bytes().strip_prefix(b"Bearer ")),
+        },
     };
     Ok(secret.unwrap_or_default())
 }
@@ -184,7 +188,8 @@ fn agents_name(headers: &HeaderMap) -> Result<&str, Refused> {
         Some(name) if is_name(name) => Ok(name),
         Some(_) | None => refuse(
             StatusCode::BAD_REQUEST,
-            "X-Tunnel-ID is missing or not a name of 1 to 64 letters, digits, '-', '_' or '.'",
+            "X-Tunnel-ID is missing or not a name: 1 to 253 letters, digits, '-', '_', '.', '@', \
+             '+', '~', or ':' between others",
         ),
     }
 }

@@ -4,7 +4,8 @@ use tunnel_proto::policy::network::Network;
 use tunnel_proto::target::Endpoint;
 
 /// Whether `host` is on this machine, or among the `exceptions`: names, which stand for all names
-/// below them too, addresses and networks, between commas or spaces; `*` is every host.
+/// below them too, addresses and networks, between commas or spaces; `*` is every host. A port
+/// behind one restricts it to that port.
 pub(crate) fn applies(host: &Endpoint, exceptions: &str) -> bool {
     let is_here = host.address().map_or_else(
         || host.host() == "localhost",
@@ -14,7 +15,20 @@ pub(crate) fn applies(host: &Endpoint, exceptions: &str) -> bool {
         || exceptions
             .split([',', ' ', '\t'])
             .filter(|entry| !entry.is_empty())
-            .any(|entry| entry == "*" || matches(host, entry))
+            .any(|entry| {
+                let (entry, port) = split_port(entry);
+                port.is_none_or(|port| port == host.port())
+                    && (entry == "*" || matches(host, entry))
+            })
+}
+
+/// Splits `HOST:PORT`. An IPv6 address has a port only if it is in brackets.
+fn split_port(entry: &str) -> (&str, Option<u16>) {
+    let split = entry.rsplit_once(':').and_then(|(host, port)| {
+        let has_port = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
+        Some((host, port.parse().ok().filter(|_| has_port)?))
+    });
+    split.map_or((entry, None), |(host, port)| (host, Some(port)))
 }
 
 fn matches(host: &Endpoint, entry: &str) -> bool {
@@ -62,6 +76,19 @@ mod tests {
             ("[2001:db8::1]", "2001:db8::/32", true),
             ("[2001:db8::1]", "[2001:db8::1]", true),
             ("[2001:db8::1]", "2001:db9::/32", false),
+            ("a.example", "a.example:80", true),
+            ("a.example", "a.example:443", false),
+            ("a.example", "b.example:80,.example:80", true),
+            ("a.example", "*:80", true),
+            ("a.example", "*:443", false),
+            ("a.example", "a.example:", false),
+            ("a.example", "a.example:http", false),
+            ("10.1.2.3", "10.1.2.3:80", true),
+            ("10.1.2.3", "10.0.0.0/8:80", true),
+            ("10.1.2.3", "10.1.2.3:81", false),
+            ("[2001:db8::1]", "[2001:db8::1]:80", true),
+            ("[2001:db8::1]", "[2001:db8::1]:81", false),
+            ("[2001:db8::80]", "2001:db8::80", true),
             ("localhost", "", true),
             ("127.1.2.3", "", true),
             ("[::1]", "", true),

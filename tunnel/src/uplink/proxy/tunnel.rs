@@ -5,7 +5,7 @@ use std::io;
 use tunnel_proto::target::Endpoint;
 
 use crate::io::socket::{ReadBuffer, Socket};
-use crate::uplink::proxy::Proxy;
+use crate::uplink::proxy::{Kind, Proxy, socks5};
 
 /// The longest head of a proxy's response, in bytes.
 const HEAD_MAX: usize = 8 * 1024;
@@ -17,13 +17,17 @@ pub(crate) enum TunnelError {
     Io(String, io::Error),
     #[error(
         "the proxy {0} wants a user and a password, or other ones: write \
-         http://USER:PASSWORD@HOST:PORT into the variable that names it"
+         USER:PASSWORD@ before its host into the variable that names it"
     )]
     Credentials(String),
     #[error("the proxy {0} refused: {1}")]
     Refused(String, u16),
     #[error("the proxy {0} does not answer as an HTTP proxy does")]
     Malformed(String),
+    #[error("the proxy {0} does not answer as a SOCKS5 proxy does")]
+    NotSocks(String),
+    #[error("the proxy {0} refused: {2} ({1})")]
+    SocksRefused(String, u8, &'static str),
 }
 
 /// Asks the proxy at the other end of `socket` for a connection to `server`. The caller has the
@@ -33,17 +37,41 @@ pub(crate) async fn tunnel(
     socket: Socket,
     server: &Endpoint,
 ) -> Result<Socket, TunnelError> {
+    match &proxy.kind {
+        Kind::Http { authorization } => {
+            connect(proxy, authorization.as_ref(), socket, server).await
+        }
+        Kind::Socks5 { login, .. } => socks5::tunnel(proxy, login.as_ref(), socket, server).await,
+    }
+}
+
+/// Sends bytes to the proxy.
+pub(super) async fn send(
+    proxy: &Proxy,
+    socket: &Socket,
+    mut rest: &[u8],
+) -> Result<(), TunnelError> {
+    while !rest.is_empty() {
+        let written = socket.write(rest).await;
+        let written = written.map_err(|error| TunnelError::Io(proxy.to_string(), error))?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+async fn connect(
+    proxy: &Proxy,
+    authorization: Option<&String>,
+    socket: Socket,
+    server: &Endpoint,
+) -> Result<Socket, TunnelError> {
     let broken = |error| TunnelError::Io(proxy.to_string(), error);
-    let authorization = match &proxy.authorization {
+    let authorization = match authorization {
         Some(credentials) => format!("Proxy-Authorization: {credentials}\r\n"),
         None => String::new(),
     };
     let request = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n{authorization}\r\n");
-    let mut rest = request.as_bytes();
-    while !rest.is_empty() {
-        let written = socket.write(rest).await.map_err(broken)?;
-        rest = rest.get(written..).unwrap_or_default();
-    }
+    send(proxy, &socket, request.as_bytes()).await?;
     let (mut buffer, mut head) = (ReadBuffer::default(), Vec::new());
     let end = loop {
         if let Some(end) = end_of_head(&head) {
@@ -68,14 +96,20 @@ pub(crate) async fn tunnel(
     }
 }
 
+/// Returns where the head ends: behind an empty line. A line may end with a bare LF (RFC 9112,
+/// section 2.2).
 fn end_of_head(head: &[u8]) -> Option<usize> {
-    let at = head.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    Some(at + 4)
+    let mut line_ends = (0..head.len()).filter(|at| head.get(*at) == Some(&b'\n'));
+    line_ends.find_map(|at| match head.get(at + 1..)? {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
 }
 
 /// Reads the status of `HTTP/1.x NNN ...` (RFC 9112, section 4).
 fn status(head: &[u8]) -> Option<u16> {
-    let line = head.split(|byte| *byte == b'\r').next()?;
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).next()?;
     let rest = line
         .strip_prefix(b"HTTP/1.1 ")
         .or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;
@@ -88,6 +122,25 @@ fn status(head: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_ends_with_an_empty_line() {
+        for (head, end) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", Some(19)),
+            ("HTTP/1.1 200 OK\n\n", Some(17)),
+            ("HTTP/1.1 200 OK\nVia: a\n\nrest", Some(24)),
+            ("HTTP/1.1 200 OK\n\r\n", Some(18)),
+            ("HTTP/1.1 200 OK\r\n\n", Some(18)),
+            ("HTTP/1.1 200 OK\r\n\r", None),
+            ("HTTP/1.1 200 OK\n", None),
+            ("\r\r\r", None),
+            ("", None),
+        ] {
+            assert_eq!(end_of_head(head.as_bytes()), end, "{head:?}");
+            let status = status(head.as_bytes());
+            assert_eq!(status, head.starts_with('H').then_some(200), "{head:?}");
+        }
+    }
 
     #[test]
     fn status_lines_are_read() {

@@ -45,8 +45,8 @@ options! {
         /// The private key of --tls-cert in PEM.
         #[arg(long, value_name = "FILE")]
         fixed tls_key: PathBuf,
-        /// The name under which visitors ask for this agent: 1 to 64 letters, digits, '-', '_' or
-        /// '.' [default: the machine's name]. A newer agent of the same name replaces this one.
+        /// The name under which visitors ask for this agent: 1 to 253 letters, digits or any of
+        /// -_.:@+~ [default: the machine's name]. A newer agent of the same name replaces this one.
         #[arg(long, value_name = "NAME")]
         fixed name: Name,
         /// Links to each server at once, 1 to 16 [default: 1]. New streams go to the link with the
@@ -61,6 +61,11 @@ options! {
         /// Bearer.
         #[arg(long, value_name = "HEADER")]
         fixed token_header: HeaderName,
+        /// The file with further headers of the handshake, NAME: VALUE on each line, for what
+        /// stands before the server. With Authorization: Basic USER:PASSWORD among them the token
+        /// is sent as X-Tunnel-Token.
+        #[arg(long, value_name = "FILE")]
+        live link_header: PathBuf,
         /// Allow targets, as 127.0.0.1:9000, 10.0.0.0/8:8000-8099, [2001:db8::1]:*,
         /// db.internal:5432, *.internal:443, udp:10.0.0.53:53, unix:/run/app.sock or
         /// unix:/run/apps/*. Repeatable; without it every target is refused.

@@ -17,7 +17,7 @@ use tunnel::replicas::Replicas;
 use tunnel::target::Endpoint;
 use tunnel::uplink::ServerUrl;
 use tunnel::wire::Dialect;
-use tunnel::wire::handshake::is_name;
+use tunnel::wire::handshake::{NAME_FORM, is_name};
 
 /// The type of an option.
 pub(super) trait Value: Sized {
@@ -225,7 +225,7 @@ impl FromStr for Name {
         if is_name(text) {
             Ok(Self(text.to_owned()))
         } else {
-            Err("a name has 1 to 64 letters, digits, '-', '_' or '.'")
+            Err(NAME_FORM)
         }
     }
 }

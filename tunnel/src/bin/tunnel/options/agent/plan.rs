@@ -9,11 +9,11 @@ use anyhow::{Context as _, bail, ensure};
 use tunnel::admin;
 use tunnel::agent::{Config, Invited};
 use tunnel::io::tls;
-use tunnel::io::token::Token;
+use tunnel::io::token::{Digest, Token};
 use tunnel::metrics::Compat;
 use tunnel::policy::Policy;
 use tunnel::uplink::proxy::Proxy;
-use tunnel::uplink::{Join, ServerUrl};
+use tunnel::uplink::{Join, LinkHeaders, ServerUrl};
 use tunnel::wire::Dialect;
 use tunnel::wire::handshake::LINKS_MAX;
 
@@ -41,6 +41,9 @@ struct Uplinks {
     invited: Option<Invited>,
 }
 
+/// The longest name of a file in bytes (`NAME_MAX` of Linux).
+const FILE_NAME_MAX: usize = 255;
+
 /// The longest join line that is read, in bytes.
 const LINE_MAX: u64 = 4096;
 
@@ -60,6 +63,8 @@ impl AgentOptions {
         let name = self.agent_name(join.as_ref())?;
         let tls = self.tls(join.as_ref())?;
         let uplinks = self.uplinks(join, &name)?;
+        let headers = self.link_header.as_deref().map(LinkHeaders::from_file);
+        let headers = headers.transpose()?.unwrap_or_default();
         let mut configs: Vec<Config> = Vec::new();
         for server in uplinks.servers {
             ensure!(
@@ -76,6 +81,7 @@ impl AgentOptions {
             config.links = links;
             config.dialect = dialect;
             config.token_header = self.token_header.clone();
+            config.link_headers = headers.clone();
             set(&mut config.dial_timeout, self.dial_timeout);
             let common = &self.common;
             common.set_timeouts(&mut config.splice, &mut config.link);
@@ -169,7 +175,7 @@ impl AgentOptions {
              away"
         );
         let keep = state::folder(self.state_dir.as_deref())?
-            .join(format!("agent-{name}@{}.token", join.server.authority()));
+            .join(token_file(name, &join.server.authority()));
         let kept = keep.exists().then(|| Token::from_file(&keep)).transpose()?;
         let keep = Some(keep);
         Ok(Uplinks {
@@ -219,6 +225,18 @@ fn read_join(line: &str) -> anyhow::Result<Join> {
         }
     };
     Ok(line.parse()?)
+}
+
+/// Returns the name of the file with the token of an agent. A longer one than file systems take
+/// ends with a digest.
+fn token_file(name: &str, server: &str) -> String {
+    let file = format!("agent-{name}@{server}.token");
+    if file.len() <= FILE_NAME_MAX {
+        return file;
+    }
+    let digest = Digest::of(file.as_bytes()).to_string().replace(':', "-");
+    let short: String = name.chars().take(64).collect();
+    format!("agent-{short}@{digest}.token")
 }
 
 /// Returns the machine's name as an agent's.

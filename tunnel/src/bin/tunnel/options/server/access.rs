@@ -27,7 +27,8 @@ impl ServerOptions {
         for (name, grant) in self.agents.iter().flatten() {
             ensure!(
                 handshake::is_name(name),
-                "[server.agents.{name:?}]: a name has 1 to 64 letters, digits, '-', '_' or '.'"
+                "[server.agents.{name:?}]: {}",
+                handshake::NAME_FORM
             );
             let tokens = grant.tokens.clone().unwrap_or_default();
             ensure!(
