@@ -49,9 +49,12 @@ pub enum Counter {
     Undialed,
     /// Sockets that found their slot taken as they were made.
     WithoutSlot,
+    /// Releases that no record tells of, to targets for which there was no place in the table of
+    /// them.
+    ReleasedElsewhere,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = Self::WithoutSlot as u32 + 1;
+    pub const COUNT: u32 = Self::ReleasedElsewhere as u32 + 1;
 }

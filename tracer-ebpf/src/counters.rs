@@ -24,8 +24,14 @@ pub(crate) fn discount(counter: Counter) {
 
 #[inline(always)]
 fn add(counter: Counter, value: u64) {
-    if let Some(at) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the map returned the pointer; the value is eight bytes and aligned.
+    add_to(COUNTERS.get_ptr_mut(counter as u32), value);
+}
+
+/// Adds to a map's value, if there is one.
+#[inline(always)]
+pub(crate) fn add_to(at: Option<*mut u64>, value: u64) {
+    if let Some(at) = at {
+        // SAFETY: a map returned the pointer; the value is eight bytes and aligned.
         unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(at, value) };
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
 use tracer_abi::annotation::Owner;
 use tracer_abi::counter::Counter;
-use tracer_abi::facts::Ends;
+use tracer_abi::facts::{Ends, fact};
 use tracer_abi::limits::{RING_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::record::{
     self, BoundEvent, BriefEvent, EndedEvent, Head, LeftEvent, OverstayEvent, ReleaseEvent,
@@ -29,6 +29,11 @@ static VIOLATIONS: RingBuf<OverstayEvent, { VIOLATIONS_BYTES as usize }> = RingB
 /// Set before load: the reader of `EVENTS` is woken when more bytes than this wait in it.
 #[unsafe(no_mangle)]
 static WAKE_UP_BYTES: u64 = RING_BYTES as u64 / 2;
+
+/// Set before load: whether records tell of every socket. Otherwise they tell of those that are
+/// annotated or were there before, and of violations; walks meet the others.
+#[unsafe(no_mangle)]
+static ALL_RECORDS: u32 = 1;
 
 /// One in so many births, BINDs and ENDs, a power of two, checks whether the ring is half full.
 const CHECK_EVERY: u64 = 32;
@@ -102,9 +107,20 @@ fn put<T: 'static>(to: To, wake_up: WakeUp, fill: impl FnOnce(*mut T)) {
     }
 }
 
+/// Whether records tell of what happens to a socket that breaks no rule.
+#[inline(always)]
+pub(crate) fn is_told(socket: SocketRef) -> bool {
+    // SAFETY: a static of our own; volatile because user space writes it before the load.
+    let all_records = unsafe { ptr::read_volatile(&raw const ALL_RECORDS) } != 0;
+    all_records || socket.flags() & (fact::BOUND | fact::ADOPTED) != 0
+}
+
 /// An event with the few facts of a socket.
 #[inline(always)]
 pub(crate) fn brief(kind: u32, at_ns: u64, socket: SocketRef) {
+    if !is_told(socket) {
+        return;
+    }
     let wake_up = match kind {
         record::CREATED | record::ARRIVED => WakeUp::now_and_then(socket.id()),
         _ => WakeUp::Never,
@@ -153,7 +169,7 @@ pub(crate) fn ended(at_ns: u64, owner: Owner, reason: u16) {
     });
 }
 
-/// A release in time.
+/// A release in time, of a socket that records tell of.
 #[inline(always)]
 pub(crate) fn release(at_ns: u64, socket: SocketRef, over_ns: u64) {
     put::<ReleaseEvent>(To::Events, WakeUp::Never, |to| {

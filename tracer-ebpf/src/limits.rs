@@ -12,6 +12,8 @@ pub const SLOTS: u32 = 1 << 16;
 /// How many ENDs the kernel remembers at once: their memory is allocated at start, about 23 MB.
 /// User space forgets the oldest before it is full.
 pub const ENDS_MAX: u32 = 1 << 18;
+/// How many targets and listeners have a count of their own of the releases that no record tells of.
+pub const RELEASES_MAX: u32 = 1 << 12;
 /// The size in bytes of the ring for everything that happens, unless user space sets another.
 pub const RING_BYTES: u32 = 4 << 20;
 /// The size in bytes of the ring for violations, which a flood of the other must not drown: about

@@ -20,5 +20,9 @@ shared! {
         pub places: u32,
         /// Whether stacks are recorded.
         pub stacks: u32,
-    } is 40 bytes
+        /// Whether records tell of every socket.
+        pub all_records: u32,
+        /// Zero.
+        pub reserved: u32,
+    } is 48 bytes
 }

@@ -2,6 +2,7 @@
 
 mod owners;
 mod processes;
+mod releases;
 mod slots;
 
 use core::ffi::c_void;
@@ -27,6 +28,7 @@ pub(crate) use processes::{
     add_member, annotates_bit, annotator_gone, belongs, is_bystander, is_member,
     remember_annotator, remove_member, remove_target,
 };
+pub(crate) use releases::count_release;
 pub(crate) use slots::release;
 
 /// What is known of the sockets that have no slot.

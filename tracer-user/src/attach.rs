@@ -68,7 +68,8 @@ pub struct Guarded {
     pub was_denied: bool,
 }
 
-/// Guards until a signal comes or what is guarded is gone: each finding is a line of JSON on `to`
+/// Guards until a signal comes or what is guarded is gone, with an audit that was started as a
+/// guard: each finding is a line of JSON on `to`
 /// when its rule is broken, and one more when it is broken no longer. A reader who is too slow
 /// misses lines.
 ///
@@ -81,7 +82,6 @@ pub async fn guard(
     signals: &mut Signals,
     to: impl Write + Send + 'static,
 ) -> io::Result<Guarded> {
-    audit.follow_findings();
     let mut event_loop = EventLoop::new(audit, endpoint)?;
     let mut alive = interval(ALIVE_INTERVAL);
     let (mut guarded, mut lines) = (Guarded::default(), Lines::start(to)?);

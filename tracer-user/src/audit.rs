@@ -1,27 +1,26 @@
 //! One audit: the programs, the ledger and the witness. The caller drives it. Dropping it undoes
 //! everything.
 
+mod finish;
 mod start;
 mod subject;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+pub use finish::kernel_release;
 pub use subject::Subject;
 use thiserror::Error;
 use tracer_abi::counter::Counter;
-use tracer_core::counters::Counters;
 use tracer_core::event;
 use tracer_core::ledger::{Change, Ledger, Timeouts, Walk};
-use tracer_core::report::{AuditLog, StackGap, Target, Window};
+use tracer_core::report::AuditLog;
 use tracer_core::verdict::Levels;
 
 use crate::cgroup::{self, Cgroup, CgroupError};
-use crate::probes::{Limits, LoadSettings, ProbeError, Probes, ProgramLog};
+use crate::probes::{Counts, Limits, LoadSettings, ProbeError, Probes, ProgramLog};
 use crate::process_names::ProcessNames;
-use crate::selftest::{self, SelfTestError, WitnessCheck};
+use crate::selftest::SelfTestError;
 use crate::stacks::Stacks;
-use crate::thaw::Thawer;
 use crate::{clock, witness};
 
 /// How many records one poll takes off the rings: a few milliseconds' worth, so that the rest of
@@ -37,10 +36,6 @@ const ATTACHED_INTERVAL_NS: u64 = 1_000_000_000;
 const PILE_WALKS: u64 = 16;
 /// What the cgroups that audits make are called.
 const CGROUP_NAME: &str = "watertight";
-/// How long counters, ledger and witness may take to agree at the end.
-const SETTLE: Duration = Duration::from_secs(3);
-const SETTLE_STEP: Duration = Duration::from_millis(50);
-
 /// Why an audit cannot start here.
 #[derive(Debug, Error)]
 pub enum StartError {
@@ -66,6 +61,9 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether to record the stacks that open sockets.
     pub stacks: bool,
+    /// Whether this goes on without an end: findings are kept only as long as their rules are broken,
+    /// and the kernel counts what breaks none, without a record.
+    pub is_guard: bool,
     /// Where to pin what a tracer that is killed must not lose.
     pub pin: Option<PathBuf>,
 }
@@ -87,6 +85,7 @@ pub struct Audit {
     start_ns: u64,
     audit_log: AuditLog,
     lost_before: u64,
+    is_guard: bool,
     /// Whether sockets may be known to the programs alone, until the first walk.
     is_resumed: bool,
     /// Why the last walk failed, if it did.
@@ -121,6 +120,7 @@ impl Audit {
             cgroup_id: audited_id,
             grace_ns: settings.timeouts.grace_ns,
             limits: settings.limits,
+            all_records: !settings.is_guard,
             stacks: settings.stacks,
             pin: settings.pin.clone(),
         };
@@ -130,6 +130,10 @@ impl Audit {
         if subject == Subject::Command {
             audit_log.inherited = start::inherited(&mut probes)?;
         }
+        let mut ledger = Ledger::new(settings.timeouts, settings.levels.clone());
+        if settings.is_guard {
+            ledger.follow_findings();
+        }
         let start_ns = clock::now_ns();
         Ok(Self {
             probes,
@@ -137,7 +141,8 @@ impl Audit {
             _cgroup: own,
             is_resumed,
             audited,
-            ledger: Ledger::new(settings.timeouts, settings.levels.clone()),
+            ledger,
+            is_guard: settings.is_guard,
             stacks: settings.stacks.then(Stacks::default),
             timeouts: settings.timeouts,
             start_ns,
@@ -182,13 +187,7 @@ impl Audit {
         cgroup::id(&self.audited).is_ok_and(|id| id == self.audited_id)
     }
 
-    /// From now on, findings are kept only as long as their rules are broken; what changes is told
-    /// by [`Audit::take_changes`].
-    pub fn follow_findings(&mut self) {
-        self.ledger.follow_findings();
-    }
-
-    /// Returns what has changed of the findings since the last call.
+    /// Returns what has changed of a guard's findings since the last call.
     pub fn take_changes(&mut self) -> Vec<Change> {
         self.ledger.take_changes()
     }
@@ -220,13 +219,10 @@ impl Audit {
         self.probes.ring()
     }
 
-    /// Reads the kernel's counters: since the audit began, or its programs were pinned.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, ProbeError> {
-        self.probes.counters()
+    /// Returns what the kernel counts: since the audit began, or its programs were pinned.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        self.probes.counts()
     }
 
     /// Returns how many records were taken off the rings.
@@ -296,7 +292,7 @@ impl Audit {
     /// Asks for a walk when records were lost since the last one, or when connects failed that no
     /// record names.
     fn check_counters(&mut self, now_ns: u64) {
-        let Ok(counters) = self.counters() else {
+        let Ok(counters) = self.counts().counters() else {
             return;
         };
         self.needs_walk |= counters.lost_records() > self.lost_before;
@@ -344,22 +340,30 @@ impl Audit {
     /// Walks over all descriptors, and corrects the ledger if records were lost.
     fn walk(&mut self) -> Result<Walk, ProbeError> {
         self.drain_all();
-        let counters_before = self.counters()?;
+        let counters_before = self.counts().counters()?;
+        if self.is_guard {
+            let ledger = &mut self.ledger;
+            self.probes
+                .counts()
+                .releases(|key, count| ledger.set_counted(key, count))?;
+            ledger.set_counted_elsewhere(counters_before.of(Counter::ReleasedElsewhere));
+        }
+        self.audit_log.scans += 1;
+        self.audit_log.counters_before = Some(counters_before);
         let targets = self.holders();
         self.ledger.begin_walk(clock::now_ns());
         let file = self.probes.walk()?;
         witness::read(file, targets, &mut self.ledger, clock::now_ns)
             .map_err(ProbeError::Witness)?;
         self.drain_all();
-        let lost = self.counters()?.lost_records();
+        let lost = self.counts().counters()?.lost_records();
         let lossy = std::mem::take(&mut self.is_resumed) || lost > self.lost_before;
         // A record that was lost during the walk may be of a socket that it had met by then:
         // another walk must follow.
         self.lost_before = counters_before.lost_records();
         self.audit_log.resyncs += u64::from(lossy);
-        self.audit_log.scans += 1;
-        self.audit_log.counters_before = Some(counters_before);
-        let walk = self.ledger.finish_walk(lossy);
+        // Most sockets of a guard have no records.
+        let walk = self.ledger.finish_walk(lossy || self.is_guard);
         self.has_unwatched = walk.unwatched > 0;
         // Who holds the members of a pile is known after another walk.
         self.needs_walk |= walk.has_piled_up;
@@ -378,120 +382,4 @@ impl Audit {
             None => process != own,
         }
     }
-
-    /// Makes the last walks, with living processes of a command frozen, until counters, ledger and
-    /// witness agree or the time is up.
-    fn final_walk(&mut self) {
-        let settle_ns = u64::try_from(SETTLE.as_nanos()).unwrap_or(u64::MAX);
-        let deadline_ns = clock::now_ns().saturating_add(settle_ns);
-        loop {
-            if let Err(error) = self.walk_frozen() {
-                self.record_failure(&error);
-                return;
-            }
-            let walk = self.audit_log.walk.as_ref();
-            let has_piled_up = walk.is_some_and(|walk| walk.has_piled_up);
-            if self.audit_log.agrees() && !has_piled_up || clock::now_ns() > deadline_ns {
-                return;
-            }
-            std::thread::sleep(SETTLE_STEP);
-        }
-    }
-
-    fn walk_frozen(&mut self) -> Result<(), ProbeError> {
-        // Frozen for this walk only: the processes may still release what is in flight. What the
-        // audit did not start is never frozen.
-        let stopped = self.subject == Subject::Command && self.is_alive();
-        let thawer = stopped.then(|| Thawer::start(&self.audited));
-        match &thawer {
-            Some(Ok(_)) if !cgroup::freeze(&self.audited) => {
-                log::debug!("the cgroup cannot be frozen; walking while it runs");
-            }
-            Some(Err(error)) => log::warn!("the cgroup is not frozen for the last walk: {error}"),
-            Some(Ok(_)) | None => {}
-        }
-        let walked = self.walk().and_then(|walk| Ok((walk, self.counters()?)));
-        self.audit_log.window.end_ns = clock::now_ns();
-        drop(thawer);
-        let (walk, counters) = walked?;
-        if self.subject == Subject::Command {
-            self.audit_log.counters_before = None;
-        }
-        self.audit_log.walk = Some(walk);
-        self.audit_log.counters = counters;
-        Ok(())
-    }
-
-    /// Runs the self-test in a cgroup of its own below the audited one.
-    fn selftest(&mut self, witness_check: WitnessCheck) -> Result<(), StartError> {
-        let cgroup = start::selftest_cgroup(&self.audited)?;
-        Ok(selftest::run(&mut self.probes, &cgroup, witness_check)?)
-    }
-
-    /// Names the stacks of the findings, or says why there are none.
-    fn name_stacks(&mut self) {
-        let Some(stacks) = &self.stacks else { return };
-        let findings = self.ledger.findings().sorted();
-        let is_lossy = self.audit_log.counters.of(Counter::StackFailures) > 0;
-        let gaps = findings.iter().filter_map(|finding| {
-            let gap = stacks.gap(finding.id, finding.accepted, is_lossy)?;
-            let before = finding.is_adopted.then_some(StackGap::OpenedBefore);
-            Some((finding.id, before.unwrap_or(gap)))
-        });
-        self.audit_log.stack_gaps = gaps.collect();
-        self.audit_log.stacks = stacks.symbolize(findings.iter().map(|finding| finding.id));
-    }
-
-    /// Ends the audit: makes the last walk, runs the self-test again and returns the log. The
-    /// processes may go on afterwards.
-    ///
-    /// `is_cut_short` when sockets did not get their whole grace.
-    pub fn finish(&mut self, target: Target, is_cut_short: bool) -> AuditLog {
-        self.audit_log.target = target;
-        self.audit_log.is_cut_short = is_cut_short;
-        self.audit_log.kernel = kernel_release();
-        self.final_walk();
-        self.name_stacks();
-        let is_there = self.is_there();
-        match self.probes.attachments() {
-            Ok((mut attachments, missed)) => {
-                // The others went with the cgroup.
-                attachments.retain(|link| link.attached || is_there);
-                self.audit_log.attachments = attachments;
-                self.audit_log.missed_runs = missed;
-            }
-            Err(error) => self.record_failure(&error),
-        }
-        // The last walk went over every descriptor of the machine: no need to do that twice.
-        let has_met = self
-            .audit_log
-            .walk
-            .as_ref()
-            .is_some_and(|walk| walk.open > 0);
-        let witness_check = if has_met {
-            WitnessCheck::Skipped
-        } else {
-            WitnessCheck::Required
-        };
-        if !is_there {
-            self.record_failure(&"the cgroup was removed during the audit");
-        } else if let Err(error) = self.selftest(witness_check) {
-            self.record_failure(&format!("the self-test failed at the end: {error}"));
-        }
-        self.audit_log.window = Window {
-            start_ns: self.start_ns,
-            grace_ns: self.timeouts.grace_ns,
-            ..self.audit_log.window
-        };
-        std::mem::take(&mut self.audit_log)
-    }
-}
-
-/// Returns `uname -r`.
-#[must_use]
-pub fn kernel_release() -> String {
-    rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned()
 }

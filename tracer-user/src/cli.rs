@@ -190,6 +190,7 @@ fn attach_command(args: AttachArgs, matches: &ArgMatches) -> Result<ExitCode> {
     );
     let subject = args.target.resolve()?;
     let settings = audit::Settings {
+        is_guard: args.window.is_none(),
         pin: args.pin.clone(),
         ..args.audit.audit_settings(matches)
     };

@@ -170,6 +170,7 @@ fn self_test() -> Check {
         levels: Levels::default(),
         limits: Limits::default(),
         stacks: false,
+        is_guard: false,
         pin: None,
     };
     match Audit::start(&settings, Subject::Command) {

@@ -7,6 +7,7 @@
 //! bounded in number and may not be silent for long.
 
 mod findings;
+mod histograms;
 mod host;
 mod http;
 mod targets;
@@ -28,6 +29,7 @@ use tracer_core::ledger::Findings;
 use tracer_core::verdict::{Kind, Level};
 
 use crate::audit::Audit;
+use crate::metrics::histograms::Histograms;
 use crate::metrics::http::Limits;
 
 /// How many scrapes may wait for the audit's loop.
@@ -216,7 +218,7 @@ fn register_ever(registry: &Registry, findings: &Findings) -> Result<()> {
 }
 
 fn text(audit: &Audit) -> Result<String> {
-    let counters = audit.counters()?;
+    let counters = audit.counts().counters()?;
     let registry = Registry::new();
     let count = |name: &str, help: &str, value: u64| -> Result<()> {
         let metric = IntCounter::with_opts(Opts::new(name, help))?;
@@ -243,6 +245,7 @@ fn text(audit: &Audit) -> Result<String> {
         "Sockets that are open now, by the kernel's counters.",
         i64::try_from(counters.open()).unwrap_or(i64::MAX),
     )?;
+    registry.register(Box::new(Histograms::read(audit)?))?;
     let denied = audit.ledger().findings().count(Level::Deny);
     gauge(
         "watertight_audit_leaked_sockets",

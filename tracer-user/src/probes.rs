@@ -1,6 +1,7 @@
 //! The eBPF programs: loaded into the kernel, attached to a cgroup, and read. Only this module and
 //! those below it name aya.
 
+mod counts;
 mod error;
 mod links;
 mod maps;
@@ -14,11 +15,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::Iter;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
+pub use counts::{Counts, HistogramSum};
 pub use error::{KERNEL_BTF, ProbeError};
 use error::{map_error, program_error};
 use links::AttachState;
@@ -28,11 +30,9 @@ use pinned::PinDir;
 use programs::{HookLink, program, take_map};
 pub use settings::{Limits, LoadSettings, Scope};
 use tracer_abi::annotation::Owner;
-use tracer_abi::counter::Counter;
-use tracer_abi::limits::{ENDS_MAX, STACKS_BYTES, VIOLATIONS_BYTES};
+use tracer_abi::limits::{ENDS_MAX, RELEASES_MAX, STACKS_BYTES, VIOLATIONS_BYTES};
 use tracer_abi::record::{BriefEvent, Head, LeftEvent};
 use tracer_core::btf::Btf;
-use tracer_core::counters::Counters;
 use tracer_core::report::Attachment;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -63,7 +63,7 @@ pub struct Probes {
     capacity: usize,
     /// A violation that was taken off its ring and is later than the next record.
     next_violation: Option<Vec<u8>>,
-    counters: PerCpuArray<MapData, u64>,
+    counts: Counts,
     ends: HashMap<MapData, [u64; 2], u64>,
     targets: HashMap<MapData, u32, u8>,
     links: Vec<HookLink>,
@@ -93,6 +93,7 @@ impl Probes {
             cgroup_id,
             grace_ns,
             limits,
+            all_records,
             stacks,
             pin: _,
         } = settings.clone();
@@ -112,10 +113,12 @@ impl Probes {
             .override_global("PID_NS_INUM", &namespace, true)
             .override_global("WAKE_UP_BYTES", &u64::from(limits.ring_bytes / 2), true)
             .override_global("SLOTS_MASK", &(limits.places - 1), true)
+            .override_global("ALL_RECORDS", &u32::from(all_records), true)
             .override_global("STACKS_WANTED", &u32::from(stacks), true)
             .map_max_entries("EVENTS", limits.ring_bytes)
             .map_max_entries("SLOTS", limits.places)
             .map_max_entries("ENDS", ends)
+            .map_max_entries("RELEASES", if all_records { 1 } else { RELEASES_MAX })
             .map_max_entries("STACKS", if stacks { STACKS_BYTES } else { UNUSED_BYTES })
             .load(OBJECT)
             .map_err(|error| ProbeError::Object(Box::new(error)))?;
@@ -178,7 +181,7 @@ impl Probes {
             stacks: RingBuf::try_from(maps.stacks).map_err(map_error("STACKS"))?,
             capacity: capacity(settings.limits.ring_bytes),
             next_violation: None,
-            counters: PerCpuArray::try_from(maps.counters).map_err(map_error("COUNTERS"))?,
+            counts: Counts::new(maps.counters, maps.histograms, maps.releases)?,
             ends: HashMap::try_from(maps.ends).map_err(map_error("ENDS"))?,
             targets: HashMap::try_from(maps.targets).map_err(map_error("TARGETS"))?,
             links: Vec::new(),
@@ -363,42 +366,19 @@ impl Probes {
         self.ring.as_fd()
     }
 
-    /// Reads the counters, summed over the CPUs.
+    /// Returns what the kernel side counts.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Sets all that the kernel side has counted to zero.
     ///
     /// # Errors
     ///
-    /// When the map cannot be read.
-    pub fn counters(&self) -> Result<Counters, ProbeError> {
-        let mut counters = Counters::default();
-        for slot in 0..Counter::COUNT {
-            counters.set(slot, self.slot(slot)?);
-        }
-        Ok(counters)
-    }
-
-    /// Sets every counter to zero.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be written.
-    pub fn reset_counters(&mut self) -> Result<(), ProbeError> {
-        for slot in 0..Counter::COUNT {
-            let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
-            let zeros = PerCpuValues::try_from(vec![0; per_cpu.len()])
-                .map_err(|error| map_error("COUNTERS")(MapError::IoError(error)))?;
-            self.counters
-                .set(slot, zeros, 0)
-                .map_err(map_error("COUNTERS"))?;
-        }
-        Ok(())
-    }
-
-    fn slot(&self, slot: u32) -> Result<u64, ProbeError> {
-        let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
-        // A counter may go up on one CPU and down on another.
-        Ok(per_cpu
-            .iter()
-            .fold(0, |sum, value| sum.wrapping_add(*value)))
+    /// When a map cannot be written.
+    pub fn reset_counts(&mut self) -> Result<(), ProbeError> {
+        self.counts.reset()
     }
 
     /// Removes the ENDs of these owners from the kernel's table.

@@ -126,7 +126,10 @@ pub async fn run(
     };
     // A process outside the cgroup may hold a socket of the command.
     let mut is_cut_short = false;
-    let has_open = audit.counters().is_ok_and(|counters| counters.open() > 0);
+    let has_open = audit
+        .counts()
+        .counters()
+        .is_ok_and(|counters| counters.open() > 0);
     if has_open || cgroup::is_populated(audit.audited()) {
         // A request that ended just now still has its grace.
         let grace_over = Instant::now() + settings.grace + POLL_INTERVAL;

@@ -58,11 +58,16 @@ pub fn run(
 ) -> Result<(), SelfTestError> {
     // An audit within this one may have ended the same owner.
     probes.forget(&[SELFTEST_OWNER]);
-    let before = probes.counters()?;
+    let before = probes.counts().counters()?;
     let mut child = start(probes, cgroup)?;
     let process = child.id();
     // Before the walk, only the hook of an accept that asks for the address can have seen it.
-    let accept_seen = probes.counters()?.since(&before).of(Counter::Accepted) >= 1;
+    let accept_seen = probes
+        .counts()
+        .counters()?
+        .since(&before)
+        .of(Counter::Accepted)
+        >= 1;
     let witnessed = witness_check == WitnessCheck::Skipped || is_witnessed(probes)?;
     drop(child.stdin.take());
     let succeeded = wait(&mut child)?;
@@ -187,11 +192,11 @@ fn wait(child: &mut Child) -> Result<bool, SelfTestError> {
 /// `before`.
 fn wait_for_releases(probes: &Probes, before: &Counters) -> Result<Counters, SelfTestError> {
     for _ in 0..TIMEOUT.as_millis() / POLL_INTERVAL.as_millis() {
-        let counters = probes.counters()?.since(before);
+        let counters = probes.counts().counters()?.since(before);
         if counters.of(Counter::Released) >= 3 {
             return Ok(counters);
         }
         std::thread::sleep(POLL_INTERVAL);
     }
-    Ok(probes.counters()?.since(before))
+    Ok(probes.counts().counters()?.since(before))
 }

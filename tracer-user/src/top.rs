@@ -70,6 +70,7 @@ impl Looks {
                 ring_bytes: 64 << 10,
                 places: 1,
             },
+            all_records: false,
             stacks: false,
             pin: None,
         })?;

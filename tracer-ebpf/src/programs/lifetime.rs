@@ -6,11 +6,13 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use aya_log_ebpf::warn;
 use tracer_abi::counter::Counter;
 use tracer_abi::facts::{IPPROTO_TCP, fact};
+use tracer_abi::histogram::Histogram;
 use tracer_abi::{record, scope};
 
 use super::tcp::{TCP_CLOSE, TCP_LISTEN};
 use crate::counters::count;
 use crate::emit::{self, To};
+use crate::histograms::measure;
 use crate::kernel::{self, Sock, Task, low_u16, now_ns};
 use crate::rules::{self, TCP_CLOSE_WAIT};
 use crate::socket::SocketRef;
@@ -121,11 +123,20 @@ fn state(ctx: &SockContext) -> u32 {
 #[inline(always)]
 fn emit_release(ctx: &SockContext, socket: SocketRef, now_ns: u64) {
     let ends = storage::ends(socket);
+    measure(Histogram::Lifetime, now_ns.wrapping_sub(socket.born_ns()));
+    let over_ns = rules::over_ns(socket, &ends);
+    if over_ns != 0 {
+        measure(Histogram::Outlive, now_ns.wrapping_sub(over_ns));
+    }
     let unowned = rules::unowned_bit(socket, now_ns, kernel::tgid);
     let late = unowned != 0 || rules::is_late(socket, &ends, now_ns);
     let exiting = Task::current().is_exiting();
     if !late && !exiting {
-        emit::release(now_ns, socket, rules::over_ns(socket, &ends));
+        if emit::is_told(socket) {
+            emit::release(now_ns, socket, over_ns);
+        } else {
+            storage::count_release(socket);
+        }
         return;
     }
     if socket.cookie() == 0 {

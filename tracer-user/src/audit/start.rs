@@ -46,7 +46,7 @@ fn attach(load: &LoadSettings, audited: &Path, subject: &Subject) -> Result<Prob
     probes.attach(cgroup::open(cgroup.path())?.as_fd())?;
     selftest::run(&mut probes, &cgroup, WitnessCheck::Required)?;
     probes.detach();
-    probes.reset_counters()?;
+    probes.reset_counts()?;
     probes.attach(cgroup::open(audited)?.as_fd())?;
     match (subject, load.scope) {
         (_, Scope::Cgroup) => probes.begin_adopting()?,

@@ -255,6 +255,7 @@ impl AuditArgs {
                 places: self.places,
             },
             stacks: self.stacks,
+            is_guard: false,
             pin: None,
         }
     }

@@ -83,9 +83,7 @@ fn count<'a>(
     for (n, (name, tally)) in rows.enumerate() {
         let name = label(if n < LISTED_MAX { name } else { OTHER });
         let name = [name.as_str()];
-        opened
-            .with_label_values(&name)
-            .inc_by(tally.released.saturating_add(tally.open));
-        released.with_label_values(&name).inc_by(tally.released);
+        opened.with_label_values(&name).inc_by(tally.opened());
+        released.with_label_values(&name).inc_by(tally.released());
     }
 }

@@ -10,8 +10,10 @@ pub(super) struct Maps {
     pub(super) violations: Map,
     pub(super) stacks: Map,
     pub(super) counters: Map,
+    pub(super) histograms: Map,
     pub(super) ends: Map,
     pub(super) targets: Map,
+    pub(super) releases: Map,
 }
 
 impl Maps {
@@ -21,8 +23,10 @@ impl Maps {
             violations: map("VIOLATIONS")?,
             stacks: map("STACKS")?,
             counters: map("COUNTERS")?,
+            histograms: map("HISTOGRAMS")?,
             ends: map("ENDS")?,
             targets: map("TARGETS")?,
+            releases: map("RELEASES")?,
         })
     }
 
@@ -31,7 +35,8 @@ impl Maps {
             let data = from.map(name)?;
             Ok(match name {
                 "EVENTS" | "VIOLATIONS" | "STACKS" => Map::RingBuf(data),
-                "COUNTERS" => Map::PerCpuArray(data),
+                "COUNTERS" | "HISTOGRAMS" => Map::PerCpuArray(data),
+                "RELEASES" => Map::PerCpuHashMap(data),
                 _ => Map::HashMap(data),
             })
         })
@@ -43,8 +48,10 @@ impl Maps {
             ("VIOLATIONS", &self.violations),
             ("STACKS", &self.stacks),
             ("COUNTERS", &self.counters),
+            ("HISTOGRAMS", &self.histograms),
             ("ENDS", &self.ends),
             ("TARGETS", &self.targets),
+            ("RELEASES", &self.releases),
         ];
         maps.into_iter()
             .try_for_each(|(name, map)| to.pin_map(name, map))

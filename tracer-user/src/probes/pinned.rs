@@ -24,6 +24,9 @@ pub(super) const SETTINGS: &str = "SETTINGS";
 const WITNESS: &str = "witness";
 const LINK: &str = "link_";
 
+/// [`Settings`] as a map's value.
+type Words = [u64; size_of::<Settings>() / size_of::<u64>()];
+
 /// Why pins cannot be made or used.
 #[derive(Debug, Error)]
 pub enum PinError {
@@ -130,7 +133,7 @@ impl PinDir {
     pub(super) fn check(&self, wanted: &Settings) -> Result<(), PinError> {
         let map = Map::Array(self.map(SETTINGS)?);
         let path = || self.file(SETTINGS);
-        let array = Array::<_, [u64; 5]>::try_from(map).map_err(failed("read", path()))?;
+        let array = Array::<_, Words>::try_from(map).map_err(failed("read", path()))?;
         let found = array.get(&0, 0).map_err(failed("read", path()))?;
         if found == words(wanted) {
             Ok(())
@@ -142,7 +145,7 @@ impl PinDir {
     /// Pins the settings: everything else is pinned.
     pub(super) fn pin_settings(&self, map: Map, settings: &Settings) -> Result<(), PinError> {
         let path = || self.file(SETTINGS);
-        let mut array = Array::<_, [u64; 5]>::try_from(map).map_err(failed("write", path()))?;
+        let mut array = Array::<_, Words>::try_from(map).map_err(failed("write", path()))?;
         array
             .set(0, words(settings), 0)
             .map_err(failed("write", path()))?;
@@ -194,7 +197,7 @@ pub(super) fn digest(object: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn words(settings: &Settings) -> [u64; 5] {
+fn words(settings: &Settings) -> Words {
     let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     [
         settings.digest,
@@ -202,6 +205,7 @@ fn words(settings: &Settings) -> [u64; 5] {
         settings.grace_ns,
         pair(settings.scope, settings.ring_bytes),
         pair(settings.places, settings.stacks),
+        u64::from(settings.all_records),
     ]
 }
 

@@ -42,6 +42,9 @@ pub struct LoadSettings {
     pub grace_ns: u64,
     /// The sizes of what the kernel side keeps.
     pub limits: Limits,
+    /// Whether records tell of every socket. Otherwise they tell of those that are annotated or were
+    /// there before, and of violations; the witness meets the others.
+    pub all_records: bool,
     /// Whether each socket's opener is asked for its stack.
     pub stacks: bool,
     /// The directory to pin to.
@@ -59,6 +62,8 @@ impl LoadSettings {
             ring_bytes: self.limits.ring_bytes,
             places: self.limits.places,
             stacks: u32::from(self.stacks),
+            all_records: u32::from(self.all_records),
+            reserved: 0,
         }
     }
 }

@@ -281,8 +281,8 @@ fn peers<'a>(
         .into_iter()
         .map(|(address, tally)| Peer {
             address,
-            opened: unless_lost(tally.released + tally.open),
-            released: unless_lost(tally.released),
+            opened: unless_lost(tally.released() + tally.open),
+            released: unless_lost(tally.released()),
             open: tally.open,
             oldest_ms: tally
                 .oldest_ns

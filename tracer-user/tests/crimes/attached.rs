@@ -66,6 +66,10 @@ impl TestCgroup {
         Ok(Self(path))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     fn take(&self, pid: u32) -> Result<(), Failed> {
         Ok(fs::write(self.0.join("cgroup.procs"), pid.to_string())?)
     }
@@ -109,7 +113,7 @@ impl Fixture {
     }
 
     /// Waits for its end, which the audit must not have changed.
-    fn ends_well(mut self) -> Result<(), Failed> {
+    pub(crate) fn ends_well(mut self) -> Result<(), Failed> {
         let status = self.0.wait()?;
         expect(&status.code(), &Some(0), "the program's own end").map_err(Into::into)
     }
@@ -234,7 +238,7 @@ fn attached_to_dead_visitors() -> Result<(), Failed> {
     let rows = shown["rows"].as_array().ok_or("no rows")?;
     let mut accepted = rows
         .iter()
-        .filter(|row| row["pid"] == Value::from(program.pid()) && row["direction"] == "accepted");
+        .filter(|row| row["pid"] == program.pid() && row["direction"] == "accepted");
     let row = accepted.next().ok_or("top shows none")?;
     expect(&row["dead"], &3.into(), "dead in top")?;
     expect(&row["open"], &4.into(), "open in top").map_err(Into::into)

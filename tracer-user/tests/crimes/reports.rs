@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 
+use crate::attached::TestCgroup;
 use crate::case;
 
 pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
@@ -19,6 +20,10 @@ pub(crate) fn trials(skipped: bool) -> Vec<Trial> {
             counts_are_served_while_it_runs,
         ),
         privileged("findings_are_served_by_cause", findings_are_served_by_cause),
+        privileged(
+            "a_guard_counts_without_records",
+            a_guard_counts_without_records,
+        ),
         privileged(
             "a_clean_summary_has_the_targets",
             a_clean_summary_has_the_targets,
@@ -133,6 +138,71 @@ fn findings_are_served_by_cause() -> Result<(), Failed> {
         Some(lacking) => Err(format!("no {lacking} in {line}").into()),
         None => Ok(()),
     }
+}
+
+/// Returns the sum of a family's samples.
+fn sample(scraped: &str, family: &str) -> u64 {
+    let samples = scraped.lines().filter_map(|line| {
+        let rest = line.strip_prefix(family)?;
+        let value = rest.strip_prefix(' ').or_else(|| {
+            let (_labels, value) = rest.strip_prefix('{')?.rsplit_once("} ")?;
+            Some(value)
+        })?;
+        value.parse::<u64>().ok()
+    });
+    samples.sum()
+}
+
+/// Thousands of connections that break no rule: the kernel counts them.
+fn a_guard_counts_without_records() -> Result<(), Failed> {
+    let cgroup = TestCgroup::create("counts")?;
+    let served = Served::start(
+        tracer()
+            .args(["attach", "--grace", "300ms", "--listen", "127.0.0.1:0"])
+            .arg("--cgroup")
+            .arg(cgroup.path())
+            .stdout(Stdio::null()),
+    )?;
+    let program = cgroup.start("steady_load")?;
+    sleep(Duration::from_secs(2));
+    let during = served.scrape()?;
+    program.ends_well()?;
+    let total = |scraped: &str, of: &str| sample(scraped, &format!("watertight_audit_{of}_total"));
+    let mut answer = served.scrape()?;
+    // The last walk may have come before the last release.
+    for _ in 0..100 {
+        let released = total(&answer, "sockets_released");
+        if total(&answer, "target_released") + total(&answer, "listener_released") + 1 == released {
+            break;
+        }
+        sleep(Duration::from_millis(100));
+        answer = served.scrape()?;
+    }
+    served.end()?;
+    let released = total(&answer, "sockets_released");
+    let check = || {
+        case::expect(&(released > 1000), &true, "released")?;
+        let connections = (released - 1) / 2;
+        for family in [
+            "target_opened",
+            "target_released",
+            "listener_accepted",
+            "listener_released",
+        ] {
+            case::expect(&total(&answer, family), &connections, family)?;
+        }
+        for family in ["target_opened", "sockets_released"] {
+            let grows = total(&during, family) < total(&answer, family);
+            case::expect(&grows, &true, family)?;
+        }
+        let lifetimes = sample(&answer, "watertight_audit_socket_lifetime_seconds_count");
+        case::expect(&lifetimes, &released, "lifetimes")?;
+        case::expect(&(total(&answer, "records") < 100), &true, "records")?;
+        // None is left of the self-test's.
+        let listeners = answer.matches("watertight_audit_listener_accepted_total{");
+        case::expect(&listeners.count(), &1, "listeners")
+    };
+    check().map_err(|error| format!("{error}\n{answer}").into())
 }
 
 fn a_clean_summary_has_the_targets() -> Result<(), Failed> {

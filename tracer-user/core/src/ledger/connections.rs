@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use tracer_abi::facts::{Facts, fact};
 use tracer_abi::record::ReleaseEvent;
+use tracer_abi::release_key::ReleaseKey;
 
 use super::tcp::address;
 
@@ -17,12 +18,38 @@ pub const OTHER: &str = "~other";
 /// The connections of one remote address, or of one listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Released connections.
-    pub released: u64,
+    /// Released connections that a record told of.
+    recorded: u64,
+    /// Released connections that the kernel side counted without a record.
+    counted: u64,
+    /// How many had been released when the last walk began: what it meets was not among them.
+    released_before: u64,
+    /// How many there were at least at the last walk.
+    opened: u64,
     /// Connections open at the last walk of the witness.
     pub open: u64,
     /// When the oldest open connection was opened.
     pub oldest_ns: Option<u64>,
+}
+
+impl Tally {
+    /// Returns the number of released connections.
+    #[must_use]
+    pub const fn released(&self) -> u64 {
+        self.recorded.saturating_add(self.counted)
+    }
+
+    /// Returns the number of connections that there ever were, as far as is known. It never
+    /// decreases: those that were opened after the last walk are part of it when they are released.
+    #[must_use]
+    pub const fn opened(&self) -> u64 {
+        let released = self.released();
+        if self.opened > released {
+            self.opened
+        } else {
+            released
+        }
+    }
 }
 
 /// Connections by remote address, or by listener.
@@ -39,7 +66,7 @@ impl Tallies {
             .iter()
             .map(|(name, tally)| (name.as_str(), tally))
             .collect();
-        rows.sort_by(|(a, x), (b, y)| (y.open, y.released, *a).cmp(&(x.open, x.released, *b)));
+        rows.sort_by(|(a, x), (b, y)| (y.open, y.released(), *a).cmp(&(x.open, x.released(), *b)));
         rows.truncate(limit);
         rows
     }
@@ -48,7 +75,7 @@ impl Tallies {
         if self.0.len() >= ROWS {
             self.fold_closed();
         }
-        self.entry(name).released += 1;
+        self.entry(name).recorded += 1;
     }
 
     fn count_open(&mut self, name: String, born_ns: u64) {
@@ -58,10 +85,24 @@ impl Tallies {
         tally.oldest_ns = Some(oldest.min(born_ns));
     }
 
-    fn reset_open(&mut self) {
+    /// Sets the released ones that were counted without a record. Their rows are bounded where they
+    /// are counted (`RELEASES_MAX`).
+    fn set_counted(&mut self, name: String, count: u64) {
+        self.0.entry(name).or_default().counted = count;
+    }
+
+    fn begin_walk(&mut self) {
         for tally in self.0.values_mut() {
+            tally.released_before = tally.released();
             tally.open = 0;
             tally.oldest_ns = None;
+        }
+    }
+
+    fn finish_walk(&mut self) {
+        for tally in self.0.values_mut() {
+            let known = tally.released_before.saturating_add(tally.open);
+            tally.opened = tally.opened.max(known);
         }
     }
 
@@ -70,9 +111,9 @@ impl Tallies {
     fn fold_closed(&mut self) {
         let closed = self
             .0
-            .extract_if(|name, tally| tally.open == 0 && name != OTHER);
-        let released: u64 = closed.map(|(_, tally)| tally.released).sum();
-        self.0.entry(OTHER.to_owned()).or_default().released += released;
+            .extract_if(|name, tally| tally.open == 0 && tally.counted == 0 && name != OTHER);
+        let recorded: u64 = closed.map(|(_, tally)| tally.recorded).sum();
+        self.0.entry(OTHER.to_owned()).or_default().recorded += recorded;
     }
 
     fn entry(&mut self, name: String) -> &mut Tally {
@@ -118,10 +159,32 @@ impl Connections {
         }
     }
 
-    /// Resets the numbers of open connections.
-    pub(super) fn reset_open(&mut self) {
-        self.by_remote.reset_open();
-        self.by_listener.reset_open();
+    /// Sets how many were released without a record, to a target or of a listener.
+    pub(super) fn set_counted(&mut self, key: &ReleaseKey, count: u64) {
+        let way = Way::of_key(key);
+        match way.listener() {
+            Some(listener) => self.by_listener.set_counted(listener, count),
+            None => self.by_remote.set_counted(way.to_string(), count),
+        }
+    }
+
+    /// Does the same for all that have no row.
+    pub(super) fn set_counted_elsewhere(&mut self, count: u64) {
+        if count > 0 {
+            self.by_remote.set_counted(OTHER.to_owned(), count);
+        }
+    }
+
+    /// Begins to count the open connections anew.
+    pub(super) fn begin_walk(&mut self) {
+        self.by_remote.begin_walk();
+        self.by_listener.begin_walk();
+    }
+
+    /// Ends the count of the open connections.
+    pub(super) fn finish_walk(&mut self) {
+        self.by_remote.finish_walk();
+        self.by_listener.finish_walk();
     }
 }
 
@@ -151,6 +214,14 @@ impl Way {
             local_port: of.local_port,
             dialed: of.brief.flags & fact::DIALED != 0,
         })
+    }
+
+    fn of_key(key: &ReleaseKey) -> Self {
+        Self {
+            remote: SocketAddr::new(address(key.family, key.remote), key.remote_port),
+            local_port: key.local_port,
+            dialed: key.local_port == 0,
+        }
     }
 
     /// Returns the way of a connection that a listener accepted.
@@ -227,11 +298,65 @@ mod tests {
         let top = connections.by_listener().top(9);
         let rows: Vec<_> = top
             .iter()
-            .map(|(name, tally)| (*name, tally.open, tally.released))
+            .map(|(name, tally)| (*name, tally.open, tally.released()))
             .collect();
         assert_eq!(rows, [(":8080", 3, 0), (":1", 0, 1), (":9090", 0, 1)]);
-        connections.reset_open();
+        connections.begin_walk();
         assert_eq!(connections.by_listener().0[":8080"].open, 0);
+    }
+
+    #[test]
+    fn what_was_opened_never_decreases() {
+        let mut connections = Connections::default();
+        let mut opened = 0;
+        let mut check = |connections: &Connections, wanted: u64| {
+            let now = connections.by_remote().0["127.0.0.1:80"].opened();
+            assert!(now >= opened, "{now} after {opened}");
+            assert_eq!(now, wanted);
+            opened = now;
+        };
+        connections.begin_walk();
+        connections.count_open(&dialed(80));
+        connections.count_open(&dialed(80));
+        connections.finish_walk();
+        check(&connections, 2);
+        // One of the two, before a walk knows.
+        connections.count_released(Way::of(&dialed(80)).unwrap());
+        check(&connections, 2);
+        connections.begin_walk();
+        connections.count_open(&dialed(80));
+        connections.count_open(&dialed(80));
+        // One of these, after the walk has met it.
+        connections.count_released(Way::of(&dialed(80)).unwrap());
+        connections.finish_walk();
+        check(&connections, 3);
+        let key = ReleaseKey {
+            remote: dialed(80).remote,
+            remote_port: 80,
+            local_port: 0,
+            family: 2,
+            reserved: 0,
+        };
+        connections.set_counted(&key, 7);
+        check(&connections, 9);
+    }
+
+    #[test]
+    fn releases_without_a_record_are_counted_by_target_and_listener() {
+        let mut connections = Connections::default();
+        let listener = ReleaseKey {
+            remote: [0; 16],
+            remote_port: 0,
+            local_port: 8080,
+            family: 10,
+            reserved: 0,
+        };
+        connections.set_counted(&listener, 5);
+        connections.set_counted(&listener, 6);
+        connections.set_counted_elsewhere(3);
+        connections.count_released(Way::of(&accepted(5000, 8080)).unwrap());
+        assert_eq!(connections.by_listener().0[":8080"].released(), 7);
+        assert_eq!(connections.by_remote().0[OTHER].released(), 3);
     }
 
     #[test]
@@ -243,8 +368,8 @@ mod tests {
         }
         let rows = &connections.by_remote().0;
         assert!(rows.len() <= ROWS + 1);
-        assert!(rows[OTHER].released >= ROWS as u64);
-        let released: u64 = rows.values().map(|tally| tally.released).sum();
+        assert!(rows[OTHER].released() >= ROWS as u64);
+        let released: u64 = rows.values().map(Tally::released).sum();
         assert_eq!(released, 5000, "none is forgotten");
     }
 

@@ -48,7 +48,7 @@ impl Ledger {
         self.walk_began_ns = now_ns;
         self.walked = Walk::default();
         self.unjudged.clear();
-        self.connections.reset_open();
+        self.connections.begin_walk();
         self.piles.begin_walk();
     }
 
@@ -279,6 +279,7 @@ impl Ledger {
         if lossy {
             self.released_before_bind.clear();
         }
+        self.connections.finish_walk();
         if self.findings.is_followed() {
             // Nobody asks at the end what they had: there is none.
             self.piles.forget_exited();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use tracer_abi::annotation::{Owner, Role};
 use tracer_abi::record::Brief;
+use tracer_abi::release_key::ReleaseKey;
 
 use super::connections::{Connections, Tallies};
 use super::deadlines::{Deadline, Deadlines};
@@ -262,6 +263,16 @@ impl Ledger {
     #[must_use]
     pub fn outlive(&self) -> &Histogram<u64> {
         &self.outlive
+    }
+
+    /// Sets how many connections were released without a record, to a target or of a listener.
+    pub fn set_counted(&mut self, key: &ReleaseKey, count: u64) {
+        self.connections.set_counted(key, count);
+    }
+
+    /// Does the same for all that the kernel side had no place for.
+    pub fn set_counted_elsewhere(&mut self, count: u64) {
+        self.connections.set_counted_elsewhere(count);
     }
 
     /// Returns the connections by remote address.

@@ -13,8 +13,24 @@ use super::{DIMMED, duration};
 /// How many targets and listeners are shown.
 const TARGETS_SHOWN: usize = 6;
 
-/// A target or a listener, as it is shown, and its connections.
-type Row<'a> = (String, &'a Tally);
+/// A target or a listener, and its connections.
+struct Row {
+    name: String,
+    released: u64,
+    open: u64,
+    oldest_ns: Option<u64>,
+}
+
+impl Row {
+    fn new(name: String, tally: &Tally) -> Self {
+        Self {
+            name,
+            released: tally.released(),
+            open: tally.open,
+            oldest_ns: tally.oldest_ns,
+        }
+    }
+}
 
 /// Returns the table, in at most `limit` lines.
 pub(super) fn lines(report: &Report<'_>, limit: usize) -> Vec<String> {
@@ -27,20 +43,21 @@ pub(super) fn lines(report: &Report<'_>, limit: usize) -> Vec<String> {
 }
 
 /// Returns all targets and listeners, those with most open connections first.
-fn rows(ledger: &Ledger) -> Vec<Row<'_>> {
+fn rows(ledger: &Ledger) -> Vec<Row> {
     let targets = ledger.peers().top(usize::MAX).into_iter();
-    let targets = targets.filter_map(|(address, tally)| Some((target_name(address)?, tally)));
+    let targets =
+        targets.filter_map(|(address, tally)| Some(Row::new(target_name(address)?, tally)));
     let listeners = ledger.listeners().top(usize::MAX).into_iter();
-    let listeners = listeners.map(|(port, tally)| (listener_name(port), tally));
-    let mut rows: Vec<Row<'_>> = targets.chain(listeners).collect();
-    rows.sort_by_key(|(_, tally)| Reverse((tally.open, tally.released)));
+    let listeners = listeners.map(|(port, tally)| Row::new(listener_name(port), tally));
+    let mut rows: Vec<Row> = targets.chain(listeners).collect();
+    rows.sort_by_key(|row| Reverse((row.open, row.released)));
     rows
 }
 
 /// Returns the rows that have connections open, or the busiest if none has. `rows` are all, those
 /// with most open connections first; `is_exact` if no record of a release was lost.
-fn table(rows: &[Row<'_>], end_ns: u64, is_exact: bool, limit: usize) -> Vec<String> {
-    let open = rows.iter().take_while(|(_, tally)| tally.open > 0).count();
+fn table(rows: &[Row], end_ns: u64, is_exact: bool, limit: usize) -> Vec<String> {
+    let open = rows.iter().take_while(|row| row.open > 0).count();
     let relevant = match (open, rows.len()) {
         (0, all) => all,
         (open, _) => open,
@@ -51,7 +68,7 @@ fn table(rows: &[Row<'_>], end_ns: u64, is_exact: bool, limit: usize) -> Vec<Str
         some => some.min(room.saturating_sub(1)),
     };
     let listed = || rows.iter().take(shown);
-    let Some(width) = listed().map(|(name, _)| name.len()).max() else {
+    let Some(width) = listed().map(|row| row.name.len()).max() else {
         return Vec::new();
     };
     let width = width.max("target".len());
@@ -59,7 +76,7 @@ fn table(rows: &[Row<'_>], end_ns: u64, is_exact: bool, limit: usize) -> Vec<Str
         "targets    {DIMMED}{:<width$}  {:>8} {:>8} {:>8} {:>9}{DIMMED:#}",
         "target", "opened", "released", "open", "oldest"
     )];
-    for (name, tally) in listed() {
+    for row in listed() {
         let unless_lost = |count: u64| {
             if is_exact {
                 count.to_string()
@@ -67,15 +84,15 @@ fn table(rows: &[Row<'_>], end_ns: u64, is_exact: bool, limit: usize) -> Vec<Str
                 "?".to_owned()
             }
         };
-        let opened = unless_lost(tally.released + tally.open);
-        let released = unless_lost(tally.released);
-        let oldest = tally.oldest_ns.map_or_else(
+        let opened = unless_lost(row.released + row.open);
+        let released = unless_lost(row.released);
+        let oldest = row.oldest_ns.map_or_else(
             || "-".to_owned(),
             |oldest_ns| duration(end_ns.saturating_sub(oldest_ns)),
         );
         lines.push(format!(
-            "           {name:<width$}  {opened:>8} {released:>8} {:>8} {oldest:>9}",
-            tally.open
+            "           {:<width$}  {opened:>8} {released:>8} {:>8} {oldest:>9}",
+            row.name, row.open
         ));
     }
     if relevant > shown {
@@ -106,29 +123,26 @@ fn listener_name(port: &str) -> String {
 mod tests {
     use super::*;
 
-    fn tally(released: u64, open: u64) -> Tally {
-        Tally {
+    fn row(name: &str, released: u64, open: u64) -> Row {
+        Row {
+            name: name.to_owned(),
             released,
             open,
             oldest_ns: (open > 0).then_some(1_000_000_000),
         }
     }
 
-    fn text(rows: &[(&str, Tally)], is_exact: bool, limit: usize) -> String {
-        let rows: Vec<Row<'_>> = rows
-            .iter()
-            .map(|(name, tally)| ((*name).to_owned(), tally))
-            .collect();
-        let lines = table(&rows, 31_500_000_000, is_exact, limit);
+    fn text(rows: &[Row], is_exact: bool, limit: usize) -> String {
+        let lines = table(rows, 31_500_000_000, is_exact, limit);
         anstream::adapter::strip_str(&lines.join("\n")).to_string()
     }
 
     #[test]
     fn what_is_open_is_told_by_target() {
         let rows = [
-            ("127.0.0.1:6080", tally(0, 50)),
-            ("accepted on :80", tally(70, 2)),
-            ("[::1]:80", tally(9, 0)),
+            row("127.0.0.1:6080", 0, 50),
+            row("accepted on :80", 70, 2),
+            row("[::1]:80", 9, 0),
         ];
         assert_eq!(
             text(&rows, true, 24),
@@ -142,7 +156,7 @@ mod tests {
     #[test]
     fn when_nothing_is_open_the_busiest_targets_are_told() {
         let names: Vec<String> = (1..=9).map(|n| format!("127.0.0.1:{n}")).collect();
-        let rows: Vec<(&str, Tally)> = names.iter().map(|it| (it.as_str(), tally(5, 0))).collect();
+        let rows: Vec<Row> = names.iter().map(|it| row(it, 5, 0)).collect();
         let table = text(&rows, true, 24);
         assert_eq!(table.lines().count(), 8);
         assert!(table.contains("127.0.0.1:6         5        5        0         -\n"));
