@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures. The tracer's cost is a ratio to doing without, interleaved in one
 //! run; medians.
 
+mod guard;
 pub(crate) mod held;
 pub(crate) mod load;
 mod tracer;
@@ -25,6 +26,8 @@ pub(crate) struct Args {
 enum What {
     /// The tracer's cost: CPU time of a load of short connections, traced and not.
     Tracer(tracer::Args),
+    /// The memory and CPU time of a guard over a long load.
+    Guard(guard::Args),
     /// How long a verdict takes on many open sockets, leaked and innocent, and the memory it takes.
     Verdict(verdict::Args),
 }
@@ -32,6 +35,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Tracer(args) => tracer::run(args),
+        What::Guard(args) => guard::run(args),
         What::Verdict(args) => verdict::run(args),
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rustix::time::{ClockId, clock_gettime};
@@ -14,6 +15,9 @@ pub(crate) struct Args {
     connections: u32,
     #[arg(long)]
     annotate: bool,
+    /// Connections a second; as many as can be without it.
+    #[arg(long)]
+    rate: Option<u32>,
 }
 
 /// Makes short connections on loopback, a byte each way. Prints the CPU time in nanoseconds that
@@ -35,7 +39,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Ok(())
     });
+    let began = Instant::now();
     for n in 0..connections {
+        if let Some(rate) = args.rate {
+            let due = began + Duration::from_secs(1) * n / rate.max(1);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
         let mut socket = TcpStream::connect(address)?;
         if args.annotate {
             bind(&socket, Role::Stream, owner(n + 1), "a short connection")?;

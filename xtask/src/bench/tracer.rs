@@ -1,8 +1,5 @@
 //! The tracer's cost, as a ratio to doing without.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::guard::{Beside, Guarded};
 use super::{median, quartiles};
 use crate::shell;
 
@@ -24,6 +22,9 @@ pub(super) struct Args {
     /// Connections a run.
     #[arg(long, default_value_t = 5_000)]
     connections: u32,
+    /// Other cgroups beside, with a process in each.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    cgroups: u32,
     /// Another tracer to run beside, such as libbpf-tools' tcplife; it must trace until SIGTERM.
     #[arg(long, value_name = "PROGRAM")]
     peer: Option<String>,
@@ -105,6 +106,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         rows.push(Row::new(Contestant::Peer));
     }
     println!("{}", super::machine()?);
+    let _beside = Beside::start(args.cgroups)?;
     for round in 1..=args.rounds {
         for row in &mut rows {
             row.run(args)?;
@@ -155,64 +157,6 @@ fn measure(mut command: Command, contestant: Contestant, args: &Args) -> Result<
     }
     let cpu_ns: f64 = shell::read(&mut command)?.trim().parse()?;
     Ok(cpu_ns / 1000.0 / f64::from(args.connections))
-}
-
-/// Returns where cgroup v2 is mounted.
-fn cgroup_mount() -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let mut fields = mounts.lines().map(|line| line.split(' ').skip(1));
-    fields
-        .find_map(|mut fields| {
-            let target = fields.next()?;
-            (fields.next()? == "cgroup2").then(|| PathBuf::from(target))
-        })
-        .context("no cgroup v2 is mounted")
-}
-
-/// A cgroup with a guard. Both go when it is dropped.
-struct Guarded {
-    cgroup: PathBuf,
-    guard: Child,
-}
-
-impl Guarded {
-    fn start() -> Result<Self> {
-        let name = format!("wt-bench-{}", std::process::id());
-        let cgroup = cgroup_mount()?.join(name);
-        fs::create_dir(&cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
-        let mut guard = super::tracer();
-        guard.args(["attach", "--cgroup"]).arg(&cgroup);
-        let guard = guard.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let mut guarded = Self { cgroup, guard };
-        let mut line = String::new();
-        let stderr = guarded.guard.stderr.take().context("no pipe")?;
-        BufReader::new(stderr).read_line(&mut line)?;
-        ensure!(
-            line.starts_with("guarding"),
-            "the guard did not start: {line}"
-        );
-        Ok(guarded)
-    }
-
-    /// Returns this binary's command in the cgroup.
-    fn command(&self) -> Result<Command> {
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""])
-            .arg(&self.cgroup)
-            .arg(std::env::current_exe()?);
-        Ok(command)
-    }
-}
-
-impl Drop for Guarded {
-    fn drop(&mut self) {
-        let _ = kill_process(Pid::from_child(&self.guard), Signal::TERM);
-        let _ = self.guard.wait();
-        if let Err(error) = fs::remove_dir(&self.cgroup) {
-            eprintln!("cannot remove {}: {error}", self.cgroup.display());
-        }
-    }
 }
 
 /// The other tracer, ended when dropped.
