@@ -62,10 +62,19 @@ pub struct Config {
     pub replicas_max: usize,
     /// The limits of each agent.
     pub limits: Limits,
-    /// How long a request's head may take, and how long a kept-alive connection may be idle.
-    pub header_timeout: Duration,
-    /// How long a target may take to begin its response.
-    pub response_timeout: Duration,
+    /// How long the head of a request may take from its first byte, and the first head from the
+    /// start of the connection. `None` means no limit.
+    pub header_timeout: Option<Duration>,
+    /// How long a visitor's connection to the HTTP front may be idle between two requests. `None`
+    /// means no limit.
+    pub keep_alive_timeout: Option<Duration>,
+    /// How long a target may take to begin its response after the end of the request. A request
+    /// that has not ended may stand still for as long. `None` means no limit.
+    pub response_timeout: Option<Duration>,
+    /// The longest head of a request or a response in bytes, at least 8192.
+    pub head_max: usize,
+    /// The most header lines of a request or a response.
+    pub header_lines_max: usize,
     /// How long a visitor of the HTTP front that has finished its direction waits for more of the
     /// response.
     pub visitor_linger: Duration,
@@ -104,8 +113,11 @@ impl Config {
             sessions_max: 4096,
             replicas_max: 16,
             limits: Limits::default(),
-            header_timeout: Duration::from_secs(30),
-            response_timeout: Duration::from_secs(60),
+            header_timeout: Some(Duration::from_secs(30)),
+            keep_alive_timeout: Some(Duration::from_secs(75)),
+            response_timeout: Some(Duration::from_secs(60)),
+            head_max: 64 * 1024,
+            header_lines_max: 256,
             visitor_linger: Duration::from_millis(500),
             remotedialer: None,
             peers: None,

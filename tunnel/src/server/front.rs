@@ -6,19 +6,19 @@ mod exchange;
 mod login;
 mod request;
 mod upgrade;
+mod upload;
 mod visit;
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::io::socket::{Listener, NOBODY, Role, Socket};
@@ -31,9 +31,6 @@ use crate::server::front::upgrade::upgrade;
 use crate::server::front::visit::visit;
 use crate::server::shared::Shared;
 use crate::server::visitor::{RequestGuard, VisitorIo};
-
-/// The longest head of a request in bytes.
-pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
 type FrontBody = Either<ExchangeBody, Full<Bytes>>;
 
@@ -166,25 +163,23 @@ async fn serve_connection(
     service: Service,
 ) {
     let hung_up = transport.socket().hung_up();
-    let (io, visitor) = VisitorIo::new(transport, shared.config.visitor_linger);
+    let (io, visitor) = VisitorIo::new(transport, &shared.config);
     let (identity, service) = (Arc::new(identity), Arc::new(service));
     let peer = visitor.peer_addr();
     let aborted = visitor.aborted().clone();
-    let asked_once = AtomicBool::new(false);
-    let service = service_fn(|request| {
-        asked_once.store(true, Ordering::Relaxed);
+    let service = service_fn(|request: Request<Incoming>| {
         let (shared, service) = (Arc::clone(&shared), Arc::clone(&service));
         let identity = Arc::clone(&identity);
-        let serving = visitor.begin_request();
+        let serving = visitor.begin_request(!request.body().is_end_stream());
         async move {
             let response = respond(&shared, serving, &identity, &service, request).await;
             Ok::<_, Infallible>(response)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(shared.config.header_timeout)
-        .max_buf_size(HEAD_MAX)
+        .max_buf_size(shared.config.head_max)
+        .max_headers(shared.config.header_lines_max)
+        .preserve_header_case(true)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
@@ -195,7 +190,7 @@ async fn serve_connection(
             biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
-                    shared.count_head(&error, asked_once.load(Ordering::Relaxed));
+                    shared.count_head(&error, visitor.head_is_late());
                     tracing::debug!(visitor = %peer, %error, "the visitor's connection broke");
                 }
                 return;
@@ -237,10 +232,18 @@ async fn respond(
     }
 }
 
+/// Returns a response of this program. The header `Server` and the body tell it from a target's.
 fn plain_text(status: StatusCode, why: &str) -> Response<FrontBody> {
-    let mut response = Response::new(Either::Right(Full::from(format!("{why}\n"))));
+    plain_text_of(status, why).map(Either::Right)
+}
+
+/// Returns a response of this program, as [`plain_text`].
+pub(crate) fn plain_text_of(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(format!("watertight: {why}\n")));
     *response.status_mut() = status;
+    let headers = response.headers_mut();
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    headers.insert(header::CONTENT_TYPE, text);
+    headers.insert(header::SERVER, HeaderValue::from_static("watertight"));
     response
 }

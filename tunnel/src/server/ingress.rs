@@ -18,7 +18,7 @@ use crate::io::socket::Role;
 use crate::io::tls::Transport;
 use crate::server::agents::entry::Entry;
 use crate::server::auth::access::Credential;
-use crate::server::shared::{Shared, TEARDOWN};
+use crate::server::shared::{Shared, TEARDOWN, within};
 use crate::server::visitor::VisitorIo;
 use crate::session::link::Link;
 use crate::session::{Core, Session};
@@ -126,8 +126,8 @@ async fn take_transport(
     caller: &Caller,
 ) -> Option<(Transport, Vec<u8>)> {
     let (party, name) = (caller.party, &caller.name);
-    let upgraded = tokio::time::timeout(shared.config.header_timeout, upgrade).await;
-    let upgraded = upgraded.ok()?.inspect_err(
+    let upgraded = within(shared.config.header_timeout, upgrade).await;
+    let upgraded = upgraded?.inspect_err(
         |error| tracing::info!(?party, name, %error, "the connection broke during the handshake"),
     );
     let Ok(parts) = upgraded.ok()?.downcast::<TokioIo<VisitorIo>>() else {

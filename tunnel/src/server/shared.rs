@@ -84,12 +84,22 @@ impl Shared {
         self.quotas.takes_open(agent, self.clock.now())
     }
 
-    /// Counts a request head that is too long, or a first one that does not arrive in time. The
-    /// timeout of a later one only ends an idle connection.
-    pub(crate) fn count_head(&self, error: &hyper::Error, asked_once: bool) {
-        if error.is_parse_too_large() || error.is_timeout() && !asked_once {
+    /// Counts a request head that is too long, or that is late.
+    pub(crate) fn count_head(&self, error: &hyper::Error, is_late: bool) {
+        if error.is_parse_too_large() || is_late {
             self.metrics.limit_rejected("header");
         }
+    }
+}
+
+/// Waits for `future`, at most for `limit`, if there is one. Returns `None` when the time is up.
+pub(crate) async fn within<T>(
+    limit: Option<Duration>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
     }
 }
 

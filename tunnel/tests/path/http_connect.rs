@@ -225,7 +225,10 @@ async fn with_credentials_only_they_open_the_door() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_is_slow_or_long_is_refused_and_counted() {
     let timeout = Duration::from_millis(200);
-    let rig = rig(Dialect::Native, |server| server.header_timeout = timeout).await;
+    let rig = rig(Dialect::Native, |server| {
+        server.header_timeout = Some(timeout)
+    })
+    .await;
     let mut slow = connect(port(&rig)).await.unwrap();
     slow.write_all(b"CONNECT 127").await.unwrap();
     let _ = within(PROMPT, "the end", drain(&mut slow)).await;

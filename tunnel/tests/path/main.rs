@@ -15,6 +15,7 @@ mod child;
 mod embed;
 mod endings;
 mod examples;
+mod exchange;
 mod forward;
 mod front;
 mod http_connect;

@@ -240,7 +240,10 @@ async fn with_credentials_only_they_open_the_door() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_never_ends_is_given_up_and_counted() {
     let timeout = Duration::from_millis(200);
-    let rig = rig(Dialect::Native, |server| server.header_timeout = timeout).await;
+    let rig = rig(Dialect::Native, |server| {
+        server.header_timeout = Some(timeout)
+    })
+    .await;
     for begun in [&[][..], &[5], &[5, 1, 0, 5, 1, 0, 3, 200, b'a']] {
         let mut visitor = visitor(&rig).await;
         visitor.write_all(begun).await.unwrap();

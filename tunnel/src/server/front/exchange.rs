@@ -9,6 +9,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use http_body_util::Either;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1::Builder;
+use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -17,9 +19,10 @@ use tracing::Instrument as _;
 use tunnel_proto::mux::{By, Ending, OpenError, Reason};
 
 use crate::relay::splice::FLUSH_GRACE;
-use crate::server::config::HttpPort;
+use crate::server::config::{Config, HttpPort};
 use crate::server::front::FrontBody;
-use crate::server::front::request::{Address, rewrite, strip_hop_by_hop};
+use crate::server::front::request::{Address, VIA, rewrite, strip_hop_by_hop};
+use crate::server::front::upload::{Progress, Stalled, TargetIo};
 use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
 use crate::server::shared::Shared;
 use crate::server::visitor::{RequestGuard, Visitor};
@@ -35,7 +38,8 @@ pub(super) async fn exchange(
     request: Request<Incoming>,
 ) -> Result<Response<FrontBody>, HttpFailure> {
     let Address { agent, target, .. } = address;
-    let request = rewrite(request, address)?;
+    let visitor_version = request.version();
+    let (request, progress) = rewrite(shared.clock, request, address)?;
     let open_request = OpenRequest {
         entrypoint: Entrypoint::Port {
             kind: "http",
@@ -52,16 +56,21 @@ pub(super) async fn exchange(
         .serves(opening.owner(), &format!("{agent}/{target}"));
     let cancel = CancellationToken::new();
     let (opened, visitor) = (opening.watch(), Arc::clone(serving.visitor()));
-    let exchange = Exchange::new(opening.watch(), serving, cancel.clone());
+    let mut exchange = Exchange::new(
+        opening.watch(),
+        serving,
+        cancel.clone(),
+        Arc::clone(&progress),
+    );
     let stream = shared.accepted(opening).await.map_err(refused)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| {
-            (
-                StatusCode::BAD_GATEWAY,
-                format!("cannot speak HTTP to {target}: {error}"),
-            )
-        })?;
+    let target_io = TargetIo::new(stream, Arc::clone(&progress));
+    let handshake = http1(&shared.config).handshake(TokioIo::new(target_io));
+    let (mut sender, connection) = handshake.await.map_err(|error| {
+        (
+            StatusCode::BAD_GATEWAY,
+            format!("cannot speak HTTP to {target}: {error}"),
+        )
+    })?;
     let owner = opened.owner();
     let span = tracing::debug_span!(
         "stream",
@@ -75,10 +84,27 @@ pub(super) async fn exchange(
         cancel.run_until_cancelled_owned(carry).await;
     };
     route.scope().spawn(carry.instrument(span));
-    let response = timeout(shared.config.response_timeout, sender.send_request(request));
-    match response.await {
-        Ok(Ok(response)) => Ok(finish_response(response, exchange)),
-        Ok(Err(error)) => Err(match exchange.refusal() {
+    let response = tokio::select! {
+        biased;
+        response = sender.send_request(request) => response,
+        stalled = progress.stalled(shared.config.response_timeout) => return Err(match stalled {
+            Stalled::Visitor => (
+                StatusCode::REQUEST_TIMEOUT,
+                "the rest of the request did not come in time".to_owned(),
+            ),
+            Stalled::Target => (
+                StatusCode::GATEWAY_TIMEOUT,
+                format!("{target} gave no response in time"),
+            ),
+        }),
+    };
+    match response {
+        Ok(mut response) => {
+            exchange.closes_at_end = visitor_version == Version::HTTP_10;
+            finish_response(&mut response, progress.has_ended());
+            Ok(response.map(|body| Either::Left(ExchangeBody::new(body, exchange))))
+        }
+        Err(error) => Err(match exchange.refusal() {
             Some(reason) => {
                 shared.metrics.open_failed(reason.name());
                 OpenRefused::from(OpenError::Refused(reason)).failure(agent, target)
@@ -88,17 +114,34 @@ pub(super) async fn exchange(
                 format!("{target} gave no valid response: {error}"),
             ),
         }),
-        Err(_) => Err((
-            StatusCode::GATEWAY_TIMEOUT,
-            format!("{target} gave no response in time"),
-        )),
     }
 }
 
-fn finish_response(mut response: Response<Incoming>, exchange: Exchange) -> Response<FrontBody> {
-    strip_hop_by_hop(response.headers_mut());
+/// Returns how HTTP/1.1 is spoken to targets.
+fn http1(config: &Config) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_buf_size(config.head_max)
+        .max_headers(config.header_lines_max)
+        .preserve_header_case(true)
+        // Targets are older than the RFCs now and then. They are trusted with their own responses.
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true);
+    builder
+}
+
+/// Makes the response's head that the visitor gets.
+fn finish_response(response: &mut Response<Incoming>, request_has_ended: bool) {
+    let headers = response.headers_mut();
+    strip_hop_by_hop(headers);
+    headers.append(header::VIA, HeaderValue::from_static(VIA));
+    if !request_has_ended {
+        // The rest of the request may never be read.
+        let close = HeaderValue::from_static("close");
+        headers.insert(header::CONNECTION, close);
+    }
     *response.version_mut() = Version::HTTP_11;
-    response.map(|body| Either::Left(ExchangeBody::new(body, exchange)))
 }
 
 /// A request that is being served. Dropping it ends the request in this order: it cancels the task
@@ -108,16 +151,26 @@ struct Exchange {
     watch: Watch,
     cancel: CancellationToken,
     reason: Reason,
-    _serving: RequestGuard,
+    /// Only the end of the connection tells the visitor where the response ends.
+    closes_at_end: bool,
+    progress: Arc<Progress>,
+    serving: RequestGuard,
 }
 
 impl Exchange {
-    const fn new(watch: Watch, serving: RequestGuard, cancel: CancellationToken) -> Self {
+    const fn new(
+        watch: Watch,
+        serving: RequestGuard,
+        cancel: CancellationToken,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             watch,
             cancel,
             reason: Reason::Cancelled,
-            _serving: serving,
+            closes_at_end: false,
+            progress,
+            serving,
         }
     }
 
@@ -140,6 +193,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.progress.has_ended() {
+            self.serving.visitor().request_read();
+        }
         // The task comes first: otherwise it takes the end of the stream for a broken exchange.
         self.cancel.cancel();
         self.watch.reset(self.reason);
@@ -188,11 +244,17 @@ fn is_whole(result: hyper::Result<()>) -> bool {
 pub(crate) struct ExchangeBody {
     body: Incoming,
     exchange: Exchange,
+    /// Why the response is cut off.
+    cut: Option<hyper::Error>,
 }
 
 impl ExchangeBody {
     const fn new(body: Incoming, exchange: Exchange) -> Self {
-        Self { body, exchange }
+        Self {
+            body,
+            exchange,
+            cut: None,
+        }
     }
 }
 
@@ -212,11 +274,26 @@ impl Body for ExchangeBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if matches!(frame, Poll::Ready(None)) {
-            self.exchange.reason = Reason::Done;
+        if let Some(error) = self.cut.take() {
+            if self.exchange.closes_at_end {
+                self.exchange.serving.visitor().abort();
+            }
+            return Poll::Ready(Some(Err(error)));
         }
-        frame
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                // hyper drops what it has not yet written when a body fails, and the head may be
+                // among it. While a body is pending, it writes.
+                self.cut = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(None) => {
+                self.exchange.reason = Reason::Done;
+                Poll::Ready(None)
+            }
+            frame => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

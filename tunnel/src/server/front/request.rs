@@ -1,13 +1,21 @@
 //! The destination of a visitor's request, and the request that the target gets.
 
-use hyper::body::Incoming;
+use std::sync::Arc;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::ext::on_informational;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, Uri, Version};
 use percent_encoding::percent_decode_str;
 use tunnel_proto::target::Target;
 use tunnel_proto::wire::handshake;
 
+use crate::io::clock::Clock;
+use crate::server::front::upload::{Progress, Upload};
 use crate::server::open::HttpFailure;
+
+/// How this program names itself in `Via` (RFC 9110, section 7.6.3).
+pub(super) const VIA: &str = "1.1 watertight";
 
 /// The destination of a visitor's request.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,11 +74,16 @@ impl Address {
 
 /// Makes the request that the target gets. Each request has a stream and a connection to the target
 /// of its own.
-pub(crate) fn rewrite(
+pub(super) fn rewrite(
+    clock: Clock,
     request: Request<Incoming>,
     address: &Address,
-) -> Result<Request<Incoming>, HttpFailure> {
+) -> Result<(Request<Upload>, Arc<Progress>), HttpFailure> {
     let (mut parts, body) = request.into_parts();
+    let expects = parts.version == Version::HTTP_11
+        && !body.is_end_stream()
+        && has_token(&parts.headers, &header::EXPECT, "100-continue");
+    let takes_trailers = has_token(&parts.headers, &header::TE, "trailers");
     let path_and_query = match parts.uri.query() {
         Some(query) => format!("{}?{query}", address.path),
         None => address.path.clone(),
@@ -81,7 +94,9 @@ pub(crate) fn rewrite(
         .map_err(|_| bad("the path is malformed"))?;
     parts.version = Version::HTTP_11;
     strip_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(header::EXPECT);
+    if !expects {
+        parts.headers.remove(header::EXPECT);
+    }
     let host = match &address.target {
         Target::Tcp(endpoint) | Target::Udp(endpoint) => {
             let authority = endpoint.to_string();
@@ -92,10 +107,38 @@ pub(crate) fn rewrite(
         Target::Unix(_) => HeaderValue::from_static("localhost"),
     };
     parts.headers.insert(header::HOST, host);
+    let connection = if takes_trailers {
+        let trailers = HeaderValue::from_static("trailers");
+        parts.headers.insert(header::TE, trailers);
+        "close, te"
+    } else {
+        "close"
+    };
+    let connection = HeaderValue::from_static(connection);
+    parts.headers.insert(header::CONNECTION, connection);
     parts
         .headers
-        .insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Ok(Request::from_parts(parts, body))
+        .append(header::VIA, HeaderValue::from_static(VIA));
+    let (upload, progress) = Upload::new(clock, body, expects);
+    let mut request = Request::from_parts(parts, upload);
+    if expects {
+        let progress = Arc::clone(&progress);
+        on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                progress.go_on();
+            }
+        });
+    }
+    Ok((request, progress))
+}
+
+/// Whether a header's comma-separated values contain a token.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 /// Removes the hop-by-hop headers (RFC 9110, section 7.6.1).
@@ -117,7 +160,6 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         "proxy-authorization",
         "proxy-connection",
         "te",
-        "trailer",
         "transfer-encoding",
         "upgrade",
     ] {

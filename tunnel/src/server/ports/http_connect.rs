@@ -13,7 +13,6 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 use tunnel_proto::mux::Reason;
 use tunnel_proto::target::Target;
 
@@ -21,10 +20,10 @@ use crate::http::authorization::Sent;
 use crate::io::socket::{Mark, NOBODY, PeerAddr, Role, Socket};
 use crate::relay::splice::splice_after;
 use crate::server::config::port::ProxyPort;
-use crate::server::front::HEAD_MAX;
+use crate::server::front::plain_text_of;
 use crate::server::login::LoginRefused;
 use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
-use crate::server::shared::Shared;
+use crate::server::shared::{Shared, within};
 use crate::session::Stream;
 
 /// A visitor's connection until its stream has begun.
@@ -66,7 +65,8 @@ pub(crate) async fn serve(
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.header_timeout)
-        .max_buf_size(HEAD_MAX)
+        .max_buf_size(shared.config.head_max)
+        .max_headers(shared.config.header_lines_max)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let (mut connection, mut hung_up) = (pin!(connection), pin!(hung_up));
@@ -76,7 +76,9 @@ pub(crate) async fn serve(
             biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
-                    shared.count_head(&error, asked_once.load(Ordering::Relaxed));
+                    // The timeout of a later head only ends an idle connection.
+                    let is_late = error.is_timeout() && !asked_once.load(Ordering::Relaxed);
+                    shared.count_head(&error, is_late);
                     tracing::debug!(visitor = %peer, %error, "the visitor's connection broke");
                 }
                 return;
@@ -156,9 +158,9 @@ async fn carry(shared: &Shared, upgrade: OnUpgrade, stream: Stream) {
     let upgraded = tokio::select! {
         biased;
         _ = watch.ended() => return,
-        upgraded = timeout(shared.config.header_timeout, upgrade) => upgraded,
+        upgraded = within(shared.config.header_timeout, upgrade) => upgraded,
     };
-    let Some((socket, early)) = upgraded.ok().and_then(Result::ok).and_then(take_socket) else {
+    let Some((socket, early)) = upgraded.and_then(Result::ok).and_then(take_socket) else {
         stream.watch().reset(Reason::Cancelled);
         return;
     };
@@ -209,10 +211,7 @@ fn login<B>(visitor: &ProxyVisitor, request: &Request<B>) -> Result<Option<Strin
 }
 
 fn refuse(status: StatusCode, why: &str) -> Answer {
-    let mut response = Response::new(Full::from(format!("{why}\n")));
-    *response.status_mut() = status;
-    let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    let mut response = plain_text_of(status, why);
     let more = match status {
         StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, "CONNECT")),
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => {

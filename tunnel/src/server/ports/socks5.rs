@@ -15,7 +15,7 @@ use crate::login::Presented;
 use crate::relay::splice::{FLUSH_GRACE, splice_after};
 use crate::server::config::port::ProxyPort;
 use crate::server::open::{Entrypoint, OpenRequest};
-use crate::server::shared::Shared;
+use crate::server::shared::{Shared, within};
 
 /// Serves a visitor until its stream has begun. The session's scope owns the stream's task.
 pub(crate) async fn serve(
@@ -29,7 +29,7 @@ pub(crate) async fn serve(
     let asked = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return,
-        asked = timeout(
+        asked = within(
             shared.config.header_timeout,
             negotiate(&shared, proxy, &socket),
         ) => asked,
@@ -39,9 +39,9 @@ pub(crate) async fn serve(
         target,
         early,
     } = match asked {
-        Ok(Some(asked)) => asked,
-        Ok(None) => return,
-        Err(_) => {
+        Some(Some(asked)) => asked,
+        Some(None) => return,
+        None => {
             shared.metrics.limit_rejected("handshake");
             tracing::debug!(visitor = %peer, "the SOCKS5 handshake took too long");
             socket.reset_on_release();

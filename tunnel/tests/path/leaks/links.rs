@@ -218,7 +218,7 @@ async fn a_server_that_never_finishes_its_handshake_is_given_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_never_finishes_its_handshake_is_let_go() {
     let mut config = server_config(nowhere());
-    config.header_timeout = Duration::from_millis(200);
+    config.header_timeout = Some(Duration::from_millis(200));
     let server = Server::start(config).await.unwrap();
     for request in ["", "GET /connect HTTP/1.1\r\nHost: a\r\nUpgr"] {
         let mut agent = connect(server.front()).await.unwrap();

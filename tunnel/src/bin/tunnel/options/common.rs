@@ -104,7 +104,6 @@ impl CommonOptions {
 
     /// Sets the timeouts of streams, and of TCP beneath them and the links.
     pub(super) fn set_timeouts(&self, splice: &mut splice::Config, link: &mut link::Config) {
-        let unless_zero = |Span(span): Span| Some(span).filter(|span| !span.is_zero());
         set(&mut splice.linger, self.linger);
         if let Some(idle) = self.idle {
             splice.idle = unless_zero(idle);
@@ -127,6 +126,18 @@ impl CommonOptions {
 pub(super) fn set(setting: &mut Duration, option: Option<Span>) {
     if let Some(Span(span)) = option {
         *setting = span;
+    }
+}
+
+/// Returns a limit; zero means none.
+fn unless_zero(Span(span): Span) -> Option<Duration> {
+    Some(span).filter(|span| !span.is_zero())
+}
+
+/// Sets a limit that an option overrides; zero means none.
+pub(super) fn set_limit(setting: &mut Option<Duration>, option: Option<Span>) {
+    if let Some(span) = option {
+        *setting = unless_zero(span);
     }
 }
 

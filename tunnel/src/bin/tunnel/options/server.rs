@@ -120,14 +120,28 @@ options! {
         /// [default: 262144].
         #[arg(long, value_name = "BYTES")]
         fixed max_message: usize,
-        /// How long the head of a request may take, and how long a kept-alive connection may be
-        /// silent [default: 30s].
+        /// How long the head of a request may take from its first byte, and the first one from the
+        /// start of the connection; 0s is for ever [default: 30s].
         #[arg(long, value_name = "DURATION")]
         fixed header_timeout: Span,
-        /// How long a target may take to begin its HTTP response; then the visitor gets 504
+        /// How long a visitor's connection to /client/... may be idle between two requests; 0s is
+        /// for ever [default: 75s].
+        #[arg(long, value_name = "DURATION")]
+        fixed keep_alive_timeout: Span,
+        /// How long a target may take to begin its HTTP response after the end of the request; then
+        /// the visitor gets 504. A request may take as long as it moves. One that stands still for
+        /// as long gets 408, or 504 if it is the target that takes nothing; 0s is for ever
         /// [default: 60s].
         #[arg(long, value_name = "DURATION")]
         fixed response_timeout: Span,
+        /// The longest head of an HTTP request or response in bytes; longer ones get 431 and 502
+        /// [default: 65536].
+        #[arg(long, value_name = "BYTES")]
+        fixed max_head: usize,
+        /// The most header lines of an HTTP request or response; more get 431 and 502 [default:
+        /// 256].
+        #[arg(long, value_name = "COUNT")]
+        fixed max_header_lines: usize,
         /// How long a UDP flow may go without a datagram before it ends; it may take twice as long
         /// [default: 60s].
         #[arg(long, value_name = "DURATION")]

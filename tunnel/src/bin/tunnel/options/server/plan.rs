@@ -14,9 +14,12 @@ use tunnel::server::{Config, Port};
 use tunnel::uplink::ServerUrl;
 
 use super::{ServerOptions, TlsSource};
-use crate::options::common::{not_zero, set};
+use crate::options::common::{not_zero, set, set_limit};
 use crate::options::value::{HostName, Invitee, Span};
 use crate::options::{Options as _, state};
+
+/// The smallest value of `--max-head`.
+const HEAD_MIN: usize = 8192;
 
 /// Everything that a server is started with.
 #[derive(Debug)]
@@ -89,6 +92,7 @@ impl ServerOptions {
             ("--max-replicas", self.max_replicas),
             ("--max-streams", self.max_streams),
             ("--max-flows", self.max_flows),
+            ("--max-header-lines", self.max_header_lines),
         ] {
             ensure!(
                 count != Some(0),
@@ -101,16 +105,6 @@ impl ServerOptions {
                 "--handshake-timeout",
                 self.handshake_timeout,
                 "nobody could come by TLS",
-            ),
-            (
-                "--header-timeout",
-                self.header_timeout,
-                "no request could be read",
-            ),
-            (
-                "--response-timeout",
-                self.response_timeout,
-                "no target could respond",
             ),
             (
                 "--linger",
@@ -190,8 +184,17 @@ impl ServerOptions {
         let common = &self.common;
         common.set_timeouts(&mut config.splice, &mut config.link);
         set(&mut config.tls_handshake_timeout, self.handshake_timeout);
-        set(&mut config.header_timeout, self.header_timeout);
-        set(&mut config.response_timeout, self.response_timeout);
+        set_limit(&mut config.header_timeout, self.header_timeout);
+        set_limit(&mut config.keep_alive_timeout, self.keep_alive_timeout);
+        set_limit(&mut config.response_timeout, self.response_timeout);
+        if let Some(bytes) = self.max_head {
+            ensure!(
+                bytes >= HEAD_MIN,
+                "--max-head must be at least {HEAD_MIN}: clients and servers rely on that much"
+            );
+            config.head_max = bytes;
+        }
+        config.header_lines_max = self.max_header_lines.unwrap_or(config.header_lines_max);
         set(&mut config.datagrams.idle, self.udp_idle);
         config.datagrams.flows_max = self.max_flows.unwrap_or(config.datagrams.flows_max);
         config.connections_max = self.max_connections.unwrap_or(config.connections_max);
