@@ -9,6 +9,8 @@
 //! | `/admin/sessions` | every session, as JSON |
 //! | `/admin/streams` | at most [`Config::streams_max`] streams, as JSON |
 //!
+//! With [`Config::users`] it asks for a login, except at `/livez` and `/readyz`.
+//!
 //! It answers GET and HEAD only, and changes nothing. It shows names, addresses and targets, so it
 //! listens on loopback unless [`Config::public`] says otherwise. A request must name an address,
 //! `localhost` or one of [`Config::hosts`] as its host. A web page whose own name is made to
@@ -27,8 +29,10 @@ mod page;
 mod view;
 
 pub(crate) use crate::admin::view::SessionView;
+use crate::io::clock::Clock;
 use crate::io::scope;
 use crate::io::socket::{Listener, NOBODY, Role};
+use crate::login::{Logins, Users};
 use crate::metrics::Metrics;
 
 /// What an admin port needs to know.
@@ -38,6 +42,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Whether `listen` may be an address that other machines reach.
     pub public: bool,
+    /// Who may log in. Without users nobody needs to. `/livez` and `/readyz` never ask for a login;
+    /// without one, `/readyz` does not say why it is not ready.
+    pub users: Users,
     /// The host names that requests may use, besides addresses and `localhost`: without a port, in
     /// lower case.
     pub hosts: Vec<String>,
@@ -52,10 +59,11 @@ pub struct Config {
 impl Config {
     /// Returns the defaults around what has none.
     #[must_use]
-    pub const fn new(listen: SocketAddr) -> Self {
+    pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
             public: false,
+            users: Users::default(),
             hosts: Vec::new(),
             connections_max: 32,
             streams_max: 1000,
@@ -102,15 +110,27 @@ impl Inspector {
 #[derive(Clone, Debug)]
 pub struct Admin {
     metrics: Arc<Metrics>,
+    logins: Arc<Logins>,
     parts: Vec<Inspector>,
 }
 
 impl Admin {
     /// Begins with the counters.
     #[must_use]
-    pub const fn new(metrics: Arc<Metrics>) -> Self {
-        let parts = Vec::new();
-        Self { metrics, parts }
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let logins = Logins::new(Clock::start(), Arc::clone(&metrics));
+        Self {
+            metrics,
+            logins: Arc::new(logins),
+            parts: Vec::new(),
+        }
+    }
+
+    /// Counts attempts to log in together with those at other ports.
+    #[must_use]
+    pub(crate) fn logins(mut self, logins: Arc<Logins>) -> Self {
+        self.logins = logins;
+        self
     }
 
     /// Adds a part of the program. The program is ready when all of its parts are.

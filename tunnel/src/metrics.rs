@@ -9,6 +9,7 @@ use prometheus::{
 
 mod labels;
 mod lifetimes;
+mod logins;
 mod remotedialer;
 mod sessions;
 mod streams;
@@ -20,8 +21,9 @@ use tunnel_proto::mux::Reason;
 
 use crate::io::tls;
 use crate::metrics::labels::{CONNECT_FAILURES, LIMITS, NO_ROUTE, REFUSALS};
-pub use crate::metrics::labels::{Dropped, Timeout};
+pub use crate::metrics::labels::{Dropped, LoginPort, LoginRefusal, Timeout};
 use crate::metrics::lifetimes::Lifetimes;
+use crate::metrics::logins::Logins;
 pub use crate::metrics::sessions::{PeerMetrics, SessionMetrics};
 pub use crate::metrics::streams::StreamMetrics;
 
@@ -39,6 +41,7 @@ pub struct Metrics {
     sessions: IntGauge,
     streams: IntGauge,
     lifetimes: Lifetimes,
+    logins: Logins,
     sent: IntCounter,
     received: IntCounter,
     open_failures: IntCounterVec,
@@ -82,6 +85,7 @@ impl Metrics {
                 "Streams that are open or being opened.",
             )?,
             lifetimes: Lifetimes::new(&registry)?,
+            logins: Logins::new(&registry)?,
             sent: bytes.with_label_values(&["to_peer"]),
             received: bytes.with_label_values(&["from_peer"]),
             open_failures: counters(
@@ -247,6 +251,11 @@ impl Metrics {
     /// Counts a session that ended soon, as several others of its agent did.
     pub(crate) fn agent_flapped(&self) {
         self.agent_flaps.inc();
+    }
+
+    /// Counts a login that was refused.
+    pub fn login_refused(&self, port: LoginPort, reason: LoginRefusal) {
+        self.logins.refused(port, reason);
     }
 
     /// Counts a TLS handshake that failed.

@@ -33,6 +33,7 @@ use crate::io::scope::Scope;
 use crate::io::socket::Listener;
 use crate::io::tls;
 use crate::io::token::Token;
+use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::relay::splice;
 use crate::server::agents::registry::Registry;
@@ -104,6 +105,7 @@ impl Server {
         let shared = Arc::new(Shared {
             clock,
             admission,
+            logins: Arc::new(Logins::new(clock, Arc::clone(&metrics))),
             peer_keyring: peers.map(|peers| Arc::new(Keyring::new(peers.token.clone()))),
             registry: Registry::new(config.sessions_max, servers, clock, Arc::clone(&metrics)),
             quotas: Quotas::default(),
@@ -128,7 +130,8 @@ impl Server {
         };
         if let Some(config) = admin {
             let inspector = Inspector::new(Arc::<Shared>::clone(&server.shared));
-            let admin = Admin::new(metrics).inspect(inspector);
+            let logins = Arc::clone(&server.shared.logins);
+            let admin = Admin::new(metrics).logins(logins).inspect(inspector);
             let port = admin.listen(config).await?;
             server.admin = Some(port.address());
             let tasks = &server.admin_tasks;

@@ -12,6 +12,7 @@
 //! | [`policy`] | what an agent may dial |
 //! | [`replicas`] | which of several agents of one name takes a stream |
 //! | [`socks5`] | the messages of SOCKS5 |
+//! | [`login_guard`] | how many wrong secrets an address may try |
 //! | [`token_bucket`] | how much may be asked in a time |
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@
 use std::time::Duration;
 
 pub mod listen;
+pub mod login_guard;
 pub mod mux;
 pub mod policy;
 pub mod replicas;

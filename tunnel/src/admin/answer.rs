@@ -3,13 +3,13 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{self, HeaderName, HeaderValue};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,8 +17,10 @@ use serde::Serialize;
 
 use crate::admin::view::{Sessions, Streams};
 use crate::admin::{Shared, page};
+use crate::http::authorization::Sent;
 use crate::http::host;
-use crate::io::socket::Socket;
+use crate::io::socket::{PeerAddr, Socket};
+use crate::login::{LoginPort, LoginRefused};
 
 const JSON: &str = "application/json";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -42,6 +44,8 @@ const SECURITY_HEADERS: [(HeaderName, &str); 5] = [
 
 /// Serves one connection until it ends.
 pub(super) async fn serve(shared: &Shared, router: Router, socket: Socket) {
+    let peer = socket.peer_addr();
+    let router = router.layer(Extension(peer));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(shared.config.silence)
@@ -66,12 +70,33 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Refuses requests by a foreign host name and requests to change something.
-async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+/// The paths that need no login.
+const PUBLIC: [&str; 2] = ["/livez", "/readyz"];
+
+/// Whether the request comes from one who may see everything.
+#[derive(Clone, Copy)]
+struct SeesAll(bool);
+
+/// Refuses requests by a foreign host name, requests to change something, and those without a login
+/// where one is needed.
+async fn guard(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<PeerAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let mut response = match host::check(&request, &shared.config.hosts, "admin-host") {
         Err(refusal) => refusal.into_response(),
         Ok(()) if matches!(*request.method(), Method::GET | Method::HEAD) => {
-            next.run(request).await
+            let is_public = PUBLIC.contains(&request.uri().path());
+            let login = login(&shared, peer, request.headers()).await;
+            match login {
+                Err(refused) if !is_public || refused != LoginRefused::Missing => refusal(refused),
+                Ok(()) | Err(_) => {
+                    request.extensions_mut().insert(SeesAll(login.is_ok()));
+                    next.run(request).await
+                }
+            }
         }
         Ok(()) => (
             StatusCode::METHOD_NOT_ALLOWED,
@@ -87,6 +112,31 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
     response
 }
 
+/// Lets in everybody unless there are users.
+async fn login(shared: &Shared, peer: PeerAddr, headers: &HeaderMap) -> Result<(), LoginRefused> {
+    let users = &shared.config.users;
+    if users.is_empty() {
+        return Ok(());
+    }
+    let sent = Sent::read(headers, &header::AUTHORIZATION);
+    let presented = sent.as_ref().and_then(Sent::presented);
+    let logins = &shared.admin.logins;
+    let login = logins.log_in(users, LoginPort::Admin, peer, presented);
+    login.await.map(drop)
+}
+
+fn refusal(refused: LoginRefused) -> Response {
+    let status = refused.status(StatusCode::UNAUTHORIZED);
+    let mut response = (status, format!("{refused}\n")).into_response();
+    let headers = response.headers_mut();
+    refused.add_retry_after(headers);
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Basic realm=\"tunnel admin\", charset=\"UTF-8\"");
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
 async fn page(State(shared): State<Arc<Shared>>) -> Html<String> {
     Html(page::write(&shared.admin))
 }
@@ -95,9 +145,13 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ok_or_internal(PROMETHEUS, shared.admin.metrics.text())
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+async fn readyz(
+    State(shared): State<Arc<Shared>>,
+    Extension(SeesAll(sees_all)): Extension<SeesAll>,
+) -> (StatusCode, String) {
     match shared.admin.not_ready_reason() {
         None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(_) if !sees_all => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
         Some(why) => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("not ready: {why}\n"),

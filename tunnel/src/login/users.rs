@@ -47,6 +47,17 @@ pub enum Presented<'a> {
     Bearer(&'a [u8]),
 }
 
+impl Presented<'_> {
+    /// Returns the name that is claimed, as text. It is empty if there is none.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Pair { user, .. } => String::from_utf8_lossy(user).into_owned(),
+            Self::Bearer(_) => String::new(),
+        }
+    }
+}
+
 /// Why a text is not the credentials of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
@@ -126,6 +137,15 @@ impl Users {
             let matches = matches.fold(false, |found, known| found | known.matches(&asked));
             found.or((is_named & matches).then_some(name.as_str()))
         })
+    }
+
+    /// Whether another secret could be right: there is a user of that name, or no name is claimed.
+    #[must_use]
+    pub fn may_be(&self, presented: &Presented<'_>) -> bool {
+        match presented {
+            Presented::Pair { .. } => self.0.contains_key(&presented.name()),
+            Presented::Bearer(_) => true,
+        }
     }
 
     /// Returns the first user whose name is one of the DNS names of a client's certificate.

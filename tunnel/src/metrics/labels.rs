@@ -1,5 +1,7 @@
 //! The values of labels.
 
+use std::fmt;
+
 /// Which timeout reset a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timeout {
@@ -25,6 +27,69 @@ impl Timeout {
             Self::Dial => "dial",
             Self::Open => "open",
             Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// A port that asks for a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginPort {
+    /// `/connect` for agents and peers.
+    Agent,
+    /// A SOCKS5 port.
+    Socks5,
+    /// An HTTP CONNECT port.
+    Connect,
+    /// An HTTP port.
+    Http,
+    /// The admin port.
+    Admin,
+}
+
+impl LoginPort {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Agent,
+        Self::Socks5,
+        Self::Connect,
+        Self::Http,
+        Self::Admin,
+    ];
+
+    /// Returns the value of the label `port`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Socks5 => "socks5",
+            Self::Connect => "connect",
+            Self::Http => "http",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for LoginPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a login was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginRefusal {
+    /// The secret is wrong.
+    Wrong,
+    /// There were too many wrong ones from the address. The secret was not looked at.
+    TooMany,
+}
+
+impl LoginRefusal {
+    pub(super) const ALL: [Self; 2] = [Self::Wrong, Self::TooMany];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Wrong => "wrong",
+            Self::TooMany => "too many",
         }
     }
 }
@@ -91,4 +156,4 @@ pub(super) const LIMITS: [&str; 9] = [
 
 /// The HTTP statuses of refused links: the values for
 /// [`Metrics::agent_refused`](crate::metrics::Metrics::agent_refused).
-pub(super) const REFUSALS: [&str; 6] = ["400", "401", "403", "405", "409", "426"];
+pub(super) const REFUSALS: [&str; 7] = ["400", "401", "403", "405", "409", "426", "429"];

@@ -215,7 +215,8 @@ async fn respond(
 ) -> Response<FrontBody> {
     let port = match service {
         Service::Front { links, .. } if request.uri().path() == "/connect" => {
-            return upgrade(shared, identity, links, request).await;
+            let from = serving.visitor().peer_addr();
+            return upgrade(shared, from, identity, links, request).await;
         }
         Service::Front { .. } => shared.front_http.borrow().clone(),
         Service::Http(port) => Some(Arc::clone(port)),

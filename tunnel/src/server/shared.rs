@@ -10,6 +10,7 @@ use tunnel_proto::wire::handshake::Party;
 
 use crate::io::clock::Clock;
 use crate::io::tls;
+use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::server::agents::registry::{NotTaken, Registry};
 use crate::server::auth::access::Credential;
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) admission: Admission,
+    /// The attempts to log in at all ports.
+    pub(crate) logins: Arc<Logins>,
     /// Holds the token that all peers share, if there are peers.
     pub(crate) peer_keyring: Option<Arc<Keyring>>,
     pub(crate) registry: Registry,

@@ -6,6 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use data_encoding::BASE64;
+use regex_automata::dfa::regex::Regex;
+use regex_automata::util::syntax;
 use serde_json::Value;
 
 use crate::child::{command, until};
@@ -150,4 +153,78 @@ fn a_server_cannot_write_lines_into_its_agents_log() {
     );
     assert!(!text.contains('\x1b') && !text.contains('\r'), "{text}");
     assert!(!text.contains(CANARY), "{text}");
+}
+
+/// fail2ban's expression, as docs/tunnel.md has it, for one address.
+fn fail2ban(address: &str) -> Regex {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tunnel.md");
+    let docs = std::fs::read_to_string(docs).unwrap();
+    let mut lines = docs.lines();
+    let expression = lines.find_map(|line| line.strip_prefix("failregex = "));
+    let address = address.replace('.', "\\.");
+    let expression = expression.unwrap().replace("<HOST>", &address);
+    let ascii = syntax::Config::new().unicode(false).utf8(false);
+    Regex::builder().syntax(ascii).build(&expression).unwrap()
+}
+
+#[test]
+fn a_refused_login_is_one_line_that_fail2ban_reads_and_nobody_forges() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("server");
+    let credentials = folder.path().join("credentials");
+    std::fs::write(&credentials, format!("anna:{CANARY}")).unwrap();
+    let port = free_port();
+    let connect = format!("127.0.0.1:{port}=web");
+    let arguments = [
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--http-connect",
+        &connect,
+        "--proxy-credentials-file",
+        &credentials.display().to_string(),
+    ];
+    let _server = start(&arguments, "info", &log);
+    let address = format!("127.0.0.1:{port}");
+    until("the port", || {
+        TcpStream::connect(&address).map(of_the_world).is_ok()
+    });
+    let forged = "x\" address=10.9.9.9 suppressed=0 name=\"y\n  WARN tunnel::login: login refused port=http \
+                  address=10.9.9.9 suppressed=0 name=\"z";
+    for name in ["anna", forged, "\x1b[31m"] {
+        let mut visitor = of_the_world(TcpStream::connect(&address).unwrap());
+        let pair = BASE64.encode(format!("{name}:guess-{CANARY}").as_bytes());
+        write!(
+            visitor,
+            "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nConnection: close\r\nProxy-Authorization: Basic {pair}\r\n\r\n"
+        )
+        .unwrap();
+        let mut reply = String::new();
+        visitor.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 407 "), "{reply}");
+    }
+    let text = read(&log);
+    let matching = |address: &str, prefix: &str| {
+        let expression = fail2ban(address);
+        let lines = text.lines();
+        // fail2ban cuts the time out before it matches.
+        let cut = |line: &str| {
+            line.split_once(' ')
+                .map(|(_, rest)| format!("{prefix}{rest}"))
+        };
+        lines
+            .filter_map(cut)
+            .filter(|line| expression.is_match(line.as_bytes()))
+            .count()
+    };
+    for prefix in [
+        "",
+        " host tunnel[17]: 2026-01-01T00:00:00.000000Z ",
+        "host tunnel[17]: 2026-01-01T00:00:00.000000Z ",
+    ] {
+        assert_eq!(matching("127.0.0.1", prefix), 3, "{text}");
+        assert_eq!(matching("10.9.9.9", prefix), 0, "{text}");
+    }
+    assert!(text.contains("name=\"anna\""), "{text}");
+    assert!(!text.contains(CANARY) && !text.contains('\x1b'), "{text}");
 }

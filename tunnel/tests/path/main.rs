@@ -24,6 +24,7 @@ mod leaks;
 mod limits;
 mod link;
 mod links;
+mod logins;
 mod logs;
 mod metrics;
 mod names;

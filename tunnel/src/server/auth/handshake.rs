@@ -150,6 +150,14 @@ fn peer<'a>(
     Ok(known.map(|id| (id, Credential::of(token))))
 }
 
+/// Returns the name that an agent or a peer claims, whatever it is. It is empty if there is none.
+pub(crate) fn claimed_name(headers: &HeaderMap) -> String {
+    let names = [NAME_HEADER, PEER_NAME_HEADER];
+    let name = names.into_iter().find_map(|name| headers.get(name));
+    let name = name.map_or(&[][..], HeaderValue::as_bytes);
+    String::from_utf8_lossy(name).into_owned()
+}
+
 fn agents_secret<'a>(
     headers: &'a HeaderMap,
     remotedialer: Option<&Remotedialer>,

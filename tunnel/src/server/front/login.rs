@@ -5,18 +5,20 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 
 use crate::http::authorization::Sent;
+use crate::io::socket::PeerAddr;
 use crate::io::tls::Identity;
+use crate::login::{LoginPort, LoginRefused};
 use crate::server::config::HttpPort;
 use crate::server::front::{FrontBody, plain_text};
-use crate::server::login::LoginRefused;
 use crate::server::shared::Shared;
 
 /// Returns the user who sends the request, where the port needs a login: by the client's
 /// certificate, or else by `Proxy-Authorization`, or else by `Authorization`. The target gets an
 /// `Authorization` that was not used here.
-pub(super) fn login(
+pub(super) async fn login(
     shared: &Shared,
     port: &HttpPort,
+    from: PeerAddr,
     identity: &Identity,
     request: &mut Request<Incoming>,
 ) -> Result<Option<String>, LoginRefused> {
@@ -36,12 +38,18 @@ pub(super) fn login(
         }
     };
     let presented = sent.as_ref().and_then(Sent::presented);
-    shared.log_in(presented).map(Some)
+    let login = shared.log_in(LoginPort::Http, from, presented);
+    login.await.map(Some)
 }
 
 /// Returns the response to a visitor that is not logged in.
 pub(super) fn refusal(refused: LoginRefused) -> Response<FrontBody> {
-    let mut response = plain_text(StatusCode::UNAUTHORIZED, &refused.to_string());
+    let status = refused.status(StatusCode::UNAUTHORIZED);
+    let mut response = plain_text(status, &refused.to_string());
+    refused.add_retry_after(response.headers_mut());
+    if status != StatusCode::UNAUTHORIZED {
+        return response;
+    }
     response.headers_mut().insert(
         header::WWW_AUTHENTICATE,
         HeaderValue::from_static("Basic realm=\"tunnel\", charset=\"UTF-8\""),

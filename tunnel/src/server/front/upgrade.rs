@@ -11,9 +11,11 @@ use tunnel_proto::wire::Dialect;
 use tunnel_proto::wire::handshake::{OWN_TOKEN_HEADER, Party, SESSION_HEADER};
 use tunnel_proto::wire::native::SUBPROTOCOL;
 
+use crate::io::socket::PeerAddr;
 use crate::io::tls::Identity;
 use crate::io::token::Digest;
 use crate::io::{random, scope};
+use crate::login::{Attempt, LoginPort, LoginRefused, address};
 use crate::server::agents::registry::NotTaken;
 use crate::server::auth::access::Credential;
 use crate::server::auth::admission::{AdmittedBy, RedeemError};
@@ -27,11 +29,12 @@ use crate::server::shared::Shared;
 /// Answers a request for a link. The link is served by a task of `links`.
 pub(super) async fn upgrade(
     shared: &Arc<Shared>,
+    from: PeerAddr,
     identity: &Identity,
     links: &scope::Handle,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let accepted = match accept(shared, identity, &request).await {
+    let accepted = match accept(shared, from, identity, &request).await {
         Ok(accepted) => accepted,
         Err((status, why)) => return plain_text(status, &why),
     };
@@ -45,6 +48,7 @@ pub(super) async fn upgrade(
 /// Decides whether the caller gets a link, and returns the response that tells it so.
 async fn accept(
     shared: &Arc<Shared>,
+    from: PeerAddr,
     identity: &Identity,
     request: &Request<Incoming>,
 ) -> Result<(Caller, Response<FrontBody>), HttpFailure> {
@@ -55,7 +59,7 @@ async fn accept(
         admitted_by,
         link,
         accept_key,
-    } = check(shared, identity, request)?;
+    } = check(shared, from, identity, request).await?;
     if shared.draining.is_cancelled() {
         let why = "the server is draining".to_owned();
         return Err((StatusCode::SERVICE_UNAVAILABLE, why));
@@ -98,24 +102,58 @@ async fn accept(
 }
 
 /// Checks the handshake. A refusal is counted and logged.
-fn check(
+async fn check(
     shared: &Shared,
+    from: PeerAddr,
     identity: &Identity,
     request: &Request<Incoming>,
 ) -> Result<Accepted, HttpFailure> {
     let peer_token = shared.peer_keyring.as_ref().map(|keyring| keyring.token());
+    let peers = shared.config.peers.as_deref().zip(peer_token.as_ref());
+    let name = handshake::claimed_name(request.headers());
+    let is_peer = peers.is_some_and(|(peers, _)| peers.table.iter().any(|peer| peer.id == name));
+    let attempt = Attempt {
+        port: LoginPort::Agent,
+        from,
+        name: &name,
+        exists: is_peer || shared.admission.access().knows(&name),
+    };
+    let refused = |status: StatusCode, why: String| {
+        shared.metrics.agent_refused(status.as_str());
+        (status, why)
+    };
+    let ticket = shared.logins.begin(attempt).map_err(|too_many| {
+        let status = too_many.status(StatusCode::UNAUTHORIZED);
+        refused(status, too_many.to_string())
+    })?;
     let context = HandshakeContext {
         admission: &shared.admission,
         now: shared.clock.now(),
         remotedialer: shared.config.remotedialer.as_ref(),
-        peers: shared.config.peers.as_deref().zip(peer_token.as_ref()),
+        peers,
         identity,
     };
-    handshake::check(request, context).map_err(|Refused { status, why }| {
-        shared.metrics.agent_refused(status.as_str());
-        tracing::warn!(status = status.as_u16(), why, "refused an agent");
-        (status, why.to_owned())
-    })
+    match handshake::check(request, context) {
+        Ok(accepted) => {
+            ticket.right();
+            Ok(accepted)
+        }
+        Err(Refused { status, why }) if status == StatusCode::UNAUTHORIZED => {
+            match ticket.wrong().await {
+                LoginRefused::Missing | LoginRefused::Wrong => Err(refused(status, why.to_owned())),
+                too_many @ LoginRefused::TooMany(_) => {
+                    Err(refused(too_many.status(status), too_many.to_string()))
+                }
+            }
+        }
+        Err(Refused { status, why }) => {
+            if let Some(suppressed) = shared.logins.line() {
+                let (address, status) = (address(from), status.as_u16());
+                tracing::warn!(status, why, %address, suppressed, ?name, "refused an agent");
+            }
+            Err(refused(status, why.to_owned()))
+        }
+    }
 }
 
 /// Returns the response that turns the connection into a WebSocket (RFC 6455, section 4.2.2).

@@ -39,7 +39,7 @@ pub(super) async fn visit(
         return plain_text(StatusCode::FORBIDDEN, why);
     }
     let peer = serving.visitor().peer_addr();
-    let user = match login(shared, port, identity, &mut request) {
+    let user = match login(shared, port, peer, identity, &mut request).await {
         Ok(user) => user,
         Err(refused) => return refusal(refused),
     };

@@ -18,10 +18,10 @@ use tunnel_proto::target::Target;
 
 use crate::http::authorization::Sent;
 use crate::io::socket::{Mark, NOBODY, PeerAddr, Role, Socket};
+use crate::login::{LoginPort, LoginRefused};
 use crate::relay::splice::splice_after;
 use crate::server::config::port::ProxyPort;
 use crate::server::front::plain_text_of;
-use crate::server::login::LoginRefused;
 use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
 use crate::server::shared::{Shared, within};
 use crate::session::Stream;
@@ -117,9 +117,12 @@ type Answer = Response<Full<Bytes>>;
 async fn respond(visitor: &ProxyVisitor, mut request: Request<Incoming>) -> Result<Answer, Answer> {
     let ProxyVisitor { shared, proxy, .. } = visitor;
     let target = asked_for(&request).map_err(|(status, why)| refuse(status, &why))?;
-    let user = login(visitor, &request).map_err(|refused| {
-        let status = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
-        refuse(status, &refused.to_string())
+    let login = login(visitor, &request).await;
+    let user = login.map_err(|refused| {
+        let status = refused.status(StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+        let mut answer = refuse(status, &refused.to_string());
+        refused.add_retry_after(answer.headers_mut());
+        answer
     })?;
     let open_request = OpenRequest {
         entrypoint: Entrypoint::Port {
@@ -201,13 +204,19 @@ fn asked_for<B>(request: &Request<B>) -> Result<Target, HttpFailure> {
 }
 
 /// Returns the user who sends the request, where the port needs a login.
-fn login<B>(visitor: &ProxyVisitor, request: &Request<B>) -> Result<Option<String>, LoginRefused> {
+async fn login<B>(
+    visitor: &ProxyVisitor,
+    request: &Request<B>,
+) -> Result<Option<String>, LoginRefused> {
     if !visitor.proxy.login {
         return Ok(None);
     }
     let sent = Sent::read(request.headers(), &header::PROXY_AUTHORIZATION);
     let presented = sent.as_ref().and_then(Sent::presented);
-    visitor.shared.log_in(presented).map(Some)
+    let login = visitor
+        .shared
+        .log_in(LoginPort::Connect, visitor.peer, presented);
+    login.await.map(Some)
 }
 
 fn refuse(status: StatusCode, why: &str) -> Answer {

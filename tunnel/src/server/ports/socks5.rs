@@ -11,7 +11,7 @@ use tunnel_proto::socks5::{Code, Event, Greeting};
 use tunnel_proto::target::Target;
 
 use crate::io::socket::{NOBODY, ReadBuffer, Role, Socket};
-use crate::login::Presented;
+use crate::login::{LoginPort, Presented};
 use crate::relay::splice::{FLUSH_GRACE, splice_after};
 use crate::server::config::port::ProxyPort;
 use crate::server::open::{Entrypoint, OpenRequest};
@@ -136,7 +136,9 @@ async fn negotiate(shared: &Shared, proxy: &ProxyPort, socket: &Socket) -> Optio
                         user: &name,
                         password: &password,
                     };
-                    user = shared.log_in(Some(presented)).ok();
+                    let from = socket.peer_addr();
+                    let login = shared.log_in(LoginPort::Socks5, from, Some(presented));
+                    user = login.await.ok();
                     greeting.judge_login(user.is_some());
                 }
                 Event::Connect(target) => {

@@ -11,8 +11,8 @@ use tunnel::metrics::Compat;
 use tunnel::relay::splice;
 use tunnel::session::link;
 
-use super::options;
 use super::value::{CompatArg, HostName, Span};
+use super::{options, secret};
 
 options! {
     /// What both `tunnel server` and `tunnel agent` can be told.
@@ -23,7 +23,7 @@ options! {
         #[arg(long, value_name = "IP:PORT")]
         fixed admin: SocketAddr,
         /// Let --admin listen on an address that other machines reach: it shows sessions and
-        /// targets to whoever asks.
+        /// targets to whoever asks, unless --admin-credentials-file is set.
         #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
         #[arg(value_name = "true|false")]
         fixed admin_public: bool,
@@ -31,6 +31,10 @@ options! {
         /// refused, so that no page of another site can read it (DNS rebinding). Repeatable.
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         fixed admin_host: Vec<HostName>,
+        /// The file with the USER:PASSWORD that --admin asks for (HTTP Basic), except at /livez and
+        /// /readyz.
+        #[arg(long, value_name = "FILE")]
+        fixed admin_credentials_file: PathBuf,
         /// Serve another program's counters too, under its own names and labels, so that its
         /// dashboards go on working.
         #[arg(long, value_enum, value_name = "PROGRAM")]
@@ -84,19 +88,26 @@ impl CommonOptions {
 
     fn admin(&self) -> anyhow::Result<Option<admin::Config>> {
         let Some(listen) = self.admin else {
-            ensure!(
-                self.admin_public.is_none(),
-                "--admin-public is about --admin IP:PORT: set that too, or leave it away"
-            );
-            ensure!(
-                self.admin_host.is_none(),
-                "--admin-host is about --admin IP:PORT: set that too, or leave it away"
-            );
+            for (option, is_set) in [
+                ("--admin-public", self.admin_public.is_some()),
+                ("--admin-host", self.admin_host.is_some()),
+                (
+                    "--admin-credentials-file",
+                    self.admin_credentials_file.is_some(),
+                ),
+            ] {
+                ensure!(
+                    !is_set,
+                    "{option} is about --admin IP:PORT: set that too, or leave it away"
+                );
+            }
             return Ok(None);
         };
+        let users = self.admin_credentials_file.as_deref().map(secret::user);
         let hosts = self.admin_host.iter().flatten();
         Ok(Some(admin::Config {
             public: self.admin_public.unwrap_or(false),
+            users: users.transpose()?.unwrap_or_default(),
             hosts: hosts.map(|HostName(name)| name.clone()).collect(),
             ..admin::Config::new(listen)
         }))

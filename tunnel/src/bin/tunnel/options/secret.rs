@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use tunnel::io::token::{Token, TokenError};
+use tunnel::login::Users;
 
 /// Reads a secret from the file that `option` names, or else from the environment. An error names
 /// both.
@@ -22,4 +24,11 @@ pub(super) fn read(
             }
         },
     }
+}
+
+/// Reads the user whose `USER:PASSWORD` a file has.
+pub(super) fn user(file: &Path) -> anyhow::Result<Users> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+    Users::of_pair(&text).with_context(|| format!("the credentials in {name} are wrong"))
 }

@@ -7,6 +7,7 @@ use tunnel::login::{User, UserRights, Users};
 use tunnel::policy::Policy;
 
 use super::ServerOptions;
+use crate::options::secret;
 use crate::options::value::Name;
 
 impl ServerOptions {
@@ -52,19 +53,15 @@ impl ServerOptions {
     /// Reads the user whom `--proxy-credentials-file` or the environment has.
     fn proxy_credentials(&self) -> anyhow::Result<Option<Users>> {
         const VARIABLE: &str = "TUNNEL_PROXY_CREDENTIALS";
-        let file = self.proxy_credentials_file.as_deref();
-        let (text, origin) = match (file, std::env::var(VARIABLE)) {
-            (Some(file), _) => {
-                let name = file.display().to_string();
-                let text = std::fs::read_to_string(file);
-                (text.with_context(|| format!("cannot read {name}"))?, name)
-            }
-            (None, Ok(text)) => (text, VARIABLE.to_owned()),
-            (None, Err(VarError::NotPresent)) => return Ok(None),
-            (None, Err(VarError::NotUnicode(_))) => bail!("{VARIABLE} is not UTF-8"),
-        };
-        Users::of_pair(&text)
-            .map(Some)
-            .with_context(|| format!("the credentials in {origin} are wrong"))
+        if let Some(file) = &self.proxy_credentials_file {
+            return secret::user(file).map(Some);
+        }
+        match std::env::var(VARIABLE) {
+            Ok(text) => Users::of_pair(&text)
+                .map(Some)
+                .with_context(|| format!("the credentials in {VARIABLE} are wrong")),
+            Err(VarError::NotPresent) => Ok(None),
+            Err(VarError::NotUnicode(_)) => bail!("{VARIABLE} is not UTF-8"),
+        }
     }
 }
