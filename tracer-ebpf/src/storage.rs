@@ -1,7 +1,8 @@
 //! What is known of each socket, of the owners that ended, and of processes.
 
+mod annotators;
+mod members;
 mod owners;
-mod processes;
 mod releases;
 mod slots;
 
@@ -23,11 +24,11 @@ use crate::emit;
 use crate::kernel::{Sock, Task, now_ns};
 use crate::socket::SocketRef;
 
-pub(crate) use owners::{end, ends};
-pub(crate) use processes::{
-    add_member, annotates_bit, annotator_gone, belongs, is_bystander, is_member,
-    remember_annotator, remove_member, remove_target,
+pub(crate) use annotators::{annotates_bit, annotator_gone, remember_annotator};
+pub(crate) use members::{
+    add_member, belongs, is_bystander, is_member, remove_member, remove_target,
 };
+pub(crate) use owners::{end, ends};
 pub(crate) use releases::count_release;
 pub(crate) use slots::release;
 
