@@ -52,9 +52,12 @@ pub enum Counter {
     /// Releases that no record tells of, to targets for which there was no place in the table of
     /// them.
     ReleasedElsewhere,
+    /// Execs of processes that annotate which were noticed only afterwards: the kernel had skipped
+    /// the program that sees them.
+    UnseenExecs,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = Self::ReleasedElsewhere as u32 + 1;
+    pub const COUNT: u32 = Self::UnseenExecs as u32 + 1;
 }

@@ -24,6 +24,7 @@ static OFFSETS: Offsets = Offsets {
     task_comm: 0,
     task_group_leader: 0,
     task_start_time: 0,
+    task_self_exec_id: 0,
     task_signal: 0,
     task_cgroups: 0,
     signal_live: 0,
@@ -160,6 +161,12 @@ const fn low_u32(word: u64) -> u32 {
 )]
 pub(crate) const fn size_u32(size: usize) -> u32 {
     size as u32
+}
+
+/// Whether the tracer's PID namespace is the initial one.
+#[inline(always)]
+pub(crate) fn is_in_initial_namespace() -> bool {
+    pid_namespace() == PID_NS_INIT_INUM
 }
 
 /// Returns the inode number of the tracer's PID namespace.

@@ -24,6 +24,8 @@ shared! {
         pub task_group_leader: u32,
         /// `task_struct.start_time`
         pub task_start_time: u32,
+        /// `task_struct.self_exec_id`
+        pub task_self_exec_id: u32,
         /// `task_struct.signal`
         pub task_signal: u32,
         /// `task_struct.cgroups`
@@ -98,5 +100,5 @@ shared! {
         pub tcp_snd_una: u32,
         /// `tcp_sock.lsndtime`
         pub tcp_lsndtime: u32,
-    } is 168 bytes
+    } is 172 bytes
 }

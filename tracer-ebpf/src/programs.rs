@@ -94,6 +94,16 @@ fn process_fork(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `trace_sched_wakeup_new(struct task_struct *child)`, from `wake_up_new_task`, which the parent
+/// calls, with the run queue locked: there is no preemption, so that the kernel skips no run. Where
+/// its hash tables allocate without locks (Linux 6.1), this program is loaded instead of
+/// `process_fork`.
+#[btf_tracepoint(function = "sched_wakeup_new")]
+fn process_wakeup(ctx: BtfTracePointContext) -> i32 {
+    members::woken(&ctx);
+    0
+}
+
 /// `trace_sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`,
 /// from `exec_binprm`.
 #[btf_tracepoint(function = "sched_process_exec")]
@@ -110,9 +120,17 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `trace_sched_process_free(struct task_struct *p)`, from `delayed_put_task_struct`, which RCU
+/// calls where nothing is preempted, after the task was waited for.
+#[btf_tracepoint(function = "sched_process_free")]
+fn process_free(ctx: BtfTracePointContext) -> i32 {
+    members::freed(&ctx);
+    0
+}
+
 /// `trace_cgroup_attach_task(struct cgroup *dst_cgrp, const char *path, struct task_struct *task,
-/// bool threadgroup)`, from `cgroup_attach_task`, when it is done. Hierarchies of cgroup v1 call it
-/// too.
+/// bool threadgroup)`, from `cgroup_attach_task`, when it is done, under a spin lock. Hierarchies of
+/// cgroup v1 call it too.
 #[btf_tracepoint(function = "cgroup_attach_task")]
 fn cgroup_attach(ctx: BtfTracePointContext) -> i32 {
     members::moved(&ctx);

@@ -4,7 +4,7 @@ use tracer_abi::annotation::Role;
 use tracer_abi::facts::{Ends, IPPROTO_TCP, fact};
 
 use crate::emit;
-use crate::kernel::{self, Sock};
+use crate::kernel::{self, Sock, Task};
 use crate::socket::SocketRef;
 use crate::storage;
 
@@ -132,12 +132,12 @@ pub(crate) fn begin_anew(socket: SocketRef, now_ns: u64) {
 }
 
 /// Returns [`ANNOTATES`](tracer_abi::record::ANNOTATES) when a process that annotates should have
-/// bound the socket to an owner by now; `tgid` is as for [`storage::annotates_bit`].
+/// bound the socket to an owner by now; `tgid` is the current process's.
 #[inline(always)]
 pub(crate) fn unowned_bit(socket: SocketRef, now_ns: u64, tgid: impl FnOnce() -> u32) -> u32 {
     let owed = socket.protocol() == IPPROTO_TCP && socket.bound_ns() == 0;
     if owed && overstayed(socket.held_ns(), now_ns) {
-        storage::annotates_bit(socket, tgid)
+        storage::annotates_bit(socket, Task::current(), tgid)
     } else {
         0
     }

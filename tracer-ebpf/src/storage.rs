@@ -24,9 +24,9 @@ use crate::emit;
 use crate::kernel::{Sock, Task, now_ns};
 use crate::socket::SocketRef;
 
-pub(crate) use annotators::{annotates_bit, annotator_gone, remember_annotator};
+pub(crate) use annotators::{annotates_bit, annotator_gone, opened_by, remember_annotator};
 pub(crate) use members::{
-    add_member, belongs, is_bystander, is_member, remove_member, remove_target,
+    add_member, belongs, forget_process, is_bystander, is_member, remove_member, remove_target,
 };
 pub(crate) use owners::{end, ends};
 pub(crate) use releases::count_release;

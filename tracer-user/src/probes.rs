@@ -13,7 +13,6 @@ mod settings;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::Iter;
@@ -27,7 +26,7 @@ use links::AttachState;
 use maps::Maps;
 use offsets::offsets;
 use pinned::PinDir;
-use programs::{HookLink, program, take_map};
+use programs::{Birth, HookLink, pid_namespace, program, take_map};
 pub use settings::{Limits, LoadSettings, Scope};
 use tracer_abi::annotation::Owner;
 use tracer_abi::limits::{ENDS_MAX, RELEASES_MAX, STACKS_BYTES, VIOLATIONS_BYTES};
@@ -72,11 +71,12 @@ pub struct Probes {
     pin_to: Option<(PinDir, Map)>,
 }
 
-/// Returns name and id of every program.
+/// Returns name and id of every program that is loaded.
 fn program_ids(ebpf: &Ebpf) -> Result<Vec<(String, u32)>, ProbeError> {
     let unknown = |source| ProbeError::AttachState(io::Error::other(source));
     let programs = ebpf.programs();
     programs
+        .filter(|(_, program)| program.fd().is_ok())
         .map(|(name, program)| Ok((name.to_owned(), program.info().map_err(unknown)?.id())))
         .collect()
 }
@@ -98,9 +98,10 @@ impl Probes {
             pin: _,
         } = settings.clone();
         let bytes = std::fs::read(KERNEL_BTF).map_err(ProbeError::NoBtf)?;
-        let offsets = offsets(&Btf::parse(&bytes)?)?;
+        let kernel = Btf::parse(&bytes)?;
+        let (offsets, birth) = (offsets(&kernel)?, Birth::on(&kernel));
         drop(bytes);
-        let namespace = pid_namespace().map_err(ProbeError::NoNamespace)?;
+        let namespace = pid_namespace()?;
         // The memory of this map is allocated as it is made.
         let ends = if scope == Scope::Machine { 1 } else { ENDS_MAX };
         let mut ebpf = EbpfLoader::new()
@@ -127,7 +128,7 @@ impl Probes {
         if scope == Scope::Machine {
             programs::load_witness(&mut ebpf, &btf)?;
         } else {
-            programs::load_all(&mut ebpf, &btf)?;
+            programs::load_all(&mut ebpf, &btf, birth)?;
         }
         let mut map = |name| take_map(&mut ebpf, name);
         let maps = Maps::take(&mut map)?;
@@ -281,7 +282,8 @@ impl Probes {
         let _ = self.targets.remove(&process);
     }
 
-    /// Returns the links of the programs, and how many runs of them the kernel skipped.
+    /// Returns the links of the programs, and how many runs of them the kernel skipped that are
+    /// neither made up for nor noticed otherwise.
     ///
     /// # Errors
     ///
@@ -297,7 +299,11 @@ impl Probes {
                 .collect::<Result<_, ProbeError>>()?,
         };
         let mut attachments = Vec::new();
+        let mut skipped = 0;
         for (name, program_id) in programs {
+            if !programs::is_made_up_for(&name, self.scope)? {
+                skipped += attach_state.misses.get(&program_id).unwrap_or(&0);
+            }
             let links = attach_state.links.iter();
             let links = links.filter(|link| link.program_id == program_id);
             attachments.extend(links.map(|link| Attachment {
@@ -307,7 +313,7 @@ impl Probes {
             }));
         }
         attachments.sort_by_key(|attachment| attachment.link_id);
-        Ok((attachments, attach_state.misses))
+        Ok((attachments, skipped))
     }
 
     /// Calls `take` with each record of both rings, in order of time, until both are empty or
@@ -431,12 +437,6 @@ impl ProgramLog {
     pub fn flush(&mut self) {
         self.0.flush();
     }
-}
-
-/// Returns the inode number of this process's PID namespace.
-fn pid_namespace() -> io::Result<u32> {
-    let inode = std::fs::metadata("/proc/self/ns/pid")?.ino();
-    u32::try_from(inode).map_err(io::Error::other)
 }
 
 /// Returns how many of the smallest records fit. Each has a header of eight bytes.

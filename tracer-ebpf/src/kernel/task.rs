@@ -4,9 +4,9 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use tracer_abi::offsets::{PID_NS_INIT_INUM, PID_NS_LEVELS};
+use tracer_abi::offsets::PID_NS_LEVELS;
 
-use super::{is_audited, offset, pid_namespace, read};
+use super::{is_audited, is_in_initial_namespace, offset, pid_namespace, read};
 
 /// `PF_EXITING` (linux/sched.h).
 const PF_EXITING: u32 = 0x4;
@@ -47,11 +47,10 @@ impl Task {
     /// needs it, and knows the initial PID namespace only.
     #[inline(always)]
     pub(crate) fn tgid(self) -> u32 {
-        let wanted = pid_namespace();
-        if wanted == PID_NS_INIT_INUM {
+        if is_in_initial_namespace() {
             return self.initial_tgid();
         }
-        self.number_in(wanted).unwrap_or(0)
+        self.number_in(pid_namespace()).unwrap_or(0)
     }
 
     #[inline(always)]
@@ -112,6 +111,22 @@ impl Task {
         let at = offset!(task_start_time);
         // SAFETY: the field's offset.
         unsafe { self.leader().load(at) }
+    }
+
+    /// Returns a number that an exec changes, and that no other process of this process's number
+    /// has: nobody execs once a nanosecond.
+    #[inline(always)]
+    pub(crate) fn life(self) -> u64 {
+        let at = offset!(task_self_exec_id);
+        // SAFETY: the field's offset. An exec counts it up, and a child begins with its parent's.
+        let execs: u64 = unsafe { self.load(at) };
+        self.started_ns().wrapping_add(execs)
+    }
+
+    /// Whether it is the first thread of its process, which goes last.
+    #[inline(always)]
+    pub(crate) fn is_leader(self) -> bool {
+        ptr::eq(self.leader().0, self.0)
     }
 
     /// Whether a task that exits is the last thread of its process: `do_exit` has counted it off.

@@ -36,7 +36,7 @@ pub(super) fn created(ctx: &SockContext) {
     let now_ns = now_ns();
     first_sight(ctx, socket, now_ns, fact::HELD);
     socket.set_held_ns(now_ns);
-    storage::set_opener(socket, kernel::tgid);
+    note_opener(socket);
     emit::brief(record::CREATED, now_ns, socket);
     stack::record(socket.id());
 }
@@ -62,7 +62,7 @@ pub(super) fn asked(ctx: &SockAddrContext) {
     if hold(socket, now_ns) {
         stack::record(socket.id());
     }
-    storage::set_opener(socket, kernel::tgid);
+    note_opener(socket);
 }
 
 #[inline(always)]
@@ -105,6 +105,16 @@ pub(super) fn released(ctx: &SockContext) {
     // on.
     if !is_tcp || is_closed(ctx) {
         storage::release(sk);
+    }
+}
+
+/// Notes the current process as the opener of a socket that has none.
+#[inline(always)]
+fn note_opener(socket: SocketRef) {
+    if socket.opener() == 0 {
+        storage::set_opener(socket, kernel::tgid);
+        // Loaded again, the number is one for the verifier, and not one for each namespace.
+        storage::opened_by(socket.opener(), Task::current(), socket.held_ns());
     }
 }
 

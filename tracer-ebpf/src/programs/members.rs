@@ -1,5 +1,11 @@
 //! Which processes belong to the audit: those that entered its cgroup, and all that they start. One
 //! that leaves it is an event, since the sockets that it makes from then on are not seen.
+//!
+//! Since Linux 7 a task can be preempted inside a tracepoint, and the kernel skips a program that
+//! the CPU still has to finish. So what is needed of each process is learned where nothing can be
+//! preempted: its birth, its moves, and the end of its memory. The other tracepoints only tell
+//! earlier: a process's exit, and the exec of one that annotates, which [`storage::opened_by`]
+//! notices too.
 
 use core::ffi::c_void;
 
@@ -21,27 +27,38 @@ fn task(ctx: &BtfTracePointContext, n: usize) -> Task {
 
 #[inline(always)]
 pub(super) fn forked(ctx: &BtfTracePointContext) {
-    let (parent, child) = (task(ctx, 0), task(ctx, 1));
-    let process = parent.initial_tgid();
-    if !storage::belongs(parent) {
+    started(task(ctx, 0), task(ctx, 1));
+}
+
+#[inline(always)]
+pub(super) fn woken(ctx: &BtfTracePointContext) {
+    started(Task::current(), task(ctx, 0));
+}
+
+/// A task started another one, a process or a thread.
+#[inline(always)]
+fn started(parent: Task, child: Task) {
+    if !storage::belongs(parent) || child.initial_tgid() == parent.initial_tgid() {
         return;
     }
-    let born = child.initial_tgid();
-    if born != process {
+    if child.is_inside() {
+        storage::add_member(child);
+    } else {
         // One may be born elsewhere: clone3(CLONE_INTO_CGROUP).
-        follow(child, born);
+        leave(child);
     }
 }
 
 #[inline(always)]
 pub(super) fn moved(ctx: &BtfTracePointContext) {
     let task = task(ctx, 2);
-    let process = task.initial_tgid();
-    if storage::is_member(process) {
-        follow(task, process);
+    if storage::is_member(task) {
+        if !task.is_inside() {
+            leave(task);
+        }
     } else if task.is_inside() && !kernel::has_scope(scope::PROCESSES) {
         count(Counter::Entered);
-        storage::add_member(process);
+        storage::add_member(task);
     }
 }
 
@@ -49,9 +66,18 @@ pub(super) fn moved(ctx: &BtfTracePointContext) {
 pub(super) fn exited(ctx: &BtfTracePointContext) {
     let task = task(ctx, 0);
     if task.is_last_thread() {
-        storage::remove_member(task.initial_tgid());
+        storage::remove_member(task);
         storage::remove_target(task.tgid());
         storage::annotator_gone(task.tgid());
+    }
+}
+
+/// A task is gone: what the exit of its process did is done now if the kernel skipped that.
+#[inline(always)]
+pub(super) fn freed(ctx: &BtfTracePointContext) {
+    let task = task(ctx, 0);
+    if task.is_leader() {
+        storage::forget_process(task);
     }
 }
 
@@ -60,14 +86,10 @@ pub(super) fn executed(ctx: &BtfTracePointContext) {
     storage::annotator_gone(task(ctx, 0).tgid());
 }
 
-/// Keeps a process of the audit among the members while it is inside.
+/// A process of the audit is outside from now on.
 #[inline(always)]
-fn follow(task: Task, process: u32) {
-    if task.is_inside() {
-        storage::add_member(process);
-        return;
-    }
-    storage::remove_member(process);
+fn leave(task: Task) {
+    storage::remove_member(task);
     count(Counter::Left);
     emit::left(now_ns(), task);
 }

@@ -108,7 +108,7 @@ fn sight(out: &Output, task: Task, fd: u32, sk: Sock) {
         hold(socket, now_ns);
         socket.set_cookie(cookie);
         adopt::follow(socket, sk);
-        sighting.flags |= KNOWN | storage::annotates_bit(socket, || tgid);
+        sighting.flags |= KNOWN | storage::annotates_bit(socket, task, || tgid);
         sighting.ends = storage::ends(socket);
         tcp_counters(&mut sighting, sk);
     } else if is_tracer && !is_internet(sighting.family) {

@@ -138,6 +138,7 @@ mod tests {
             Counter::StorageFailures,
             Counter::EndFailures,
             Counter::AnnotatorFailures,
+            Counter::UnseenExecs,
             Counter::Late,
             Counter::Created,
         ] {

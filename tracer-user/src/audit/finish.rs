@@ -93,11 +93,11 @@ impl Audit {
         self.name_stacks();
         let is_there = self.is_there();
         match self.probes.attachments() {
-            Ok((mut attachments, missed)) => {
+            Ok((mut attachments, skipped)) => {
                 // The others went with the cgroup.
                 attachments.retain(|link| link.attached || is_there);
                 self.audit_log.attachments = attachments;
-                self.audit_log.missed_runs = missed;
+                self.audit_log.skipped_runs = skipped;
             }
             Err(error) => self.record_failure(&error),
         }

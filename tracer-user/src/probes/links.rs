@@ -1,6 +1,7 @@
 //! The links of the programs: whether they are still attached, and how often the kernel skipped a
 //! program, from `/proc/self/fdinfo`.
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::{fs, io};
 
@@ -11,9 +12,9 @@ pub(super) struct AttachState {
     pub(super) links: Vec<LinkState>,
     /// Descriptor and program id of every link.
     pub(super) descriptors: Vec<(RawFd, u32)>,
-    /// How often the kernel skipped a program because it was already running
-    /// (`bpf_prog_stats.misses`).
-    pub(super) misses: u64,
+    /// How often the kernel skipped a program because the CPU was already running it
+    /// (`bpf_prog_stats.misses`), by program id.
+    pub(super) misses: BTreeMap<u32, u64>,
 }
 
 /// A link to a cgroup.
@@ -49,9 +50,14 @@ impl AttachState {
             })
         };
         let number = |name| field(name).and_then(|text: &str| text.parse::<u64>().ok());
-        self.misses += number("recursion_misses").unwrap_or(0);
         let id = |name| number(name).and_then(|id| u32::try_from(id).ok());
-        let (Some(program_id), Some(link_id)) = (id("prog_id"), id("link_id")) else {
+        let Some(program_id) = id("prog_id") else {
+            return;
+        };
+        if let Some(misses) = number("recursion_misses") {
+            self.misses.insert(program_id, misses);
+        }
+        let Some(link_id) = id("link_id") else {
             return;
         };
         self.descriptors.push((fd, program_id));
@@ -85,6 +91,9 @@ mod tests {
             .collect();
         assert_eq!(links, [(31, 7, true), (32, 8, false)]);
         assert_eq!(attach_state.descriptors, [(5, 31), (5, 32), (5, 33)]);
-        assert_eq!(attach_state.misses, 5);
+        // The same program by another descriptor, and another program.
+        attach_state.take(6, "prog_type:\t8\nprog_id:\t31\nrecursion_misses:\t5\n");
+        attach_state.take(7, "prog_type:\t26\nprog_id:\t34\nrecursion_misses:\t3\n");
+        assert_eq!(attach_state.misses, BTreeMap::from([(31, 5), (34, 3)]));
     }
 }

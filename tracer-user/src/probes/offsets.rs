@@ -21,6 +21,7 @@ pub(super) fn offsets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_comm: btf.offset_of("task_struct", "comm")?,
         task_group_leader: btf.offset_of("task_struct", "group_leader")?,
         task_start_time: btf.offset_of("task_struct", "start_time")?,
+        task_self_exec_id: btf.offset_of("task_struct", "self_exec_id")?,
         task_signal: btf.offset_of("task_struct", "signal")?,
         task_cgroups: btf.offset_of("task_struct", "cgroups")?,
         signal_live: btf.offset_of("signal_struct", "live")?,

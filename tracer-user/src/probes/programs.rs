@@ -1,8 +1,9 @@
 //! The programs of the embedded object, by name: loaded, and found again.
 
 use std::any::Any;
-use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::{fs, io};
 
 use aya::maps::Map;
 use aya::programs::{
@@ -10,7 +11,10 @@ use aya::programs::{
     SockOps,
 };
 use aya::{Btf, Ebpf};
+use tracer_abi::offsets::PID_NS_INIT_INUM;
+use tracer_core::btf::Btf as KernelBtf;
 
+use super::Scope;
 use super::error::{ProbeError, program_error};
 
 /// How often a load that a signal interrupts is tried.
@@ -19,21 +23,56 @@ const LOAD_ATTEMPTS: u32 = 16;
 /// The programs that see an accept, when it asks for the address, and a connect.
 const SOCK_ADDR_PROGRAMS: [&str; 4] = ["getpeername4", "getpeername6", "connect4", "connect6"];
 
-/// The programs that follow the processes of the audit, each with its tracepoint.
-const PROCESS_TRACEPOINTS: [(&str, &str); 4] = [
-    ("process_fork", "sched_process_fork"),
-    ("process_exec", "sched_process_exec"),
-    ("process_exit", "sched_process_exit"),
+/// The programs that follow the processes of the audit, each with its tracepoint. One of the first
+/// two is loaded.
+const PROCESS_TRACEPOINTS: [(&str, &str); 6] = [
+    (WAKEUP, "sched_wakeup_new"),
+    (FORK, "sched_process_fork"),
+    (EXEC, "sched_process_exec"),
+    (EXIT, "sched_process_exit"),
+    ("process_free", "sched_process_free"),
     ("cgroup_attach", "cgroup_attach_task"),
 ];
+const WAKEUP: &str = "process_wakeup";
+const FORK: &str = "process_fork";
+/// The program whose skipped runs are noticed otherwise, if they matter (`Counter::UnseenExecs`).
+const EXEC: &str = "process_exec";
+/// The program whose skipped runs `process_free` makes up for.
+const EXIT: &str = "process_exit";
+
+/// Where a program of this kernel sees the birth of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Birth {
+    /// Where nothing is preempted, since a run queue is locked.
+    Wakeup,
+    /// Where a hash table may be written to that takes the locks of the kernel's allocator.
+    Fork,
+}
+
+impl Birth {
+    pub(super) fn on(kernel: &KernelBtf<'_>) -> Self {
+        // Since Linux 6.1 hash tables have an allocator that can be called anywhere.
+        match kernel.offset_of("bpf_htab", "ma") {
+            Ok(_) => Self::Wakeup,
+            Err(_) => Self::Fork,
+        }
+    }
+
+    fn unused(self) -> &'static str {
+        match self {
+            Self::Wakeup => FORK,
+            Self::Fork => WAKEUP,
+        }
+    }
+}
 
 /// The link of a program to a cgroup, of any type: dropping it detaches the program.
 pub(super) struct HookLink(
     #[expect(dead_code, reason = "kept until it is dropped")] Box<dyn Any + Send>,
 );
 
-/// Loads every program.
-pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
+/// Loads every program that this kernel needs.
+pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf, birth: Birth) -> Result<(), ProbeError> {
     let name = "sock_create";
     load(name, program(ebpf, name)?, CgroupSock::load)?;
     let name = "sock_release";
@@ -45,7 +84,8 @@ pub(super) fn load_all(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError> {
     for name in SOCK_ADDR_PROGRAMS {
         load(name, program(ebpf, name)?, CgroupSockAddr::load)?;
     }
-    for (name, tracepoint) in PROCESS_TRACEPOINTS {
+    let needed = PROCESS_TRACEPOINTS.into_iter();
+    for (name, tracepoint) in needed.filter(|(name, _)| *name != birth.unused()) {
         let program: &mut BtfTracePoint = program(ebpf, name)?;
         load(name, program, |program| program.load(tracepoint, btf))?;
     }
@@ -59,14 +99,34 @@ pub(super) fn load_witness(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), ProbeError>
     load(name, program, |program| program.load("task_file", btf))
 }
 
-/// Attaches the programs that follow processes.
+/// Attaches those programs that follow processes and are loaded.
 pub(super) fn attach_processes(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     for (name, _) in PROCESS_TRACEPOINTS {
-        program::<BtfTracePoint>(ebpf, name)?
-            .attach()
-            .map_err(|error| program_error(name, "attached", error))?;
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        if program.fd().is_ok() {
+            program
+                .attach()
+                .map_err(|error| program_error(name, "attached", error))?;
+        }
     }
     Ok(())
+}
+
+/// Whether skipped runs of a program are made up for, or noticed otherwise.
+pub(super) fn is_made_up_for(program: &str, scope: Scope) -> Result<bool, ProbeError> {
+    if program == EXIT && scope == Scope::Processes {
+        // When the process is freed it has lost its number in any other namespace.
+        return Ok(pid_namespace()? == PID_NS_INIT_INUM);
+    }
+    Ok(program == EXIT || program == EXEC)
+}
+
+/// Returns the inode number of this process's PID namespace.
+pub(super) fn pid_namespace() -> Result<u32, ProbeError> {
+    let inode = fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
+    inode
+        .and_then(|inode| u32::try_from(inode).map_err(io::Error::other))
+        .map_err(ProbeError::NoNamespace)
 }
 
 /// Attaches every program of a cgroup to one and everything below it. They are detached when the

@@ -222,7 +222,7 @@ impl<'a> Document<'a> {
                 events: audit_log.records,
                 lost_events: audit_log.counters.lost_records(),
                 lost_by_stage: LostByStage::of(audit_log),
-                missed_runs: audit_log.missed_runs,
+                missed_runs: audit_log.missed_runs(),
                 links: links(audit_log),
                 resyncs: audit_log.resyncs,
                 without_place: of(Counter::WithoutSlot),

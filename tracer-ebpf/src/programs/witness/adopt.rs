@@ -51,6 +51,7 @@ pub(super) fn adopt(task: Task, sk: Sock) -> Option<SocketRef> {
     socket.set_family(family);
     socket.set_protocol(sk.read::<u16>(offset!(sock_protocol))?);
     socket.set_opener(task.tgid());
+    storage::opened_by(socket.opener(), task, now_ns);
     socket.set_comm(task.comm());
     socket.set_flags(fact::HELD | fact::ADOPTED | fact::UNWATCHED);
     if is_foreign {

@@ -72,8 +72,9 @@ pub struct AuditLog {
     pub inherited: Vec<ForeignSocket>,
     /// Where the programs were attached as the audit ended.
     pub attachments: Vec<Attachment>,
-    /// Runs of the programs that the kernel skipped.
-    pub missed_runs: u64,
+    /// Runs of the programs that the kernel skipped and that are neither made up for nor noticed
+    /// otherwise.
+    pub skipped_runs: u64,
     /// The stacks that opened the sockets of the findings, by
     /// [`Finding::id`](crate::verdict::Finding::id), the innermost call first.
     pub stacks: HashMap<u64, Arc<[Call]>>,
@@ -91,6 +92,12 @@ impl AuditLog {
         self.walk.as_ref().is_some_and(|walk| {
             walk.only_in_kernel == 0 && walk.only_in_ledger == 0 && self.counters_agree(walk)
         })
+    }
+
+    /// Returns how many runs of the programs are missing: nothing makes up for them.
+    #[must_use]
+    pub fn missed_runs(&self) -> u64 {
+        self.skipped_runs + self.counters.of(Counter::UnseenExecs)
     }
 
     /// Whether the walk met as many sockets as must be open by the kernel's counters. While the

@@ -106,7 +106,7 @@ fn kernel_failures(audit_log: &AuditLog, ledger: &Ledger) -> impl Iterator<Item 
             "processes could not be followed: the kernel's table was full",
         ),
         lacks(
-            audit_log.missed_runs,
+            audit_log.missed_runs(),
             "runs of the eBPF programs were skipped by the kernel",
         ),
         lacks(

@@ -39,6 +39,18 @@ pub(super) fn trials(skipped: bool) -> Vec<Trial> {
             guarded_until_one_of_several_ends,
         ),
         privileged("pinned_for_another_process", pinned_for_another_process),
+        privileged(
+            "pinned_and_the_exec_of_an_annotator_is_skipped",
+            pinned_and_the_exec_of_an_annotator_is_skipped,
+        ),
+        privileged(
+            "pinned_and_the_exit_of_an_annotator_is_skipped",
+            pinned_and_the_exit_of_an_annotator_is_skipped,
+        ),
+        privileged(
+            "pinned_and_the_exit_of_the_process_is_skipped",
+            pinned_and_the_exit_of_the_process_is_skipped,
+        ),
     ]
 }
 
@@ -255,5 +267,56 @@ fn pinned_for_another_process() -> Result<(), Failed> {
     expect(&code, &Some(5), &printed)?;
     let is_told = printed.contains("an audit of something else");
     expect(&is_told, &true, &printed)?;
+    detach(&pin)
+}
+
+/// Starts a guard whose programs do not see execs and exits, as if the kernel skipped them.
+fn start_without_execs_and_exits(target: &[&str], pin: &Path) -> Result<Guard, Failed> {
+    let target = [target, &["--pin", text(pin)?, "--exit-code", "verdict"]].concat();
+    let mut guard = Guard::start(&target, &[])?;
+    guard.says("guarding")?;
+    drop(guard);
+    for program in ["process_exec", "process_exit"] {
+        std::fs::remove_file(pin.join(format!("watertight_link_{program}")))?;
+    }
+    let mut guard = Guard::start(&target, &[])?;
+    guard.says("guarding")?;
+    Ok(guard)
+}
+
+/// Runs a program whose sockets no rule judges, under a guard that sees no execs and exits.
+fn judged_without_execs_and_exits(fixture: &str) -> Result<(), Failed> {
+    let (cgroup, bpf) = (TestCgroup::create(fixture)?, BpfFs::mount()?);
+    let pin = bpf.0.path().join("guard");
+    let guard = start_without_execs_and_exits(&["--cgroup", text(&cgroup.0)?], &pin)?;
+    cgroup.start(fixture)?.ends_well()?;
+    kill_process(Pid::from_child(&guard.guard), Signal::TERM)?;
+    let (code, printed) = guard.wait()?;
+    expect(&code, &Some(0), &printed)?;
+    detach(&pin)
+}
+
+/// What the other program opens is not held against it.
+fn pinned_and_the_exec_of_an_annotator_is_skipped() -> Result<(), Failed> {
+    judged_without_execs_and_exits("process_becomes_another_program")
+}
+
+/// Another process has the number at once.
+fn pinned_and_the_exit_of_an_annotator_is_skipped() -> Result<(), Failed> {
+    judged_without_execs_and_exits("process_number_used_again")
+}
+
+/// The guard ends with the process all the same: its end is seen where nothing is skipped.
+fn pinned_and_the_exit_of_the_process_is_skipped() -> Result<(), Failed> {
+    let (cgroup, bpf) = (TestCgroup::create("unseen")?, BpfFs::mount()?);
+    let pin = bpf.0.path().join("guard");
+    // Without it the guard ends because the cgroup is empty.
+    let _other = cgroup.start("pile_pool_for_long")?;
+    let program = cgroup.start("close_wait_kept_for_long")?;
+    let target = ["--pid", &program.pid().to_string()];
+    let guard = start_without_execs_and_exits(&target, &pin)?;
+    drop(program);
+    let (code, printed) = guard.wait()?;
+    expect(&code, &Some(0), &printed)?;
     detach(&pin)
 }
