@@ -54,7 +54,7 @@ struct Bound {
 }
 
 /// One socket under the rules. Only waits advance the clock, each by longer than grace.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Model {
     now: u64,
     /// Its process annotates.
@@ -70,6 +70,9 @@ pub(super) struct Model {
     peer_done: Option<u64>,
     /// In CLOSE since.
     dead: Option<u64>,
+    /// Nobody looks at it while it is in CLOSE_WAIT: what it sends there hides that it was silent
+    /// before.
+    unwatched: bool,
     /// The worst finding so far, as an index into [`KINDS`].
     found: Option<usize>,
 }
@@ -82,6 +85,9 @@ const KINDS: [&str; 5] = [
     "dead-socket",
     "unowned",
 ];
+
+/// The index of that kind.
+const PEER_CLOSED: usize = 2;
 
 impl Model {
     /// A socket without an owner.
@@ -104,9 +110,18 @@ impl Model {
         }
     }
 
+    /// The same socket while no walk looks at it.
+    pub(super) fn unwatched(self) -> Self {
+        Self {
+            unwatched: true,
+            ..self
+        }
+    }
+
     pub(super) fn step(&mut self, step: Step) {
         match step {
             Step::Bind(role, owner) => {
+                self.judge_peer_done();
                 if self.is_pooled() {
                     // The rules start to run as it leaves the pool.
                     self.peer_done = self.peer_done.map(|_| self.now);
@@ -123,8 +138,15 @@ impl Model {
                 *ended = ended.or(Some(self.now));
             }
             Step::EndSession => self.session_ended = self.session_ended.or(Some(self.now)),
-            // A closed peer answers with a reset.
-            Step::Send if self.peer_gone && !self.finished => self.die(),
+            Step::Send if !self.finished => {
+                if self.unwatched {
+                    self.peer_done = self.peer_done.map(|_| self.now);
+                }
+                // A closed peer answers with a reset.
+                if self.peer_gone {
+                    self.die();
+                }
+            }
             Step::Send => {}
             Step::Finish if self.finished => {}
             Step::Finish => {
@@ -165,6 +187,7 @@ impl Model {
 
     /// Leaves CLOSE_WAIT, if it was in it: in time, or the finding is made already.
     fn die(&mut self) {
+        self.judge_peer_done();
         self.peer_done = None;
         self.dead = self.dead.or(Some(self.now));
     }
@@ -183,7 +206,7 @@ impl Model {
         let broken = [
             late(over(own_end)),
             late(over(self.session_ended)),
-            late(self.peer_done),
+            !self.unwatched && late(self.peer_done),
             late(self.dead),
             self.owes_owner && self.bound.is_none(),
         ];
@@ -192,8 +215,19 @@ impl Model {
         self.found = self.found.into_iter().chain(first).min();
     }
 
-    /// Returns the kind of the finding that must be reported.
-    pub(super) fn found(&self) -> Option<&'static str> {
+    /// What the kernel side knows as the socket leaves CLOSE_WAIT or gets another owner, without a
+    /// walk.
+    fn judge_peer_done(&mut self) {
+        let is_late = self.peer_done.is_some_and(|since| since < self.now);
+        if is_late && !self.is_pooled() {
+            let found = self.found.unwrap_or(PEER_CLOSED);
+            self.found = Some(found.min(PEER_CLOSED));
+        }
+    }
+
+    /// Releases the socket. Returns the kind of the finding that must be reported.
+    pub(super) fn released(mut self) -> Option<&'static str> {
+        self.judge_peer_done();
         self.found.map(|index| KINDS[index])
     }
 }

@@ -52,7 +52,8 @@ pub(crate) fn run(program: &str) -> bool {
     true
 }
 
-/// Takes random steps on a connection and returns a line for each of its ends.
+/// Takes random steps on a connection and returns a line for each of its ends: what must be found,
+/// and what may be found instead where no walk looks at it.
 fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
     // Similar seeds give similar numbers: mix them.
     let own = Rng::with_seed(number).u64(..);
@@ -67,6 +68,7 @@ fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
         name(peer.as_ref().unwrap(), &[], None),
     ];
     let mut model = Model::unbound(annotates);
+    let mut unwatched = model.unwatched();
     let mut peers_model = if annotates {
         Model::pooled()
     } else {
@@ -91,6 +93,7 @@ fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
             take(step, number, &socket, &mut peer);
         }
         model.step(step);
+        unwatched.step(step);
         if let (Some(step), Some(_)) = (step.of_peer(), &peer) {
             peers_model.step(step);
         }
@@ -103,13 +106,16 @@ fn run_connection(seed: u64, number: u64, annotates: bool) -> [String; 2] {
         drop((socket, copies, peer));
     }
     on_time &= began.elapsed() < MAX_STEPS_TIME;
-    let line = |model: &Model, name: &str| {
-        let found = model.found().unwrap_or("clean");
+    let line = |model: Model, unwatched: Model, name: &str| {
+        let [found, unwatched] = [model, unwatched].map(|it| it.released().unwrap_or("clean"));
         let expected = if on_time { found } else { "late" };
-        format!("connection {expected} {name} = {steps:?}")
+        format!("connection {expected} {unwatched} {name} = {steps:?}")
     };
     let [name, peers_name] = &names;
-    [line(&model, name), line(&peers_model, peers_name)]
+    [
+        line(model, unwatched, name),
+        line(peers_model, peers_model, peers_name),
+    ]
 }
 
 /// Takes a step that is no wait.
