@@ -56,7 +56,7 @@ fn build() -> Result<()> {
     ]))
 }
 
-fn tracer() -> Command {
+fn release_tracer() -> Command {
     Command::new(target().join("release/tracer"))
 }
 

@@ -11,12 +11,14 @@ use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
 
 mod bypass;
+mod exchange;
+mod http;
 mod socks5;
-mod tunnel;
 
 use tunnel_proto::target::Endpoint;
 
-pub(crate) use crate::uplink::proxy::tunnel::{TunnelError, tunnel};
+use crate::io::socket::Socket;
+pub(crate) use crate::uplink::proxy::exchange::TunnelError;
 use crate::uplink::url::ServerUrl;
 
 /// A proxy that opens connections.
@@ -177,6 +179,21 @@ impl fmt::Display for Proxy {
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Proxy({self})")
+    }
+}
+
+/// Asks the proxy at the other end of `socket` for a connection to `server`. The caller has the
+/// deadline.
+pub(crate) async fn tunnel(
+    proxy: &Proxy,
+    socket: Socket,
+    server: &Endpoint,
+) -> Result<Socket, TunnelError> {
+    match &proxy.kind {
+        Kind::Http { authorization } => {
+            http::connect(proxy, authorization.as_ref(), socket, server).await
+        }
+        Kind::Socks5 { login, .. } => socks5::tunnel(proxy, login.as_ref(), socket, server).await,
     }
 }
 

@@ -83,7 +83,7 @@ impl Guarded {
         let name = format!("wt-bench-{}", std::process::id());
         let cgroup = cgroup_mount()?.join(name);
         fs::create_dir(&cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
-        let mut guard = super::tracer();
+        let mut guard = super::release_tracer();
         guard.args(["attach", "--cgroup"]).arg(&cgroup);
         let guard = guard.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut guarded = Self { cgroup, guard };

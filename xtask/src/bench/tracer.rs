@@ -133,7 +133,7 @@ fn untraced(contestant: Contestant, args: &Args) -> Result<f64> {
 fn traced(contestant: Contestant, args: &Args) -> Result<f64> {
     match contestant {
         Contestant::Tracer | Contestant::TracerAnnotating => {
-            let mut command = super::tracer();
+            let mut command = super::release_tracer();
             command.args(["run", "--"]).arg(std::env::current_exe()?);
             measure(command, contestant, args)
         }

@@ -91,7 +91,7 @@ fn findings(case: Case, connections: u32) -> usize {
 
 fn measure(case: Case, connections: u32) -> Result<Figures> {
     let report = target().join("bench-verdict.json");
-    let mut command = super::tracer();
+    let mut command = super::release_tracer();
     command.args(["run", "--json"]).arg(&report).arg("--");
     command.arg(std::env::current_exe()?).arg(held::COMMAND);
     command.args(["--connections", &connections.to_string()]);

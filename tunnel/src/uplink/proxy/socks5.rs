@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tunnel_proto::target::Endpoint;
 
 use crate::io::socket::{ReadBuffer, Socket};
-use crate::uplink::proxy::tunnel::{TunnelError, send};
+use crate::uplink::proxy::exchange::{TunnelError, send};
 use crate::uplink::proxy::{Login, Proxy};
 
 const VERSION: u8 = 5;

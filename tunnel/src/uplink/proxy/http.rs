@@ -1,65 +1,18 @@
-//! A connection through a proxy.
+//! A connection through an HTTP proxy: CONNECT (RFC 9110, section 9.3.6).
 
 use std::io;
 
 use tunnel_proto::target::Endpoint;
 
 use crate::io::socket::{ReadBuffer, Socket};
-use crate::uplink::proxy::{Kind, Proxy, socks5};
+use crate::uplink::proxy::Proxy;
+use crate::uplink::proxy::exchange::{TunnelError, send};
 
 /// The longest head of a proxy's response, in bytes.
 const HEAD_MAX: usize = 8 * 1024;
 
-/// Why a proxy gave no connection.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TunnelError {
-    #[error("the proxy {0} ended the connection: {1}")]
-    Io(String, io::Error),
-    #[error(
-        "the proxy {0} wants a user and a password, or other ones: write \
-         USER:PASSWORD@ before its host into the variable that names it"
-    )]
-    Credentials(String),
-    #[error("the proxy {0} refused: {1}")]
-    Refused(String, u16),
-    #[error("the proxy {0} does not answer as an HTTP proxy does")]
-    Malformed(String),
-    #[error("the proxy {0} does not answer as a SOCKS5 proxy does")]
-    NotSocks(String),
-    #[error("the proxy {0} refused: {2} ({1})")]
-    SocksRefused(String, u8, &'static str),
-}
-
-/// Asks the proxy at the other end of `socket` for a connection to `server`. The caller has the
-/// deadline.
-pub(crate) async fn tunnel(
-    proxy: &Proxy,
-    socket: Socket,
-    server: &Endpoint,
-) -> Result<Socket, TunnelError> {
-    match &proxy.kind {
-        Kind::Http { authorization } => {
-            connect(proxy, authorization.as_ref(), socket, server).await
-        }
-        Kind::Socks5 { login, .. } => socks5::tunnel(proxy, login.as_ref(), socket, server).await,
-    }
-}
-
-/// Sends bytes to the proxy.
-pub(super) async fn send(
-    proxy: &Proxy,
-    socket: &Socket,
-    mut rest: &[u8],
-) -> Result<(), TunnelError> {
-    while !rest.is_empty() {
-        let written = socket.write(rest).await;
-        let written = written.map_err(|error| TunnelError::Io(proxy.to_string(), error))?;
-        rest = rest.get(written..).unwrap_or_default();
-    }
-    Ok(())
-}
-
-async fn connect(
+/// Asks the proxy at the other end of `socket` for a connection to `server`.
+pub(super) async fn connect(
     proxy: &Proxy,
     authorization: Option<&String>,
     socket: Socket,
