@@ -235,13 +235,14 @@ impl<T> Sessions<T> {
     }
 
     /// Returns the session for the next stream: the fittest, and of those the newest instance's,
-    /// or with [`Replicas::Spread`] any instance's, with the fewest streams.
-    pub fn pick(&mut self, replicas: Replicas, load: impl Fn(&T) -> Load) -> Option<&T> {
+    /// or with [`Replicas::Spread`] any instance's, with the fewest streams. A session without a
+    /// load is left out.
+    pub fn pick(&mut self, replicas: Replicas, load: impl Fn(&T) -> Option<Load>) -> Option<&T> {
         self.turn = self.turn.wrapping_add(1);
         let best = |members: &'_ [Member<T>]| -> Option<(Load, usize)> {
             let from = self.turn.checked_rem(members.len())?;
             let order = (from..members.len()).chain(0..from);
-            let loads = order.filter_map(|at| Some((load(&members.get(at)?.session), at)));
+            let loads = order.filter_map(|at| Some((load(&members.get(at)?.session)?, at)));
             loads.min_by_key(|(load, _)| *load)
         };
         let at = match replicas {

@@ -141,8 +141,8 @@ impl Dialer {
             agent: &self.agent,
             target: &target,
         };
-        let (_, opening) = self.shared.open(open_request).map_err(failed)?;
-        let stream = self.shared.accepted(opening).await.map_err(failed)?;
+        let opened = self.shared.open_stream(open_request, |_| {}).await;
+        let (_, stream) = opened.map_err(failed)?;
         Ok(stream.into_connection())
     }
 

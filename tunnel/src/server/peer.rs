@@ -156,8 +156,8 @@ async fn open(shared: &Shared, agent: &str, target: &Target) -> Result<Stream, O
         agent,
         target,
     };
-    let (_, opening) = shared.open(open_request)?;
-    shared.accepted(opening).await
+    let (_, stream) = shared.open_stream(open_request, |_| {}).await?;
+    Ok(stream)
 }
 
 /// Reads `AGENT::PROTO/ADDRESS`.

@@ -20,6 +20,7 @@ use crate::server::budget::Budget;
 use crate::server::config::HttpSocket;
 use crate::server::config::port::{Port, PortsError, validate};
 use crate::server::front;
+use crate::server::open::Tried;
 use crate::server::shared::{Shared, TEARDOWN};
 
 /// The ports that are listened on.
@@ -280,7 +281,16 @@ fn take_visitor(
     permit: OwnedSemaphorePermit,
 ) {
     match &**port {
-        Port::Forward(to) => forward::take_visitor(shared, to, socket, permit),
+        Port::Forward(_) => {
+            let visitor = forward::Visitor {
+                shared: Arc::clone(shared),
+                port: Arc::clone(port),
+                socket,
+                permit,
+                tried: Tried::default(),
+            };
+            visitor.open();
+        }
         Port::Socks5(_) | Port::Connect(_) => {
             let (shared, port) = (Arc::clone(shared), Arc::clone(port));
             visitors.spawn_interruptible(negotiate(shared, port, socket, permit));

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tunnel::agent;
 use tunnel::agent::Agent;
@@ -141,6 +142,72 @@ async fn the_newest_may_leave_first() {
         let _pair = scene.pair().await;
         assert_eq!(streams(&older), 1);
     }
+}
+
+/// A stream that the frozen agent did not answer is opened again. Remotedialer's dialect has no
+/// answer to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn l8_a_visitor_of_a_frozen_agent_is_served_by_another_of_its_name() {
+    let scene = Scene::start(Replicas::Share, |_| {}).await;
+    let older = scene.agent(1, |_| {}).await;
+    let mut relay = None;
+    let newer = scene.agent(2, |config| relay = Some(Relay::before(config)));
+    let _newer = newer.await;
+    relay.as_ref().unwrap().set(Pace::Stopped);
+    let began = Instant::now();
+    let mut visitor = scene.visitor().await;
+    let target = format!("tcp/{}", scene.target());
+    let dialer = scene.server.dialer("web");
+    let dialed = within(LONG, "the other dial", dialer.dial(target.as_str()));
+    let both = async { [scene.target.accept().await, scene.target.accept().await] };
+    let both = within(LONG, "the dials", both);
+    let (dialed, [one, other]) = tokio::join!(dialed, both);
+    drop(dialed.unwrap());
+    assert!(began.elapsed() < Duration::from_secs(4));
+    visitor.write_all(b"?").await.unwrap();
+    let (mut one, mut other) = (one.unwrap().0, other.unwrap().0);
+    let mut bytes = ([0], [0]);
+    let (read, end) = tokio::join!(one.read(&mut bytes.0), other.read(&mut bytes.1));
+    assert_eq!(
+        read.unwrap() + end.unwrap(),
+        1,
+        "one is the visitor's, one has ended"
+    );
+    assert_eq!(streams(&older), 1);
+    scene.has_sessions(2).await;
+}
+
+/// Visitors come all the time, and every one of them is served.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_visitor_is_refused_while_agents_come_and_leave() {
+    let scene = Scene::start(Replicas::Share, |_| {}).await;
+    let mut agent = scene.agent(1, |_| {}).await;
+    for _ in 0..5 {
+        let newer = scene.agent(2, |_| {}).await;
+        let left = tokio::spawn(std::mem::replace(&mut agent, newer).drain(LONG));
+        for _ in 0..50 {
+            scene.pair().await;
+        }
+        within(PROMPT, "the drain", left).await.unwrap();
+        // The newest leaves, so the server learns by its refusal or by its going away.
+        let newest = scene.agent(2, |_| {}).await;
+        let left = tokio::spawn(newest.drain(LONG));
+        for _ in 0..50 {
+            scene.pair().await;
+        }
+        within(PROMPT, "the drain", left).await.unwrap();
+        scene.has_sessions(1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_full_leaves_streams_to_the_others() {
+    let scene = Scene::start(Replicas::Share, |config| config.mux.max_streams = 1).await;
+    let older = scene.agent(1, |_| {}).await;
+    let newer = scene.agent(2, |_| {}).await;
+    let _pairs = [scene.pair().await, scene.pair().await];
+    assert_eq!((streams(&older), streams(&newer)), (1, 1));
+    crate::rig::refused(scene.server.forwards()[0]).await;
 }
 
 /// Long before it is given up, and without a byte from it.

@@ -57,7 +57,9 @@ impl World {
 
     /// Opens a stream and returns where.
     fn open(&mut self, sessions: &mut Sessions<u32>, replicas: Replicas) -> Option<u32> {
-        let picked = sessions.pick(replicas, |it| self.load(*it)).copied();
+        let picked = sessions
+            .pick(replicas, |it| Some(self.load(*it)))
+            .copied();
         self.streams.extend(picked);
         picked
     }
@@ -139,6 +141,22 @@ fn who_is_frozen_or_drains_is_passed_over() {
         Sessions::<u32>::default().pick(Replicas::Share, |_| unreachable!()),
         None
     );
+}
+
+#[test]
+fn a_session_that_was_tried_is_left_out() {
+    let mut sessions = sessions(Replicas::Share, &[1, 2, 3]);
+    for policy in [Replicas::Share, Replicas::Spread] {
+        let mut tried = vec![];
+        for _ in 0..3 {
+            let load = |it: &u32| (!tried.contains(it)).then(|| World::default().load(*it));
+            let picked = *sessions.pick(policy, load).unwrap();
+            tried.push(picked);
+        }
+        assert_eq!(sessions.pick(policy, |_| None), None);
+        tried.sort_unstable();
+        assert_eq!(tried, [1, 2, 3], "{policy}");
+    }
 }
 
 #[test]

@@ -58,19 +58,32 @@ pub(crate) struct Present {
 }
 
 /// The session through which streams to an agent are opened.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     entry: Entry,
     /// The agent, if the session is a peer's.
     through: Option<String>,
+    /// The agent has further sessions here that were not tried.
+    has_others: bool,
 }
 
 impl Route {
-    const fn direct(entry: Entry) -> Self {
+    fn direct((entry, has_others): (Entry, bool)) -> Self {
         Self {
             entry,
             through: None,
+            has_others,
         }
+    }
+
+    /// Returns the session.
+    pub(crate) const fn session(&self) -> &Session {
+        &self.entry.session
+    }
+
+    /// Whether another session could serve instead.
+    pub(crate) const fn has_others(&self) -> bool {
+        self.has_others
     }
 
     /// Starts opening a stream to `target`.
@@ -271,14 +284,14 @@ impl Registry {
     }
 
     /// Returns the route to an agent: a session of its own here, or that of a peer which has it, if
-    /// no session here is as fit.
-    pub(crate) fn find(&self, name: &str, replicas: Replicas) -> Option<Route> {
+    /// no session here is as fit. Sessions that were tried are left out.
+    pub(crate) fn find(&self, name: &str, replicas: Replicas, tried: &[u64]) -> Option<Route> {
         let mut state = self.lock();
-        let own = state.pick(name, replicas);
+        let own = state.pick(name, replicas, tried);
         if state.peers.is_empty() || self.servers.contains(name) {
             return own.map(Route::direct);
         }
-        let own_health = own.as_ref().map(|entry| entry.session.health());
+        let own_health = own.as_ref().map(|(entry, _)| entry.session.health());
         let peers = state.peers.values();
         let peers = peers.filter(|entry| entry.session.has_client(name));
         let peer = peers.min_by_key(|entry| entry.session.health());
@@ -289,14 +302,15 @@ impl Registry {
             (_, Some(peer)) => Some(Route {
                 entry: peer.clone(),
                 through: Some(name.to_owned()),
+                has_others: false,
             }),
             (own, None) => own.map(Route::direct),
         }
     }
 
-    /// Returns the route to an agent that is connected here.
-    pub(crate) fn own(&self, name: &str, replicas: Replicas) -> Option<Route> {
-        self.lock().pick(name, replicas).map(Route::direct)
+    /// Returns the route to an agent that is connected here. Sessions that were tried are left out.
+    pub(crate) fn own(&self, name: &str, replicas: Replicas, tried: &[u64]) -> Option<Route> {
+        self.lock().pick(name, replicas, tried).map(Route::direct)
     }
 
     /// Whether an agent is connected here.
@@ -383,16 +397,18 @@ impl Registry {
 }
 
 impl State {
-    /// Returns the session for an agent's next stream.
-    fn pick(&mut self, name: &str, replicas: Replicas) -> Option<Entry> {
+    /// Returns the session for an agent's next stream, and whether there are others that were not
+    /// tried.
+    fn pick(&mut self, name: &str, replicas: Replicas, tried: &[u64]) -> Option<(Entry, bool)> {
         let sessions = &mut self.agents.get_mut(name)?.sessions;
-        let has_others = sessions.len() > 1;
-        let entry = sessions.pick(replicas, |it| it.session.load())?.clone();
+        let has_others = sessions.len() > tried.len() + 1;
+        let load = |it: &Entry| (!tried.contains(&it.session.id())).then(|| it.session.load());
+        let entry = sessions.pick(replicas, load)?.clone();
         if has_others {
             // If it is frozen, the next streams go to another one.
             entry.session.probe();
         }
-        Some(entry)
+        Some((entry, has_others))
     }
 
     fn check(

@@ -50,19 +50,18 @@ pub(super) async fn exchange(
         target,
     };
     let refused = |refused: OpenRefused| refused.failure(agent, target);
-    let (route, opening) = shared.open(open_request).map_err(refused)?;
-    serving
-        .visitor()
-        .serves(opening.owner(), &format!("{agent}/{target}"));
+    let visitor = Arc::clone(serving.visitor());
+    let serves = |owner| visitor.serves(owner, &format!("{agent}/{target}"));
+    let opened = shared.open_stream(open_request, serves).await;
+    let (route, stream) = opened.map_err(refused)?;
     let cancel = CancellationToken::new();
-    let (opened, visitor) = (opening.watch(), Arc::clone(serving.visitor()));
+    let opened = stream.watch();
     let mut exchange = Exchange::new(
-        opening.watch(),
+        stream.watch(),
         serving,
         cancel.clone(),
         Arc::clone(&progress),
     );
-    let stream = shared.accepted(opening).await.map_err(refused)?;
     let target_io = TargetIo::new(stream, Arc::clone(&progress));
     let handshake = http1(&shared.config).handshake(TokioIo::new(target_io));
     let (mut sender, connection) = handshake.await.map_err(|error| {

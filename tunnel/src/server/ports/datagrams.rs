@@ -15,8 +15,10 @@ use crate::io::socket::{DatagramListener, Replies};
 use crate::metrics::Dropped;
 use crate::relay::datagrams;
 use crate::relay::datagrams::{QueueReceiver, QueueSender, carry, count_dropped};
+use crate::server::agents::registry::Route;
 use crate::server::config::Forward;
 use crate::server::config::port::Port;
+use crate::server::open::{NotAccepted, Tried};
 use crate::server::ports::forward::open_request;
 use crate::server::shared::Shared;
 use crate::session::Opening;
@@ -110,7 +112,8 @@ fn begin(
     if flows.lock().len() >= config.flows_max {
         return Err(Dropped::Flows);
     }
-    let opened = shared.open(open_request(forward));
+    let mut tried = Tried::default();
+    let opened = shared.open(open_request(forward), &mut tried);
     let (route, opening) = opened.map_err(|_| Dropped::Stream)?;
     let (sender, receiver) = datagrams::queue(config.queue);
     flows.lock().insert(visitor, sender.clone());
@@ -119,7 +122,9 @@ fn begin(
             flows: Arc::clone(flows),
             visitor,
         },
+        route: route.clone(),
         opening,
+        tried,
         receiver,
         replies: listener.replies(visitor),
     };
@@ -135,23 +140,28 @@ fn begin(
 /// One visitor's datagrams and their stream. Dropping it resets the stream.
 struct Flow {
     slot: FlowSlot,
+    route: Route,
     opening: Opening,
+    tried: Tried,
     receiver: QueueReceiver,
     replies: Replies,
 }
 
 impl Flow {
-    async fn serve(self, shared: &Shared) {
+    async fn serve(mut self, shared: &Shared) {
         let FlowSlot { visitor, .. } = self.slot;
         let owner = self.opening.owner();
-        match shared.accepted(self.opening).await {
+        let accepted = shared.accepted(&self.route, self.opening, &mut self.tried);
+        match accepted.await {
             Ok(stream) => {
                 let send = |datagram: &[u8]| self.replies.send(datagram);
                 let idle = Some(shared.config.datagrams.idle);
                 let ending = carry(stream, self.receiver, send, idle, Some(&shared.metrics)).await;
                 tracing::debug!(%visitor, stream = owner.stream, %ending, "flow ended");
             }
-            Err(_) => {
+            // The next datagram begins a flow in another session.
+            Err(NotAccepted::TryAnother) => {}
+            Err(NotAccepted::Refused(_)) => {
                 drop(self.receiver);
                 tokio::time::sleep(REFUSAL_PAUSE).await;
             }

@@ -140,11 +140,11 @@ async fn respond(visitor: &ProxyVisitor, mut request: Request<Incoming>) -> Resu
             _ => refuse(status, &why),
         }
     };
-    let (route, opening) = shared.open(open_request).map_err(failed)?;
     let label = format!("visitor {} -> {}/{target}", visitor.peer, proxy.agent);
     let mut begins = OpeningGuard(Some(visitor));
-    visitor.mark.bind(Role::Stream, opening.owner(), &label);
-    let stream = shared.accepted(opening).await.map_err(failed)?;
+    let bind = |owner| visitor.mark.bind(Role::Stream, owner, &label);
+    let opened = shared.open_stream(open_request, bind).await;
+    let (route, stream) = opened.map_err(failed)?;
     begins.0 = None;
     let upgrade = hyper::upgrade::on(&mut request);
     let (shared, permit) = (Arc::clone(shared), Arc::clone(&visitor.permit));

@@ -57,45 +57,33 @@ pub(crate) async fn serve(
         agent: &proxy.agent,
         target: &target,
     };
-    let (route, opening) = match shared.open(open_request) {
+    let label = format!("visitor {peer} -> {}/{target}", proxy.agent);
+    let bind = |owner| socket.bind(Role::Stream, owner, &label);
+    let mut early = BytesMut::from(&early[..]);
+    let opened = tokio::select! {
+        biased;
+        opened = shared.open_stream(open_request, bind) => opened,
+        () = disconnected(&socket, &mut early) => return,
+    };
+    let (route, stream) = match opened {
         Ok(opened) => opened,
         Err(refused) => {
+            socket.bind(Role::Control, NOBODY, "visitor that was refused");
             reply_and_close(&socket, &Code::from(refused.reason()).reply()).await;
             return;
         }
     };
-    let owner = opening.owner();
-    let label = format!("visitor {peer} -> {}/{target}", proxy.agent);
-    socket.bind(Role::Stream, owner, &label);
+    let shared = Arc::clone(&shared);
     route.scope().spawn(async move {
         let _permit = permit;
-        let mut early = BytesMut::from(&early[..]);
-        let opened = tokio::select! {
-            biased;
-            opened = shared.accepted(opening) => opened,
-            () = disconnected(&socket, &mut early) => return,
-        };
-        match opened {
-            Ok(stream) => {
-                // The socket's send buffer is empty, so it takes this at once.
-                if send(&socket, &Code::Succeeded.reply()).await.is_err() {
-                    stream.watch().reset(Reason::Aborted);
-                    return;
-                }
-                let ending =
-                    splice_after(early.freeze(), socket, stream, shared.config.splice).await;
-                tracing::debug!(
-                    visitor = %peer,
-                    stream = owner.stream,
-                    %ending,
-                    "visitor released"
-                );
-            }
-            Err(refused) => {
-                socket.bind(Role::Control, NOBODY, "visitor that was refused");
-                reply_and_close(&socket, &Code::from(refused.reason()).reply()).await;
-            }
+        // The socket's send buffer is empty, so it takes this at once.
+        if send(&socket, &Code::Succeeded.reply()).await.is_err() {
+            stream.watch().reset(Reason::Aborted);
+            return;
         }
+        let owner = stream.owner();
+        let ending = splice_after(early.freeze(), socket, stream, shared.config.splice).await;
+        tracing::debug!(visitor = %peer, stream = owner.stream, %ending, "visitor released");
     });
 }
 
