@@ -53,11 +53,18 @@ struct Shared {
 }
 
 impl Agent {
-    /// Starts an agent. It connects, and reconnects when a link ends.
+    /// Starts an agent. It connects, and reconnects when a link ends. One whose configuration
+    /// [`Config::check`] refuses logs why and connects to nothing.
     #[must_use]
     pub fn start(config: Config, metrics: Option<Arc<Metrics>>) -> Self {
         let scope = Scope::new();
-        let links = config.links.clamp(1, LINKS_MAX);
+        let links = match config.check() {
+            Ok(()) => config.links.clamp(1, LINKS_MAX),
+            Err(error) => {
+                tracing::error!(%error, "the agent connects to nothing: its configuration is wrong");
+                0
+            }
+        };
         let token = config.token.clone();
         let keyring = match &config.invited {
             Some(Invited { keep, kept }) => Keyring::invited(token, kept.clone(), keep.clone()),

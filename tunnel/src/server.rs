@@ -25,7 +25,7 @@ mod shared;
 mod visitor;
 
 pub use tunnel_proto::listen::Listen;
-use tunnel_proto::mux::Reason;
+use tunnel_proto::mux::{ConfigError, Reason};
 
 use crate::admin::{Admin, AdminError, Inspector};
 use crate::io::clock::Clock;
@@ -66,9 +66,23 @@ pub enum StartError {
     /// The admin port cannot be served.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// A bound of the sessions is zero.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The counters cannot be registered.
     #[error("cannot register the counters: {0}")]
     Counters(#[from] prometheus::Error),
+}
+
+/// Why ports and access cannot be replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// The ports cannot be served.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// The roster cannot be read.
+    #[error(transparent)]
+    Roster(#[from] io::Error),
 }
 
 /// A running server. Dropping it aborts its tasks and closes their sockets. [`Server::drain`] shuts
@@ -93,6 +107,8 @@ impl Server {
     ///
     /// [`StartError`]. Nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.mux.check()?;
+        config.remotedialer_mux.check()?;
         let metrics = Metrics::new(config.compat_metrics)?;
         let admission = Admission::new(config.access.clone(), config.roster.as_deref())?;
         let front = Listener::listen(config.listen, "front").await?;
@@ -202,6 +218,21 @@ impl Server {
         self.ports.set(ports).await
     }
 
+    /// Replaces the ports and the access table together, as [`Self::set_ports`] and
+    /// [`Self::set_access`] do.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplaceError`]. Nothing has changed then.
+    pub async fn replace(&self, ports: Vec<Port>, access: Access) -> Result<(), ReplaceError> {
+        let shared = &self.shared;
+        let prepared = Admission::prepare(access, shared.config.roster.as_deref())?;
+        self.ports.set(ports).await?;
+        shared.admission.commit(prepared);
+        self.revoke();
+        Ok(())
+    }
+
     /// Returns the address of the admin port, if there is one.
     #[must_use]
     pub const fn admin(&self) -> Option<SocketAddr> {
@@ -217,9 +248,8 @@ impl Server {
     /// The roster cannot be read. Nothing has changed then.
     pub fn set_access(&self, access: Access) -> io::Result<()> {
         let shared = &self.shared;
-        shared
-            .admission
-            .replace(access, shared.config.roster.as_deref())?;
+        let prepared = Admission::prepare(access, shared.config.roster.as_deref())?;
+        shared.admission.commit(prepared);
         self.revoke();
         Ok(())
     }

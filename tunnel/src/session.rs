@@ -15,10 +15,14 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 mod core;
+mod idle;
 pub mod link;
 pub(crate) mod stats;
 mod stream;
 pub(crate) mod throttle;
+
+#[cfg(test)]
+mod tests;
 
 use tunnel_proto::Time;
 use tunnel_proto::mux::{By, Ending, Event, OpenError, Reason, SessionError};
@@ -31,6 +35,7 @@ use crate::io::socket::{Mark, Owner};
 use crate::metrics::{SessionMetrics, StreamMetrics};
 pub use crate::session::core::Core;
 pub(crate) use crate::session::core::MessageError;
+use crate::session::idle::Moved;
 pub use crate::session::stats::{SessionStats, StreamStats};
 pub use crate::session::stream::{Incoming, Opening, ReceiveStream, SendStream, Stream, Watch};
 use crate::session::throttle::Throttle;
@@ -72,6 +77,7 @@ struct Slot {
     writer: Option<Waker>,
     ended: Option<Waker>,
     metrics: Option<StreamMetrics>,
+    moved: Moved,
     /// Its user let go of the stream, which goes on without.
     left: bool,
 }
@@ -87,6 +93,7 @@ impl Slot {
             writer: None,
             ended: None,
             metrics: None,
+            moved: Moved::new(began),
             left: false,
         }
     }
@@ -410,8 +417,8 @@ impl Shared {
             match event {
                 Event::Opened { stream, target } => {
                     let slot = Slot::new(&target, self.clock.now());
+                    state.incoming.push_back((stream, slot.target.clone()));
                     state.slots.insert(stream, slot);
-                    state.incoming.push_back((stream, target));
                     wake(&mut state.acceptor);
                 }
                 Event::Accepted { stream } => {

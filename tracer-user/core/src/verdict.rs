@@ -105,7 +105,7 @@ impl FromStr for Kind {
 }
 
 /// What a finding means for the verdict, as with lints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Level {
     /// The verdict is `leak`.
     Deny,

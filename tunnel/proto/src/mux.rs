@@ -18,7 +18,7 @@ pub mod stream;
 mod streams;
 mod table;
 
-pub use error::{By, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
+pub use error::{By, ConfigError, Ending, OpenError, ReadError, Reason, SessionError, WriteError};
 pub use stats::{Stats, StreamStats};
 pub use streams::Streams;
 

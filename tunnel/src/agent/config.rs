@@ -66,6 +66,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Checks that streams can move.
+    ///
+    /// # Errors
+    ///
+    /// [`mux::ConfigError`] names the bound that is zero.
+    pub fn check(&self) -> Result<(), mux::ConfigError> {
+        self.mux.check()?;
+        self.remotedialer_mux.check()
+    }
+
     /// Returns a configuration with defaults for everything else.
     #[must_use]
     pub fn new(server: ServerUrl, name: String, policy: Policy, token: Token) -> Self {

@@ -122,11 +122,11 @@ async fn serve(
         "connected"
     );
     let scope = Scope::new();
-    scope.spawn(accept_streams(
-        Arc::clone(shared),
-        session.clone(),
-        scope.handle(),
-    ));
+    let accepting = accept_streams(Arc::clone(shared), session.clone(), scope.handle());
+    let idle = session.clone().reset_idle(shared.config.splice.idle);
+    scope.spawn(async move {
+        tokio::join!(accepting, idle);
+    });
     shared.sessions.send_modify(|sessions| {
         sessions.insert(slot, session.clone());
     });

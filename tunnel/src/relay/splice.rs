@@ -4,7 +4,6 @@
 //! of either side resets the other. The socket is watched for a reset even while flow control
 //! forbids reading from it.
 
-use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,8 +31,8 @@ pub struct Config {
     pub turn: usize,
     /// How long a half-closed pair may be idle before it is reset. It may take twice as long.
     pub linger: Duration,
-    /// How long a pair may be idle in both directions before it is reset. It may take twice as
-    /// long. `None` means no limit.
+    /// How long a stream may be idle in both directions before its session resets it. It may take
+    /// half as long again. `None` means no limit.
     pub idle: Option<Duration>,
     /// How TCP detects that a visitor or a target is gone.
     pub tcp: Options,
@@ -112,14 +111,6 @@ impl Progress {
         self.still(linger).await;
     }
 
-    /// Returns when nothing has moved for `idle`.
-    async fn idle(&self, idle: Option<Duration>) {
-        match idle {
-            Some(idle) => self.still(idle).await,
-            None => pending().await,
-        }
-    }
-
     async fn still(&self, limit: Duration) {
         let mut before = self.moved.load(Ordering::Relaxed);
         loop {
@@ -191,7 +182,6 @@ pub async fn splice_after(early: Bytes, socket: Socket, stream: Stream, config: 
             result = async { tokio::try_join!(inward.as_mut(), outward.as_mut()) } => result.map(|_| ()),
             () = reset_after_end => Err(Broken::Read),
             () = progress.silent(config.linger) => Err(Broken::Silent(Timeout::Linger)),
-            () = progress.idle(config.idle) => Err(Broken::Silent(Timeout::Idle)),
         };
         let broke = matches!(result, Err(Broken::Read | Broken::Write));
         if broke && (progress.timed_out.load(Ordering::Relaxed) || socket.timed_out()) {

@@ -100,7 +100,11 @@ pub(crate) async fn serve_caller(
     if shared.draining.is_cancelled() {
         session.drain();
     }
-    scope.spawn(refuse_opens(session.clone()));
+    let idle = session.clone().reset_idle(shared.config.splice.idle);
+    let refusing = refuse_opens(session.clone());
+    scope.spawn(async move {
+        tokio::join!(refusing, idle);
+    });
     tracing::info!(?party, name, session = id, from = %from, ?dialect, "connected");
     let span = tracing::debug_span!("session", ?party, agent = name, session = id);
     let error = link.run_until(links.cancelled()).instrument(span).await;

@@ -182,19 +182,7 @@ impl Ports {
     /// Replaces the open ports by the wanted ones, and returns those that are not wanted.
     fn change(&self, wanted: Vec<Port>, origins: Vec<Origin>) -> Result<Vec<Open>, PortsError> {
         let mut open = self.lock();
-        for (port, origin) in wanted.iter().zip(&origins) {
-            if let Origin::Kept(at) = origin
-                && let Listen::Unix(file) = port.listen()
-                && let Some(listener) = open.get(*at).and_then(|open| open.file.upgrade())
-            {
-                listener
-                    .set_mode(file.mode())
-                    .map_err(|error| PortsError::Listen {
-                        port: port.to_string(),
-                        error,
-                    })?;
-            }
-        }
+        set_modes(&open, &wanted, &origins)?;
         let mut before: Vec<_> = std::mem::take(&mut *open).into_iter().map(Some).collect();
         for (port, origin) in wanted.into_iter().zip(origins) {
             let next = match origin {
@@ -270,6 +258,38 @@ impl Ports {
         for open in open {
             open.scope.end(TEARDOWN).await;
         }
+    }
+}
+
+/// Sets the modes of the Unix sockets that stay. If one cannot be set, those before it are put back.
+fn set_modes(open: &[Open], wanted: &[Port], origins: &[Origin]) -> Result<(), PortsError> {
+    let mut changed: Vec<(Arc<UnixListener>, u32)> = Vec::new();
+    for (port, origin) in wanted.iter().zip(origins) {
+        let Origin::Kept(at) = origin else {
+            continue;
+        };
+        if let Listen::Unix(file) = port.listen()
+            && let Some(kept) = open.get(*at)
+            && let Some(listener) = kept.file.upgrade()
+        {
+            if let Err(error) = listener.set_mode(file.mode()) {
+                for (listener, before) in changed {
+                    put_back(&listener, before);
+                }
+                let port = port.to_string();
+                return Err(PortsError::Listen { port, error });
+            }
+            if let Listen::Unix(before) = kept.port.borrow().listen() {
+                changed.push((listener, before.mode()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put_back(listener: &UnixListener, mode: u32) {
+    if let Err(error) = listener.set_mode(mode) {
+        tracing::warn!(%error, "cannot put the mode of a Unix socket back");
     }
 }
 

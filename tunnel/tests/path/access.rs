@@ -1,18 +1,22 @@
 //! Access: tokens of each agent, rotation, revocation, rights, invitations.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tunnel::agent::{Agent, Invited};
 use tunnel::io::token::{Digest, Token};
+use tunnel::metrics::Metrics;
 use tunnel::policy::Policy;
-use tunnel::server::Server;
 use tunnel::server::auth::access::{Access, Grant, Rights};
+use tunnel::server::{Port, ReplaceError, Server};
 
 use crate::rig::{
-    LONG, PROMPT, Rig, agent_config, drain, loopback, refused, server_config, until, within,
+    LONG, PROMPT, Rig, agent_config, connect_fails, drain, loopback, refused, round_trip,
+    server_config, until, within,
 };
-use crate::world::TcpListener;
+use crate::world::{TcpListener, connect};
 
 fn grant(secrets: &[&str]) -> Access {
     let mut access = Access::default();
@@ -149,4 +153,112 @@ async fn an_invited_agent_takes_no_name_from_one_that_is_connected() {
     assert!(connected.is_err());
     assert_eq!(rig.agent.links(), 1);
     second.drain(Duration::ZERO).await;
+}
+
+/// Shakes hands as an agent does, and goes before it has read the answer.
+async fn join_and_lose_the_answer(front: SocketAddr, name: &str, invitation: &Token) {
+    let mut link = connect(front).await.unwrap();
+    let request = format!(
+        "GET /connect HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         sec-websocket-protocol: watertight.v1\r\nx-tunnel-id: {name}\r\n\
+         authorization: Bearer {}\r\n\r\n",
+        invitation.expose()
+    );
+    link.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    within(PROMPT, "the answer", link.read_exact(&mut head))
+        .await
+        .unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_whose_answer_was_lost_can_be_tried_again() {
+    let rig = Rig::start().await;
+    for name in [None, Some("home")] {
+        let agent_name = name.unwrap_or("anyone");
+        let invitation = rig.server.invite(name, Duration::from_secs(60)).unwrap();
+        let front = rig.server.front();
+        join_and_lose_the_answer(front, agent_name, &invitation).await;
+        until("its end", || !rig.server.has_agent(agent_name)).await;
+        let mut config = agent_config(&rig.server, &[]);
+        config.name = agent_name.to_owned();
+        config.token = invitation.clone();
+        config.invited = Some(Invited::default());
+        // Its second link comes by the token that the first was given.
+        config.links = 2;
+        let agent = Agent::start(config, None);
+        within(LONG, "joining", agent.connected()).await;
+        until("both links", || agent.links() == 2).await;
+        // Now the invitation is used up, for this agent too.
+        let mut config = agent_config(&rig.server, &[]);
+        config.name = agent_name.to_owned();
+        config.token = invitation;
+        config.invited = Some(Invited::default());
+        let metrics = Metrics::new(None).unwrap();
+        let late = Agent::start(config, Some(Arc::clone(&metrics)));
+        connect_fails(&metrics, "refused").await;
+        assert_eq!(late.links(), 0);
+        late.drain(Duration::ZERO).await;
+        agent.drain(Duration::ZERO).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_and_access_are_replaced_both_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let roster = folder.path().join("agents");
+    let rig = Rig::start_with(|config| config.roster = Some(roster.clone()), |_| {}).await;
+    let before = rig.server.ports();
+    let other: Port = "127.0.0.1:0=web".parse().map(Port::Socks5).unwrap();
+    std::fs::write(&roster, "nonsense\n").unwrap();
+    let replaced = rig.server.replace(vec![other.clone()], Access::default());
+    let error = replaced.await.unwrap_err();
+    assert!(matches!(error, ReplaceError::Roster(_)), "{error}");
+    assert_eq!(rig.server.ports(), before);
+    // A port that cannot be had leaves the access as it is.
+    std::fs::write(&roster, "").unwrap();
+    let taken = rig.target.local_addr().unwrap();
+    let taken = Port::Socks5(format!("{taken}=web").parse().unwrap());
+    let replaced = rig
+        .server
+        .replace(vec![other.clone(), taken], Access::default());
+    let error = replaced.await.unwrap_err();
+    assert!(matches!(error, ReplaceError::Ports(_)), "{error}");
+    assert_eq!(rig.server.ports(), before);
+    let (mut visitor, mut target) = rig.pair().await;
+    round_trip(&mut visitor, &mut target).await;
+    rig.server
+        .replace(vec![other], Access::default())
+        .await
+        .unwrap();
+    within(PROMPT, "the end", rig.agent.disconnected()).await;
+    assert_eq!(rig.server.ports().len(), 1);
+}
+
+#[tokio::test]
+async fn bounds_with_which_nothing_moves_are_refused() {
+    for zero in [
+        (|config| config.mux.session_send_buffer = 0) as fn(&mut tunnel::server::Config),
+        |config| config.mux.send_buffer = 0,
+        |config| config.mux.window_initial = 0,
+        |config| config.remotedialer_mux.session_send_buffer = 0,
+    ] {
+        let mut config = server_config(SocketAddr::from(([127, 0, 0, 1], 9)));
+        zero(&mut config);
+        let error = Server::start(config).await.unwrap_err();
+        assert!(error.to_string().contains("must not be 0"), "{error}");
+    }
+    let server = Rig::start().await.server;
+    let mut config = agent_config(&server, &[]);
+    config.mux.session_send_buffer = 0;
+    let error = config.check().unwrap_err().to_string();
+    assert!(
+        error.contains("session_send_buffer must not be 0"),
+        "{error}"
+    );
+    let agent = Agent::start(config, None);
+    let connected = tokio::time::timeout(Duration::from_millis(300), agent.connected()).await;
+    assert!(connected.is_err());
 }

@@ -97,6 +97,11 @@ impl Process {
             .count()
     }
 
+    /// Reads a file of the process in `/proc`.
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
+    }
+
     /// Memory that the process holds, in KiB: a field of `proc_pid_status(5)`.
     pub(crate) fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

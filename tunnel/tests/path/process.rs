@@ -304,3 +304,42 @@ fn help_teaches() {
         "{text}"
     );
 }
+
+/// Returns the soft and the hard limit of open files of a process (`proc_pid_limits(5)`).
+fn open_files(process: &Process) -> (String, String) {
+    let limits = process.read("limits");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let mut fields = line.unwrap().split_whitespace().skip(3).map(str::to_owned);
+    (fields.next().unwrap(), fields.next().unwrap())
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_and_a_hard_one_that_is_too_low_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    for (hard, options, told) in [
+        (4096, "--max-connections 2000 --max-sessions 100", false),
+        (4096, "--max-connections 3900 --max-sessions 100", true),
+        (1024, "", true),
+    ] {
+        let program = env!("CARGO_BIN_EXE_tunnel");
+        let script = format!(
+            "ulimit -Sn 256 && ulimit -Hn {hard} && exec {program} server --listen 127.0.0.1:0 {options}"
+        );
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &script])
+            .env("TUNNEL_TOKEN", "secret")
+            .env_remove("TUNNEL_LOG")
+            .env_remove("RUST_LOG")
+            .stderr(std::fs::File::create(&log).unwrap());
+        let mut server = Process::spawn(&mut shell);
+        server.listening("front");
+        let hard = hard.to_string();
+        assert_eq!(open_files(&server), (hard.clone(), hard));
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert_eq!(log.contains("cannot be reached"), told, "{log}");
+    }
+}

@@ -12,8 +12,8 @@ use tunnel::metrics::Metrics;
 use tunnel::policy::Policy;
 use tunnel::target::Target;
 
-use crate::rig::{LONG, PROMPT, Rig, broken, drain, refused, round_trip, until, within};
-use crate::world::BlackHole;
+use crate::rig::{LONG, PROMPT, Rig, broken, drain, refused, round_trip, until, with_http, within};
+use crate::world::{BlackHole, connect};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -234,4 +234,53 @@ async fn a_peer_that_takes_nothing_any_more_is_given_up_by_tcp() {
         let expected = if at_server { (1, 0) } else { (0, 1) };
         assert_eq!(both(&rig, "tcp"), expected);
     }
+}
+
+/// Streams that no splice carries: a request at the front, one of the program, one of a peer's.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_streams_of_the_front_and_of_the_program_are_reset() {
+    let limit = 2 * SHORT;
+    let rig = Rig::start_with(
+        |server| {
+            with_http(server);
+            server.splice.idle = Some(limit);
+        },
+        |_| {},
+    )
+    .await;
+    let address = rig.target.local_addr().unwrap();
+    let dial = Target::tcp(&address.to_string(), None).unwrap();
+    let dialer = rig.server.dialer("web");
+    let mut stream = within(PROMPT, "the stream", dialer.dial(&dial))
+        .await
+        .unwrap();
+    let (mut target, _) = rig.target.accept().await.unwrap();
+    for _ in 0..10 {
+        target.write_all(b"!").await.unwrap();
+        let read = within(PROMPT, "a byte", stream.read_exact(&mut [0])).await;
+        read.unwrap();
+        tokio::time::sleep(limit / 6).await;
+    }
+    assert_eq!(both(&rig, "idle"), (0, 0));
+    let read = within(PROMPT, "the reset", stream.read(&mut [0])).await;
+    assert!(read.is_err(), "{read:?}");
+    let reset = within(PROMPT, "the target's reset", drain(&mut target)).await;
+    assert!(reset.is_err());
+    assert_eq!(both(&rig, "idle"), (1, 0));
+    drop(stream);
+
+    let mut visitor = connect(rig.server.front()).await.unwrap();
+    let request = format!("GET /client/web/http/{address}/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    visitor.write_all(request.as_bytes()).await.unwrap();
+    let (mut target, _) = within(PROMPT, "the dial", rig.target.accept())
+        .await
+        .unwrap();
+    target.read_u8().await.unwrap();
+    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart";
+    target.write_all(response).await.unwrap();
+    let _ = within(PROMPT, "the visitor's end", drain(&mut visitor)).await;
+    let _ = within(PROMPT, "the target's end", drain(&mut target)).await;
+    assert_eq!(both(&rig, "idle"), (2, 0));
+    drop((visitor, target));
+    rig.at_rest().await;
 }

@@ -1,6 +1,7 @@
 //! The findings, each with its evidence.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tracer_abi::annotation::Role;
@@ -12,8 +13,10 @@ use super::tcp::{is_tcp, tuple};
 use crate::event::comm_text;
 use crate::verdict::{Finding, Holder, Kind, Level, Levels, OwnerInfo, ProcessName};
 
-/// How many findings are kept with their evidence. Others are only counted.
+/// How many findings are kept with their evidence.
 const FINDINGS_MAX: usize = 1 << 17;
+/// Of how many more the sockets are known, so that their number is exact.
+const UNLISTED_MAX: usize = 1 << 21;
 /// How many holders a finding names. Others are only counted.
 const HOLDERS_MAX: usize = 4096;
 
@@ -23,9 +26,10 @@ pub struct Findings {
     levels: Levels,
     /// Boxed: a table of whole findings would take twice the memory while it grows.
     findings: HashMap<u64, Box<Finding>>,
-    /// Findings past [`FINDINGS_MAX`].
-    unlisted_denied: u64,
-    unlisted_warned: u64,
+    /// Findings past [`FINDINGS_MAX`], without evidence: a socket may be found more than once.
+    unlisted: HashMap<u64, Kind>,
+    /// Findings past [`UNLISTED_MAX`], which are only counted, each time.
+    uncounted: HashMap<Level, u64>,
     /// What has changed, when the findings are followed.
     news: Option<News>,
 }
@@ -55,8 +59,8 @@ impl Findings {
         Self {
             levels,
             findings: HashMap::new(),
-            unlisted_denied: 0,
-            unlisted_warned: 0,
+            unlisted: HashMap::new(),
+            uncounted: HashMap::new(),
             news: None,
         }
     }
@@ -102,6 +106,7 @@ impl Findings {
         if let Some(news) = &mut self.news {
             news.resolved
                 .extend(self.findings.remove(&id).map(|it| *it));
+            self.unlisted.remove(&id);
         }
     }
 
@@ -145,7 +150,7 @@ impl Findings {
             if is_over {
                 self.resolve(id);
             }
-        } else if self.findings.len() < FINDINGS_MAX {
+        } else if self.findings.len() < FINDINGS_MAX && !self.unlisted.contains_key(&finding.id) {
             let (id, kind, is_over) = (finding.id, finding.kind, finding.released_ns.is_some());
             self.findings.insert(id, Box::new(finding));
             if let Some(news) = &mut self.news {
@@ -155,10 +160,29 @@ impl Findings {
             if is_over {
                 self.resolve(id);
             }
-        } else if level == Level::Deny {
-            self.unlisted_denied += 1;
         } else {
-            self.unlisted_warned += 1;
+            self.record_unlisted(&finding, level);
+        }
+    }
+
+    /// Counts a finding whose evidence is not kept.
+    fn record_unlisted(&mut self, finding: &Finding, level: Level) {
+        let is_full = self.unlisted.len() >= UNLISTED_MAX;
+        match self.unlisted.entry(finding.id) {
+            Entry::Occupied(mut kept) => {
+                let earlier = finding.kind.min(*kept.get());
+                kept.insert(earlier);
+            }
+            Entry::Vacant(_) if is_full => *self.uncounted.entry(level).or_default() += 1,
+            Entry::Vacant(free) => {
+                free.insert(finding.kind);
+                if let Some(news) = &mut self.news {
+                    *news.ever.entry(finding.kind).or_default() += 1;
+                }
+            }
+        }
+        if finding.released_ns.is_some() {
+            self.resolve(finding.id);
         }
     }
 
@@ -175,6 +199,9 @@ impl Findings {
         if self.findings.get(&id).is_some_and(|it| it.kind == kind) {
             self.resolve(id);
             self.findings.remove(&id);
+        }
+        if self.unlisted.get(&id) == Some(&kind) {
+            self.unlisted.remove(&id);
         }
     }
 
@@ -198,7 +225,7 @@ impl Findings {
 
     /// Whether a socket has a finding.
     pub(super) fn contains(&self, id: u64) -> bool {
-        self.findings.contains_key(&id)
+        self.findings.contains_key(&id) || self.unlisted.contains_key(&id)
     }
 
     /// Asks `name` for the names of holders that have none yet.
@@ -238,14 +265,15 @@ impl Findings {
             .values()
             .filter(|finding| self.levels.of(finding.kind) == level)
             .count();
-        let unlisted = match level {
-            Level::Deny => self.unlisted_denied,
-            Level::Warn => self.unlisted_warned,
-            Level::Allow => 0,
-        };
-        u64::try_from(listed)
+        let unlisted = self
+            .unlisted
+            .values()
+            .filter(|kind| self.levels.of(**kind) == level)
+            .count();
+        let uncounted = self.uncounted.get(&level).copied().unwrap_or_default();
+        u64::try_from(listed + unlisted)
             .unwrap_or(u64::MAX)
-            .saturating_add(unlisted)
+            .saturating_add(uncounted)
     }
 
     /// Returns the levels.
@@ -296,4 +324,60 @@ fn ended(ends: &Ends) -> Option<u64> {
     [ends.own_ns, ends.session_ns]
         .into_iter()
         .find(|at_ns| *at_ns != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(id: u64, kind: Kind) -> Finding {
+        Finding {
+            kind,
+            id,
+            cookie: None,
+            tuple: None,
+            accepted: false,
+            tcp_state: None,
+            owner: None,
+            holders: Vec::new(),
+            holders_unlisted: 0,
+            opener: None,
+            born_ns: 0,
+            is_adopted: false,
+            ended_ns: None,
+            since_ns: 0,
+            released_ns: None,
+            releaser: None,
+            seen_ns: 0,
+            bytes_in: None,
+            bytes_out: None,
+            unread: None,
+            unsent: None,
+        }
+    }
+
+    /// A socket may be found again: by a later walk, by another rule, and when it is released.
+    #[test]
+    fn the_total_is_exact_past_the_findings_that_are_kept() {
+        let levels = Levels::default();
+        let kind = Kind::ALL.into_iter();
+        let kind = kind.filter(|kind| levels.of(*kind) == Level::Deny);
+        let [first, second] = kind.take(2).collect::<Vec<_>>()[..] else {
+            panic!("there are fewer");
+        };
+        let mut findings = Findings::new(levels);
+        let total = u64::try_from(FINDINGS_MAX).unwrap() + 1000;
+        for again in 0..3 {
+            for id in 0..total {
+                let mut finding = finding(id, if again == 1 { first } else { second });
+                finding.released_ns = (again == 2).then_some(1);
+                findings.record(finding);
+            }
+            assert_eq!(findings.count(Level::Deny), total, "{again}");
+        }
+        assert_eq!(findings.sorted().len(), FINDINGS_MAX);
+        assert!(findings.contains(total - 1));
+        findings.withdraw(total - 1, first);
+        assert_eq!(findings.count(Level::Deny), total - 1);
+    }
 }

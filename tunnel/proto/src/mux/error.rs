@@ -119,3 +119,21 @@ impl SessionError {
         }
     }
 }
+
+/// A bound with which no stream could move is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} must not be 0: no stream could move a byte")]
+pub struct ConfigError(pub &'static str);
+
+impl ConfigError {
+    /// Names the first of the bounds that is zero.
+    pub(crate) const fn if_zero(mut bounds: &[(&'static str, usize)]) -> Result<(), Self> {
+        while let [(name, bound), rest @ ..] = bounds {
+            if *bound == 0 {
+                return Err(Self(name));
+            }
+            bounds = rest;
+        }
+        Ok(())
+    }
+}

@@ -5,6 +5,7 @@ mod cli;
 mod file;
 mod memory;
 mod nearest;
+mod open_files;
 mod options;
 mod run_agent;
 mod run_server;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let cli = Cli::read();
     start_logging(cli.log_format);
     cli::warn_of_unknown_variables();
+    open_files::raise_limit();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -10,6 +10,7 @@ use tunnel::uplink::Join;
 
 use crate::cli::ServerArgs;
 use crate::file::Settings;
+use crate::open_files;
 use crate::options::{JoinPlan, Options as _, ServerOptions, ServerPlan, TlsSource, warn_of_fixed};
 use crate::signals::{Asked, Signals};
 use crate::stdout::{announce, say};
@@ -40,6 +41,11 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
     config.tls = tls;
     let pin = tls_source.as_ref().zip(config.tls.as_ref());
     let pin = pin.and_then(|(source, tls)| source.pin(tls));
+    open_files::warn_if_few(
+        config.connections_max,
+        config.sessions_max,
+        config.handshakes_max,
+    );
     let server = Server::start(config).await?;
     announce("front", server.front())?;
     for (port, address) in server.ports() {
@@ -153,8 +159,7 @@ async fn reload(
 ) -> anyhow::Result<(ServerOptions, Vec<PathBuf>)> {
     let Read { options, plan, tls } = read;
     let ServerPlan { config, files, .. } = plan;
-    server.set_ports(config.all_ports()).await?;
-    server.set_access(config.access)?;
+    server.replace(config.all_ports(), config.access).await?;
     if let Some(peers) = config.peers {
         server.set_peer_token(peers.token.clone());
     }

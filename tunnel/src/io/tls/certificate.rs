@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Version};
 use x509_parser::time::ASN1Time;
 
 /// The validity of a certificate (RFC 5280, section 4.1.2.5), to the second.
@@ -31,6 +31,12 @@ impl Validity {
             not_after: time(validity.not_after),
         })
     }
+}
+
+/// Returns the version of a certificate if it is older than version 3.
+pub(super) fn old_version(certificate: &[u8]) -> Option<String> {
+    let version = parse(certificate)?.version();
+    (version != X509Version::V3).then(|| format!("version {}", version.0.saturating_add(1)))
 }
 
 /// Returns the DNS names, in lower case, and the addresses of a certificate, or `None` if it is

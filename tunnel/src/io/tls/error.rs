@@ -34,6 +34,14 @@ pub enum TlsError {
         /// What is wrong.
         why: String,
     },
+    /// A certificate is of an old version.
+    #[error("a certificate in {file} is of {version}: {OLD_VERSION}")]
+    OldVersion {
+        /// The file.
+        file: String,
+        /// Which version.
+        version: String,
+    },
     /// A file has no key.
     #[error(
         "{0} has no private key in it: it must be PEM text, with -----BEGIN PRIVATE KEY----- in it (or EC or RSA PRIVATE KEY), and not encrypted"
@@ -196,6 +204,9 @@ impl HandshakeError {
                 let why = "it is that of an authority (CA:TRUE), which no server may use as its own; make one without, or pin it";
                 Self::Certificate(why.to_owned())
             }
+            CertificateError::Other(other) if is_of_old_version(other) => {
+                Self::Certificate(format!("it is of version 1: {OLD_VERSION}"))
+            }
             other => Self::Certificate(other.to_string()),
         }
     }
@@ -214,6 +225,15 @@ impl HandshakeError {
             Self::NotTls | Self::Incompatible(_) | Self::Io(_) | Self::Protocol(_) => "tls",
         }
     }
+}
+
+/// What to do about a certificate of version 1 or 2 (RFC 5280, section 4.1.2.1).
+const OLD_VERSION: &str = "only version 3 has the names that it is checked for; make it anew with \
+                           extensions, as openssl does with -addext subjectAltName=DNS:NAME";
+
+fn is_of_old_version(error: &rustls::OtherError) -> bool {
+    let error = error.0.downcast_ref();
+    matches!(error, Some(webpki::Error::UnsupportedCertVersion))
 }
 
 /// The most names of a certificate that an error lists. A certificate may have thousands.
@@ -307,6 +327,11 @@ impl Failure {
         };
         let told = inner.to_string();
         match inner {
+            rustls::Error::InvalidCertificate(CertificateError::Other(other))
+                if is_of_old_version(other) =>
+            {
+                Self::ClientCertificate(format!("it is of version 1: {OLD_VERSION}"))
+            }
             rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
                 Self::ClientCertificate(told)
             }

@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use webpki::EndEntityCert;
 
+use crate::io::tls::certificate::old_version;
 use crate::io::tls::error::TlsError;
 
 /// The largest file that is read, in bytes. The roots of a whole system take a quarter of it.
@@ -37,6 +38,9 @@ pub(super) fn certificates_in(
         return Err(TlsError::NoCertificate(file));
     }
     for certificate in &certificates {
+        if let Some(version) = old_version(certificate) {
+            return Err(TlsError::OldVersion { file, version });
+        }
         EndEntityCert::try_from(certificate)
             .map_err(|error| malformed(format!("it is not an X.509 certificate: {error:?}")))?;
     }

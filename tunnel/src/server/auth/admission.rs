@@ -31,12 +31,18 @@ struct Sources {
     roster: Roster,
 }
 
+/// What is to replace the sources.
+pub(crate) struct Prepared(Sources);
+
 #[derive(Debug)]
 struct Invitation {
     token: Digest,
     /// The name of the agent that may use it. Without one, the first agent that comes.
     name: Option<String>,
     until: Time,
+    /// Who joined by it and has not come back with its own token: the answer may be lost, and the
+    /// agent may ask again.
+    joined: Option<(String, Credential)>,
 }
 
 /// What an agent or a peer authenticated with.
@@ -86,13 +92,23 @@ impl Admission {
         })
     }
 
-    /// Replaces the configured table and reads the roster again. It may block on the disk.
-    pub(crate) fn replace(&self, configured: Access, roster: Option<&Path>) -> io::Result<()> {
-        let mut sources = lock(&self.sources);
+    /// Reads the roster for [`Self::commit`]. It may block on the disk.
+    pub(crate) fn prepare(configured: Access, roster: Option<&Path>) -> io::Result<Prepared> {
         let roster = Roster::load(roster)?;
-        *sources = Sources { configured, roster };
+        Ok(Prepared(Sources { configured, roster }))
+    }
+
+    /// Replaces the configured table and the roster. It may block on the disk.
+    pub(crate) fn commit(&self, prepared: Prepared) {
+        let Prepared(new) = prepared;
+        let mut sources = lock(&self.sources);
+        // An agent may have joined since the roster was read.
+        let roster = new.roster.again().unwrap_or(new.roster);
+        *sources = Sources {
+            configured: new.configured,
+            roster,
+        };
         self.apply(&sources);
-        Ok(())
     }
 
     /// Makes an invitation.
@@ -117,6 +133,7 @@ impl Admission {
             token: token.digest(),
             name: name.map(str::to_owned),
             until: now.saturating_add(lifetime),
+            joined: None,
         });
         Ok(token)
     }
@@ -124,23 +141,30 @@ impl Admission {
     /// Returns what `secret` is, if it lets in an agent called `name`.
     pub(crate) fn admit(&self, name: &str, secret: &[u8], now: Time) -> Option<AdmittedBy> {
         if let Some(credential) = self.access().admit(name, secret) {
+            let by = |(joined, own): &(String, Credential)| joined == name && *own == credential;
+            lock(&self.invitations).retain(|open| !open.joined.as_ref().is_some_and(by));
             return Some(AdmittedBy::Known(credential));
         }
         let token = Digest::of(secret);
         let invitations = lock(&self.invitations);
         let open = invitations.iter().find(|open| open.is(&token, now))?;
         let is_for = open.name.as_deref().is_none_or(|only| only == name);
-        is_for.then_some(AdmittedBy::Invited(token))
+        let is_free = open.joined.as_ref().is_none_or(|(by, _)| by == name);
+        (is_for && is_free).then_some(AdmittedBy::Invited(token))
     }
 
-    /// Whether the invitation is for one name.
-    pub(crate) fn is_named(&self, token: &Digest) -> bool {
+    /// Whether the invitation may take a name from an agent that is connected: it is for that name,
+    /// and nobody has joined by it.
+    pub(crate) fn may_replace(&self, token: &Digest) -> bool {
         let invitations = lock(&self.invitations);
-        let mut named = invitations.iter().filter(|open| open.name.is_some());
+        let mut named = invitations
+            .iter()
+            .filter(|open| open.name.is_some() && open.joined.is_none());
         named.any(|open| open.token.matches(token))
     }
 
-    /// Adds an invited agent to the roster and returns its own token. It may block on the disk.
+    /// Adds an invited agent to the roster and returns its own token. The invitation stays open
+    /// for this agent until it comes back with that token. It may block on the disk.
     pub(crate) fn redeem(
         &self,
         name: &str,
@@ -154,10 +178,17 @@ impl Admission {
             invitations.swap_remove(at.ok_or(RedeemError::Gone)?)
         };
         let enrolled = sources.enroll(name, &invitation);
-        match &enrolled {
-            Ok(_) => self.apply(&sources),
-            Err(_) => lock(&self.invitations).push(invitation),
-        }
+        let joined = match &enrolled {
+            Ok(own) => {
+                self.apply(&sources);
+                Some((name.to_owned(), Credential::of(own)))
+            }
+            Err(_) => invitation.joined.clone(),
+        };
+        lock(&self.invitations).push(Invitation {
+            joined,
+            ..invitation
+        });
         enrolled
     }
 
@@ -190,10 +221,14 @@ impl Invitation {
 impl Sources {
     fn enroll(&mut self, name: &str, invitation: &Invitation) -> Result<Token, RedeemError> {
         let is_named = invitation.name.is_some();
-        if self.configured.knows(name) || (self.roster.has(name) && !is_named) {
+        let again = match &invitation.joined {
+            Some((by, _)) if by != name => return Err(RedeemError::Gone),
+            joined => joined.is_some(),
+        };
+        if self.configured.knows(name) || (self.roster.has(name) && !is_named && !again) {
             return Err(RedeemError::NameTaken);
         }
-        if self.roster.is_full() {
+        if self.roster.is_full() && !self.roster.has(name) {
             return Err(RedeemError::Full);
         }
         let own = Token::random()?;
@@ -259,6 +294,33 @@ mod tests {
     }
 
     #[test]
+    fn a_join_whose_answer_was_lost_is_tried_again_by_the_same_agent_only() {
+        let admission = admission();
+        let start = Time::default();
+        for name in [None, Some("home")] {
+            let token = admission.invite(name, start, HOUR).unwrap();
+            let secret = token.expose().as_bytes();
+            let lost = admission.redeem("home", token.digest(), start).unwrap();
+            assert!(!admission.may_replace(&token.digest()));
+            let again = Some(AdmittedBy::Invited(token.digest()));
+            assert_eq!(admission.admit("home", secret, start), again);
+            assert_eq!(admission.admit("other", secret, start), None);
+            assert!(matches!(
+                admission.redeem("other", token.digest(), start),
+                Err(RedeemError::Gone)
+            ));
+            let own = admission.redeem("home", token.digest(), start).unwrap();
+            let lost = lost.expose().as_bytes();
+            assert_eq!(admission.admit("home", lost, start), None);
+            assert_eq!(admission.admit("home", secret, start), again);
+            // It comes back with its token.
+            let own = admission.admit("home", own.expose().as_bytes(), start);
+            assert!(matches!(own, Some(AdmittedBy::Known(_))));
+            assert_eq!(admission.admit("home", secret, start), None);
+        }
+    }
+
+    #[test]
     fn an_invitation_ends_with_its_time() {
         let admission = admission();
         let start = Time::default();
@@ -294,7 +356,7 @@ mod tests {
         );
         let mut access = Access::default();
         access.grant("set".to_owned(), Grant::default());
-        admission.replace(access, None).unwrap();
+        admission.commit(Admission::prepare(access, None).unwrap());
         assert!(matches!(
             admission.invite(Some("set"), start, HOUR),
             Err(InviteError::Configured(_))

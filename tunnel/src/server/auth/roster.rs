@@ -40,6 +40,11 @@ impl Roster {
         Ok(Self { file, agents })
     }
 
+    /// Reads the file again.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Self::load(self.file.as_deref())
+    }
+
     pub(crate) fn agents(&self) -> impl Iterator<Item = (&String, Digest)> {
         self.agents.iter().map(|(name, digest)| (name, *digest))
     }

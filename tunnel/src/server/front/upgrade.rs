@@ -193,7 +193,7 @@ async fn redeem(
 ) -> Result<(Credential, HeaderValue), HttpFailure> {
     let now = shared.clock.now();
     // An agent that is connected with another token keeps its name.
-    let redeemed = if shared.registry.has(name) && !shared.admission.is_named(&token) {
+    let redeemed = if shared.registry.has(name) && !shared.admission.may_replace(&token) {
         Err(RedeemError::NameTaken)
     } else {
         let (shared, name) = (Arc::clone(shared), name.to_owned());

@@ -74,10 +74,15 @@ struct Two {
 
 impl Two {
     async fn start(dialect: Dialect) -> Self {
+        Self::start_with(dialect, |_| {}).await
+    }
+
+    async fn start_with(dialect: Dialect, east_has: impl FnOnce(&mut server::Config)) -> Self {
         let target = TcpListener::bind(loopback()).await.unwrap();
         let address = target.local_addr().unwrap();
         let (east, west) = (own_address(), own_address());
-        let east_config = config(east, address, peers("east", &[("west", west)]));
+        let mut east_config = config(east, address, peers("east", &[("west", west)]));
+        east_has(&mut east_config);
         let west_config = config(west, address, peers("west", &[("east", east)]));
         let east = Server::start(east_config).await.unwrap();
         let west = Server::start(west_config).await.unwrap();
@@ -344,4 +349,17 @@ async fn a_dialer_reaches_the_agents_of_peers() {
     let read = stream.read_to_end(&mut answer);
     within(PROMPT, "the answer", read).await.unwrap();
     assert_eq!(answer, b"and back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_stream_of_a_peer_s_is_reset() {
+    let limit = Some(Duration::from_millis(600));
+    let two = Two::start_with(Dialect::Native, |east| east.splice.idle = limit).await;
+    let (mut visitor, mut target) = two.open_pair().await;
+    let end = within(PROMPT, "the visitor's end", drain(&mut visitor)).await;
+    assert!(end.is_err(), "{end:?}");
+    let _ = within(PROMPT, "the target's end", drain(&mut target)).await;
+    let counters = two.east.counters().text().unwrap();
+    let line = "watertight_stream_timeouts_total{timeout=\"idle\"} 1\n";
+    assert!(counters.contains(line), "{counters}");
 }

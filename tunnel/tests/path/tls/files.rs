@@ -1,10 +1,17 @@
 //! Files that cannot be used, and the errors that name them.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tunnel::io::socket::{NOBODY, Role, Socket};
 use tunnel::io::tls::{Client, ClientFiles, Files, Server, Warning};
 
 use super::{DAY, Folder, Signer};
+use crate::rig::{PROMPT, loopback, within};
+use crate::world::TcpListener;
 
 #[test]
 fn files_that_make_no_server_are_named() {
@@ -46,6 +53,10 @@ fn files_that_make_no_server_are_named() {
         (
             with_certificate(file("large.pem", &"a".repeat(1 << 21))),
             "1 MiB",
+        ),
+        (
+            with_certificate(file("old.pem", include_str!("version1.pem"))),
+            "is of version 1",
         ),
         (with_key(folder.path().join("absent.key")), "cannot read"),
         (with_key(file("no.key", &pair.pem)), "no private key"),
@@ -129,4 +140,43 @@ fn a_certificate_out_of_its_time_is_warned_of() {
     assert!(matches!(late, Some(Warning::Expired(_))), "{late:?}");
     let early = server.warning(now - 2 * DAY);
     assert!(matches!(early, Some(Warning::NotYetValid(_))), "{early:?}");
+}
+
+/// What a server shows that some other program has set up.
+#[tokio::test]
+async fn a_server_s_certificate_of_version_1_is_called_that() {
+    let folder = Folder::new();
+    let provider = super::provider();
+    let der = CertificateDer::from_pem_slice(include_bytes!("version1.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("version1.key")).unwrap();
+    let key = provider.key_provider.load_private_key(key).unwrap();
+    let shown = SingleCertAndKey::from(CertifiedKey::new(vec![der], key));
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(shown));
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let signer = Signer::new("other");
+    let pinned = ClientFiles {
+        pins: vec![signer.pin()],
+        ..ClientFiles::default()
+    };
+    for files in [pinned, folder.trusting(&signer)] {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            acceptor.accept(socket).await.map(drop)
+        };
+        let client = Client::load(files).unwrap();
+        let ask = async {
+            let socket = Socket::dial(address, Role::Pool, NOBODY, "test").await;
+            client.connect("127.0.0.1", socket.unwrap()).await
+        };
+        let both = async { tokio::join!(serve, ask) };
+        let (_, asked) = within(PROMPT, "the handshake", both).await;
+        let error = asked.map(drop).unwrap_err().to_string();
+        assert!(error.contains("is of version 1"), "{error}");
+    }
 }

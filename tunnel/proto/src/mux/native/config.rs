@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::mux::ConfigError;
+
 /// The bounds and deadlines of one session.
 ///
 /// Memory of a session: receive buffers hold at most `session_window + max_streams * window_floor`
@@ -24,7 +26,8 @@ pub struct Config {
     pub window_initial: u32,
     /// The credit that a busy stream grows to when the budget has it, in bytes.
     pub window_max: u32,
-    /// The budget for all credit above the floors, in bytes.
+    /// The budget for all credit above the floors, in bytes. A half of it is for the credit that
+    /// streams start with, a half for that which they grow by.
     pub session_window: u64,
     /// Refusals of the peer's opens that wait for the link; more of them end the session.
     pub refusals_max: usize,
@@ -59,5 +62,23 @@ impl Default for Config {
             pong_due: Duration::from_secs(1),
             silence: Duration::from_secs(30),
         }
+    }
+}
+
+impl Config {
+    /// Checks that streams can move.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the bound that is zero.
+    pub const fn check(&self) -> Result<(), ConfigError> {
+        ConfigError::if_zero(&[
+            ("max_streams", self.max_streams),
+            ("frame_max", self.frame_max),
+            ("send_buffer", self.send_buffer),
+            ("session_send_buffer", self.session_send_buffer),
+            ("window_initial", self.window_initial as usize),
+            ("window_max", self.window_max as usize),
+        ])
     }
 }

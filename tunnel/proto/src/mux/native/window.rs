@@ -35,38 +35,60 @@ impl SendWindow {
 /// The session's budget for receive windows, in bytes. Every stream has its floor outside of it, so
 /// an exhausted budget slows streams down and never stops one: a slow reader cannot hold up the
 /// others.
+///
+/// A half of it is for the windows that streams begin with, which idle ones keep, and a half for
+/// those that grow with the bytes that move. So idle streams do not keep the window of a busy one
+/// small. No window takes more than a part of what is left, so the next one finds some, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     limit: u64,
-    used: u64,
+    opening: u64,
+    growth: u64,
 }
+
+/// The part of the budget for growth that is left which one step of growth may take.
+const STEP_SHARE: u64 = 4;
 
 impl Budget {
     /// Creates a budget of `limit` bytes.
     #[must_use]
     pub const fn new(limit: u64) -> Self {
-        Self { limit, used: 0 }
+        Self {
+            limit,
+            opening: 0,
+            growth: 0,
+        }
     }
 
-    /// Takes `amount` bytes out of the budget if they are there.
+    /// Takes `amount` bytes for a window that opens, if they are there.
     pub fn reserve(&mut self, amount: u32) -> bool {
-        let used = self.used.saturating_add(u64::from(amount));
-        let fits = used <= self.limit;
+        let opening = self.opening.saturating_add(u64::from(amount));
+        let fits = opening <= self.limit / 2;
         if fits {
-            self.used = used;
+            self.opening = opening;
         }
         fits
     }
 
-    /// Puts `amount` bytes back.
-    pub fn release(&mut self, amount: u32) {
-        self.used = self.used.saturating_sub(u64::from(amount));
+    /// Takes up to `wanted` bytes for a window that grows, and returns how many.
+    pub fn grow(&mut self, wanted: u32) -> u32 {
+        let left = (self.limit - self.limit / 2).saturating_sub(self.growth);
+        let share = u32::try_from(left / STEP_SHARE).unwrap_or(u32::MAX);
+        let granted = wanted.min(share);
+        self.growth += u64::from(granted);
+        granted
+    }
+
+    /// Puts back what a window took when it opened, and when it grew.
+    pub fn release(&mut self, opening: u32, growth: u32) {
+        self.opening = self.opening.saturating_sub(u64::from(opening));
+        self.growth = self.growth.saturating_sub(u64::from(growth));
     }
 
     /// Returns the bytes in use.
     #[must_use]
     pub const fn used(&self) -> u64 {
-        self.used
+        self.opening + self.growth
     }
 }
 
@@ -78,6 +100,7 @@ impl Budget {
 pub struct ReceiveWindow {
     size: u32,
     reserved: u32,
+    grown: u32,
     outstanding: u32,
     held: u32,
     due: u32,
@@ -106,6 +129,7 @@ impl ReceiveWindow {
         Self {
             size,
             reserved,
+            grown: 0,
             outstanding: size,
             held: 0,
             due: 0,
@@ -132,7 +156,7 @@ impl ReceiveWindow {
     }
 
     /// Takes note of `length` bytes that reached the socket; they become due. A stream that used
-    /// its whole window gets twice as much if the budget has it.
+    /// its whole window gets twice as much, or as much more as the budget has.
     pub fn consume(&mut self, length: usize, config: &Config, budget: &mut Budget) {
         let length = u32::try_from(length).unwrap_or(u32::MAX).min(self.held);
         self.held -= length;
@@ -143,11 +167,10 @@ impl ReceiveWindow {
         }
         self.since_growth = 0;
         let more = self.size.min(config.window_max.saturating_sub(self.size));
-        if more > 0 && budget.reserve(more) {
-            self.size += more;
-            self.reserved += more;
-            self.due = self.due.saturating_add(more);
-        }
+        let more = budget.grow(more);
+        self.size += more;
+        self.grown += more;
+        self.due = self.due.saturating_add(more);
     }
 
     /// Whether half a window is due, so that it is worth a frame.
@@ -171,7 +194,8 @@ impl ReceiveWindow {
 
     /// Puts what the window reserved back into the budget. Harmless when repeated.
     pub fn release(&mut self, budget: &mut Budget) {
-        budget.release(std::mem::take(&mut self.reserved));
+        let opening = std::mem::take(&mut self.reserved);
+        budget.release(opening, std::mem::take(&mut self.grown));
     }
 }
 
@@ -191,12 +215,39 @@ mod tests {
     #[test]
     fn an_empty_budget_leaves_the_floor() {
         let config = config();
-        let mut budget = Budget::new(100);
+        let mut budget = Budget::new(200);
         let sizes: Vec<u32> = (0..4)
             .map(|_| ReceiveWindow::open(&config, &mut budget).size())
             .collect();
         assert_eq!(sizes, [80, 40, 10, 10]);
         assert!(budget.used() <= 100);
+    }
+
+    /// Streams that use their whole windows grow behind any number of idle ones.
+    #[test]
+    fn idle_streams_do_not_keep_the_windows_of_busy_ones_small() {
+        let config = Config::default();
+        let mut budget = Budget::new(config.session_window);
+        let open = |budget: &mut Budget| ReceiveWindow::open(&config, budget);
+        let mut idle: Vec<_> = (0..280).map(|_| open(&mut budget)).collect();
+        for _ in 0..20 {
+            let mut busy = open(&mut budget);
+            assert!(busy.size() >= config.window_floor);
+            for _ in 0..8 {
+                let length = usize::try_from(busy.size()).unwrap();
+                busy.recv(length).unwrap();
+                busy.consume(length, &config, &mut budget);
+                busy.take_credit();
+            }
+            assert!(busy.size() >= config.window_initial, "{}", busy.size());
+            // It stays, as large as it is.
+            idle.push(busy);
+        }
+        assert!(budget.used() <= config.session_window);
+        for window in &mut idle {
+            window.release(&mut budget);
+        }
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::mux::ConfigError;
+
 /// The bounds and deadlines of one session in remotedialer's dialect.
 ///
 /// Memory of a session: receive buffers hold at most `session_cap + max_streams * pause_floor`
@@ -75,5 +77,24 @@ impl Default for Config {
             dial_grace: Duration::from_millis(500),
             delivery_grace: Duration::from_secs(5),
         }
+    }
+}
+
+impl Config {
+    /// Checks that streams can move.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the bound that is zero.
+    pub const fn check(&self) -> Result<(), ConfigError> {
+        ConfigError::if_zero(&[
+            ("max_streams", self.max_streams),
+            ("piece_max", self.piece_max),
+            ("send_buffer", self.send_buffer),
+            ("session_send_buffer", self.session_send_buffer),
+            ("pause_above", self.pause_above),
+            ("stream_cap", self.stream_cap),
+            ("session_cap", self.session_cap),
+        ])
     }
 }
