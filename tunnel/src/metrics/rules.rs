@@ -18,7 +18,7 @@ const LABELS: [(&str, usize); 6] = [
     ("reason", 20),
     ("direction", 2),
     ("version", 1),
-    ("limit", 8),
+    ("limit", 9),
     ("status", 6),
     ("timeout", 5),
 ];
