@@ -22,7 +22,7 @@ pub mod http;
 pub mod port;
 
 pub use forward::Forward;
-pub use http::{HttpPort, HttpSocket};
+pub use http::{HealthPath, HttpPort, HttpSocket};
 pub use port::{Port, PortsError};
 
 /// The configuration of a server.
@@ -38,6 +38,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// More public ports: SOCKS5, HTTP CONNECT and HTTP.
     pub ports: Vec<Port>,
+    /// Where the front and the HTTP ports answer health checks, to everybody.
+    pub health_path: Option<HealthPath>,
     /// The admin port: counters, health, sessions.
     pub admin: Option<admin::Config>,
     /// A second set of metrics under the names of another program.
@@ -104,6 +106,7 @@ impl Config {
             tls_handshake_timeout: Duration::from_secs(10),
             forwards: Vec::new(),
             ports: Vec::new(),
+            health_path: None,
             admin: None,
             compat_metrics: None,
             access: access.into(),

@@ -17,7 +17,7 @@ use http_body_util::{Either, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -213,6 +213,10 @@ async fn respond(
     service: &Service,
     request: Request<Incoming>,
 ) -> Response<FrontBody> {
+    let health_path = shared.config.health_path.as_ref();
+    if health_path.is_some_and(|path| path.as_str() == request.uri().path()) {
+        return health(request.method(), shared.draining.is_cancelled());
+    }
     let port = match service {
         Service::Front { links, .. } if request.uri().path() == "/connect" => {
             let from = serving.visitor().peer_addr();
@@ -231,6 +235,27 @@ async fn respond(
             "this port is for agents; http = [\"listen\"] serves /client/{agent}/... here",
         ),
     }
+}
+
+/// Answers a health check. It tells everybody the same, and nothing about this program. The
+/// connection ends, so that it does not count for long.
+fn health(method: &Method, draining: bool) -> Response<FrontBody> {
+    let (status, text) = match *method {
+        Method::GET | Method::HEAD if draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        Method::GET | Method::HEAD => (StatusCode::OK, "ok\n"),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, ""),
+    };
+    let mut response = Response::new(Either::Right(Full::from(text)));
+    *response.status_mut() = status;
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONNECTION, "close"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 /// Returns a response of this program. The header `Server` and the body tell it from a target's.

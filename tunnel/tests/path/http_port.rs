@@ -296,3 +296,80 @@ async fn it_listens_on_a_unix_socket_and_asks_for_no_host_there() {
     within(LONG, "the response", read).await.unwrap();
     assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_path_is_for_everybody_and_shows_nothing_else() {
+    let rig = Rig::start_with(
+        |config| {
+            with_login(config, UserRights::default());
+            let own = HttpPort {
+                login: true,
+                ..HttpPort::new(loopback().into(), HttpSocket::Plain)
+            };
+            config.ports.push(own.into());
+            config.health_path = Some("/healthz".parse().unwrap());
+        },
+        |_| {},
+    )
+    .await;
+    let own = rig.server.ports()[2].1.inet().unwrap();
+    for at in [rig.server.front(), own] {
+        for headers in [
+            "Host: balancer.example\r\n",
+            "Host: a\r\nSec-Fetch-Site: cross-site\r\n",
+        ] {
+            let (response, _) = ask(&rig, at, "/healthz?a=b", headers).await;
+            let (head, body) = response.split_once("\r\n\r\n").unwrap();
+            let head = head.to_ascii_lowercase();
+            assert!(head.starts_with("http/1.1 200 "), "{head}");
+            assert_eq!(body, "ok\n");
+            for line in head.lines().skip(1) {
+                let (name, _) = line.split_once(':').unwrap();
+                let known = [
+                    "cache-control",
+                    "connection",
+                    "content-length",
+                    "content-type",
+                    "date",
+                ];
+                assert!(known.contains(&name), "{line}");
+            }
+        }
+        // Nothing below it, and nothing else without a login.
+        for path in ["/healthz/", "/healthz/../client/web", "/"] {
+            assert_eq!(status(&rig, at, path, "Host: localhost\r\n").await, 401);
+        }
+        let mut visitor = connect(at).await.unwrap();
+        visitor
+            .write_all(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+            .await
+            .unwrap();
+        let mut response = String::new();
+        let read = visitor.read_to_string(&mut response);
+        within(LONG, "the response", read).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
+    }
+    rig.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_drains_is_not_healthy() {
+    let rig = Rig::start_with(
+        |config| config.health_path = Some("/".parse().unwrap()),
+        |_| {},
+    )
+    .await;
+    // It has come before, and keeps the stream of somebody else company.
+    let (_visitor, _target) = rig.pair().await;
+    let mut check = connect(rig.server.front()).await.unwrap();
+    check.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    crate::rig::until("the check", || rig.server.tasks() >= 3).await;
+    let draining = tokio::spawn(rig.server.drain(LONG));
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    check.write_all(b"Host: a\r\n\r\n").await.unwrap();
+    let mut response = String::new();
+    let read = check.read_to_string(&mut response);
+    within(LONG, "the response", read).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    draining.abort();
+}

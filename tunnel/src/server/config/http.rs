@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use hyper::Uri;
 use tunnel_proto::listen::{Listen, ListenError};
 
 pub use crate::http::origin::{Origin, OriginError};
@@ -85,6 +86,68 @@ impl FromStr for HttpListen {
         match text {
             "listen" => Ok(Self::Shared),
             _ => text.parse().map(Self::Own),
+        }
+    }
+}
+
+/// A path at which the front and the HTTP ports answer health checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthPath(String);
+
+/// A text is not a path for health checks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a path for health checks: write an absolute path such as /healthz, other than \
+     /connect and below /client"
+)]
+pub struct HealthPathError(String);
+
+impl HealthPath {
+    /// Returns the path.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for HealthPath {
+    type Err = HealthPathError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_path = text.starts_with('/')
+            && !text.starts_with("//")
+            && text.parse::<Uri>().is_ok_and(|uri| uri.path() == text);
+        let is_taken = matches!(text, "/connect" | "/client") || text.starts_with("/client/");
+        if is_path && !is_taken {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(HealthPathError(text.to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_path_takes_no_other_path() {
+        for path in ["/", "/healthz", "/a/b", "/connections"] {
+            assert_eq!(path.parse::<HealthPath>().unwrap().as_str(), path);
+        }
+        for wrong in [
+            "",
+            "healthz",
+            "/a b",
+            "/a?b",
+            "/a#b",
+            "//host/a",
+            "http://a/b",
+            "/connect",
+            "/client",
+            "/client/a",
+        ] {
+            assert!(wrong.parse::<HealthPath>().is_err(), "{wrong}");
         }
     }
 }

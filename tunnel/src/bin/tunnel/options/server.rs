@@ -9,7 +9,7 @@ use hyper::header::HeaderName;
 use tunnel::io::token::Digest;
 use tunnel::policy::Rule;
 use tunnel::server::auth::peers::Peer;
-use tunnel::server::config::http::{HttpListen, Origin};
+use tunnel::server::config::http::{HealthPath, HttpListen, Origin};
 use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen};
 use tunnel::uplink::ServerUrl;
@@ -107,6 +107,11 @@ options! {
         /// https://app.example. Requests of all other sites' pages are refused. Repeatable.
         #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
         live http_origin: Vec<Origin>,
+        /// Answer health checks of load balancers at this path of --listen, --http and --https, as
+        /// /healthz: 200 to everybody by whatever host name, or 503 while the server drains. It
+        /// shows nothing else. Not served without this.
+        #[arg(long, value_name = "PATH")]
+        fixed health_path: HealthPath,
         /// The file with the USER:PASSWORD that visitors of --socks5, --http-connect, --http and
         /// --https must know; else the environment variable TUNNEL_PROXY_CREDENTIALS. More users
         /// are in the file, [server.users.NAME]. Without users these ports may listen on loopback

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, de};
 use tunnel::io::tls::ClientCertificates;
 use tunnel::metrics::Compat;
 use tunnel::replicas::Replicas;
+use tunnel::server::config::HealthPath;
 use tunnel::target::Endpoint;
 use tunnel::uplink::ServerUrl;
 use tunnel::wire::Dialect;
@@ -65,7 +66,9 @@ as_themselves![
     DialectArg,
     ReplicasArg,
 ];
-as_strings![HeaderName, HostName, Invitee, Name, ServerUrl, Span];
+as_strings![
+    HeaderName, HealthPath, HostName, Invitee, Name, ServerUrl, Span
+];
 
 impl<T: FromStr<Err: Display>> Value for Vec<T> {
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

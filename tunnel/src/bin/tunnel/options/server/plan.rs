@@ -65,6 +65,7 @@ impl ServerOptions {
         config.roster = self.roster(join.is_some())?;
         config.access.set_users(self.users()?);
         self.set_ports(&mut config, tls.is_some())?;
+        config.health_path = self.health_path.clone();
         config.peers = peers.map(Arc::new);
         config.admin = common.admin;
         config.compat_metrics = common.compat_metrics;
