@@ -19,7 +19,7 @@ const LABELS: [(&str, usize); 6] = [
     ("direction", 2),
     ("version", 1),
     ("limit", 9),
-    ("status", 6),
+    ("status", 7),
     ("timeout", 5),
 ];
 
