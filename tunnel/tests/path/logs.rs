@@ -228,3 +228,33 @@ fn a_refused_login_is_one_line_that_fail2ban_reads_and_nobody_forges() {
     assert!(text.contains("name=\"anna\""), "{text}");
     assert!(!text.contains(CANARY) && !text.contains('\x1b'), "{text}");
 }
+
+/// An agent that crashes again and again makes one warning, and not one for each time.
+#[test]
+fn a_name_that_flaps_is_warned_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let [server_log, agent_log] = ["server", "agent"].map(|name| folder.path().join(name));
+    let front = format!("127.0.0.1:{}", free_port());
+    let _server = start(&["server", "--listen", &front], "info", &server_log);
+    let url = format!("ws://{front}/connect");
+    let lines = |word: &str| {
+        let text = read(&server_log);
+        text.lines().filter(|line| line.contains(word)).count()
+    };
+    for count in 1..=6 {
+        let agent = [
+            "agent",
+            "--server",
+            &url,
+            "--name",
+            "web",
+            "--allow",
+            "127.0.0.1:1",
+        ];
+        let agent = start(&agent, "error", &agent_log);
+        until("the connection", || lines(" connected") >= count);
+        drop(agent);
+        until("the end", || lines(" gone") >= count);
+    }
+    assert_eq!(lines("come and go quickly"), 1, "{}", read(&server_log));
+}

@@ -83,8 +83,9 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 /// The first byte of a handshake (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
 
-const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 72\r\nConnection: close\r\n\r\n\
-    this port speaks TLS: write https:// instead of http://, wss:// for ws:\n";
+const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nServer: watertight\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 84\r\nConnection: close\r\n\r\n\
+    watertight: this port speaks TLS: write https:// instead of http://, wss:// for ws:\n";
 
 impl Server {
     /// Reads the files, and logs a [`Warning`] if there is one.

@@ -19,7 +19,7 @@ use tunnel::server::auth::peers::Peers;
 use tunnel::wire::Dialect;
 
 use crate::rig::{
-    LONG, PROMPT, agent_config, drain, fill, left, loopback, pattern, refused, reset,
+    LONG, PROMPT, agent_config, drain, fill, left, loopback, pattern, refused, reset, round_trip,
     server_config, sum, until, within,
 };
 use crate::world::{TcpListener, connect};
@@ -292,6 +292,33 @@ async fn an_agent_that_leaves_is_not_asked_for_any_more() {
     );
     until("the announcement", || !west.has_agent("web")).await;
     assert!(!east.has_agent("web"));
+}
+
+/// The other server is told of the name once, and of its end with the last agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_of_one_name_are_one_to_a_peer() {
+    for dialect in DIALECTS {
+        let two = Two::start(dialect).await;
+        let (mut visitor, mut target) = two.open_pair().await;
+        let second = agent(&two.east, two.target.local_addr().unwrap(), dialect).await;
+        let sessions = |count: usize| {
+            let line = format!("watertight_agent_sessions{{agent=\"web\"}} {count}\n");
+            let text = two.east.counters().text().unwrap();
+            text.contains(&line)
+        };
+        until("the second session", || sessions(2)).await;
+        // What the older one carries goes on, and what begins now goes to the newer one.
+        round_trip(&mut visitor, &mut target).await;
+        let _newer = two.open_pair().await;
+        drop(second);
+        until("the end of the second", || sessions(1)).await;
+        assert!(two.west.has_agent("web"));
+        round_trip(&mut visitor, &mut target).await;
+        two.open_pair().await;
+        let Two { west, agent, .. } = two;
+        drop(agent);
+        until("the withdrawal", || !west.has_agent("web")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

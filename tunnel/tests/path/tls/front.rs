@@ -63,7 +63,10 @@ async fn a_handshake_that_fails_costs_its_own_connection() {
     let read = plain.read_to_string(&mut answer);
     within(PROMPT, "the answer", read).await.unwrap();
     assert!(
-        answer.starts_with("HTTP/1.1 400 ") && answer.contains("https://"),
+        answer.starts_with("HTTP/1.1 400 ")
+            && answer.contains("\r\nServer: watertight\r\n")
+            && answer.contains("\r\nContent-Length: 84\r\n")
+            && answer.ends_with("wss:// for ws:\n"),
         "{answer}"
     );
     drop(plain);
