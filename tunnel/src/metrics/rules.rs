@@ -1,6 +1,7 @@
 //! The rules of names, checked on everything that is registered (prometheus.io, "Metric and label
 //! naming").
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prometheus::proto::{MetricFamily, MetricType};
@@ -14,7 +15,8 @@ fn families(compat: Option<Compat>) -> Vec<MetricFamily> {
 }
 
 /// Every label, with how many values it may have.
-const LABELS: [(&str, usize); 6] = [
+const LABELS: [(&str, usize); 7] = [
+    ("port", 5),
     ("reason", 20),
     ("direction", 2),
     ("version", 1),
@@ -77,8 +79,11 @@ fn series_begin_at_zero_and_their_labels_are_bounded() {
         for metric in metrics {
             for label in metric.get_label() {
                 let known = LABELS.iter().find(|(known, _)| *known == label.name());
-                let (_, values) = known.unwrap_or_else(|| panic!("{name}: {}", label.name()));
-                assert!(metrics.len() <= *values, "{name}");
+                let (_, most) = known.unwrap_or_else(|| panic!("{name}: {}", label.name()));
+                let labels = metrics.iter().flat_map(|metric| metric.get_label());
+                let same = labels.filter(|other| other.name() == label.name());
+                let values: BTreeSet<_> = same.map(|label| label.value().to_owned()).collect();
+                assert!(values.len() <= *most, "{name}: {values:?}");
             }
             if family.get_field_type() == MetricType::COUNTER {
                 assert!(

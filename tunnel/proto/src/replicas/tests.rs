@@ -57,9 +57,7 @@ impl World {
 
     /// Opens a stream and returns where.
     fn open(&mut self, sessions: &mut Sessions<u32>, replicas: Replicas) -> Option<u32> {
-        let picked = sessions
-            .pick(replicas, |it| Some(self.load(*it)))
-            .copied();
+        let picked = sessions.pick(replicas, |it| Some(self.load(*it))).copied();
         self.streams.extend(picked);
         picked
     }
