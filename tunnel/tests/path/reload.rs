@@ -129,6 +129,8 @@ fn forwards_come_and_go_and_no_stream_is_dropped() {
     let (mut visitor, mut target) = pair(&site, first);
     let second = free_port();
     site.rewrite(&[first, second], &[&site.digest]);
+    let told = site.server.listening("forward");
+    assert_eq!(told, format!("127.0.0.1:{second}"));
     let (mut another, mut its_target) = pair(&site, second);
     talk(&mut visitor, &mut target);
     site.rewrite(&[second], &[&site.digest]);

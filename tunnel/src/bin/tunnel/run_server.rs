@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tunnel::io::tls;
 use tunnel::server::config::HttpSocket;
-use tunnel::server::{Port, Server};
+use tunnel::server::{Listen, Port, Server};
 use tunnel::uplink::Join;
 
 use crate::cli::ServerArgs;
@@ -48,14 +48,7 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
     );
     let server = Server::start(config).await?;
     announce("front", server.front())?;
-    for (port, address) in server.ports() {
-        let kind = match &*port {
-            Port::Forward(_) => "forward",
-            Port::Socks5(_) => "socks5",
-            Port::Connect(_) => "http-connect",
-            Port::Http(http) if http.socket == HttpSocket::Shared => continue,
-            Port::Http(_) => "http",
-        };
+    for (kind, address) in announced(&server) {
         announce(kind, address)?;
     }
     if let Some(admin) = server.admin() {
@@ -87,6 +80,22 @@ pub(crate) async fn run(args: ServerArgs, mut signals: Signals) -> anyhow::Resul
     }
     tracing::info!(deadline = ?drain, "draining; a second signal exits at once");
     signals.or_leave_at_once(server.drain(drain)).await
+}
+
+/// Returns the ports that are announced: those with sockets of their own.
+fn announced(server: &Server) -> Vec<(&'static str, Listen)> {
+    let ports = server.ports().into_iter();
+    let announced = ports.filter_map(|(port, address)| {
+        let kind = match &*port {
+            Port::Forward(_) => "forward",
+            Port::Socks5(_) => "socks5",
+            Port::Connect(_) => "http-connect",
+            Port::Http(http) if http.socket == HttpSocket::Shared => return None,
+            Port::Http(_) => "http",
+        };
+        Some((kind, address))
+    });
+    announced.collect()
 }
 
 /// Prints the line by which an agent can join.
@@ -159,7 +168,16 @@ async fn reload(
 ) -> anyhow::Result<(ServerOptions, Vec<PathBuf>)> {
     let Read { options, plan, tls } = read;
     let ServerPlan { config, files, .. } = plan;
+    let mut known = announced(server);
     server.replace(config.all_ports(), config.access).await?;
+    for port in announced(server) {
+        match known.iter().position(|known| *known == port) {
+            Some(at) => drop(known.swap_remove(at)),
+            None => announce(port.0, &port.1).unwrap_or_else(|error| {
+                tracing::warn!(kind = port.0, address = %port.1, "listening; {error:#}");
+            }),
+        }
+    }
     if let Some(peers) = config.peers {
         server.set_peer_token(peers.token.clone());
     }
