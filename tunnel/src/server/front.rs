@@ -1,9 +1,10 @@
 //! The front: `/connect` for agents. And the HTTP ports:
 //! `/client/{agent}/{scheme}/{host[:port]}/{path}` for visitors, on sockets of their own or on the
-//! front's.
+//! front's. And the HTTP proxy ports.
 
 mod exchange;
 mod login;
+mod proxy;
 mod request;
 mod upgrade;
 mod upload;
@@ -25,8 +26,10 @@ use crate::io::socket::{Listener, NOBODY, Role, Socket};
 use crate::io::tls::{Identity, Transport};
 use crate::io::{scope, tls};
 use crate::server::budget::{Handshake, Place};
+use crate::server::config::port::ProxyPort;
 use crate::server::config::{HttpPort, HttpSocket};
 use crate::server::front::exchange::ExchangeBody;
+use crate::server::front::proxy::ProxyVisitor;
 use crate::server::front::upgrade::upgrade;
 use crate::server::front::visit::visit;
 use crate::server::shared::Shared;
@@ -44,6 +47,8 @@ enum Service {
     },
     /// `/client/...`.
     Http(Arc<HttpPort>),
+    /// CONNECT, and requests in absolute form.
+    Proxy(ProxyVisitor),
 }
 
 impl Service {
@@ -56,7 +61,7 @@ impl Service {
                 .unwrap_or_else(PoisonError::into_inner)
                 .let_in(&shared.front_visitors, &shared.metrics),
             // Its listener has counted it.
-            Self::Http(_) => true,
+            Self::Http(_) | Self::Proxy(_) => true,
         }
     }
 }
@@ -107,6 +112,18 @@ pub(crate) async fn serve_visitor(
     if let Some((transport, identity)) = transport(&shared, socket, secure).await {
         serve_connection(shared, transport, identity, Service::Http(port)).await;
     }
+}
+
+/// Serves a visitor of a proxy port until it has a stream of its own, which the session's scope owns.
+pub(crate) async fn serve_proxy(
+    shared: Arc<Shared>,
+    proxy: ProxyPort,
+    socket: Socket,
+    permit: OwnedSemaphorePermit,
+) {
+    let permit = Arc::new(permit);
+    let service = Service::Proxy(ProxyVisitor { proxy, permit });
+    serve_connection(shared, socket.into(), Identity::default(), service).await;
 }
 
 /// Performs the TLS handshake, if the server has TLS and it is wanted. Returns `None` if it fails.
@@ -213,7 +230,9 @@ async fn respond(
     service: &Service,
     request: Request<Incoming>,
 ) -> Response<FrontBody> {
-    let health_path = shared.config.health_path.as_ref();
+    // The paths of a proxy's requests are those of its targets.
+    let is_proxy = matches!(service, Service::Proxy(_));
+    let health_path = shared.config.health_path.as_ref().filter(|_| !is_proxy);
     if health_path.is_some_and(|path| path.as_str() == request.uri().path()) {
         return health(request.method(), shared.draining.is_cancelled());
     }
@@ -224,6 +243,9 @@ async fn respond(
         }
         Service::Front { .. } => shared.front_http.borrow().clone(),
         Service::Http(port) => Some(Arc::clone(port)),
+        Service::Proxy(visitor) => {
+            return proxy::respond(shared, visitor, serving, request).await;
+        }
     };
     match port {
         Some(port) => {
@@ -260,12 +282,7 @@ fn health(method: &Method, draining: bool) -> Response<FrontBody> {
 
 /// Returns a response of this program. The header `Server` and the body tell it from a target's.
 fn plain_text(status: StatusCode, why: &str) -> Response<FrontBody> {
-    plain_text_of(status, why).map(Either::Right)
-}
-
-/// Returns a response of this program, as [`plain_text`].
-pub(crate) fn plain_text_of(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(format!("watertight: {why}\n")));
+    let mut response = Response::new(Either::Right(format!("watertight: {why}\n").into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     let text = HeaderValue::from_static("text/plain; charset=utf-8");

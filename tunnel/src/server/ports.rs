@@ -3,7 +3,6 @@
 
 pub(crate) mod datagrams;
 pub(crate) mod forward;
-pub(crate) mod http_connect;
 pub(crate) mod socks5;
 
 use std::io;
@@ -331,7 +330,7 @@ async fn negotiate(
 ) {
     match &*port {
         Port::Socks5(proxy) => socks5::serve(shared, proxy, socket, permit).await,
-        Port::Connect(proxy) => http_connect::serve(shared, proxy.clone(), socket, permit).await,
+        Port::Connect(proxy) => front::serve_proxy(shared, proxy.clone(), socket, permit).await,
         Port::Forward(_) | Port::Http(_) => {}
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Visitor {
     mark: Mark,
     peer: PeerAddr,
     serving: AtomicBool,
+    /// The end of the input ends the request that is being served.
+    ends_with_input: AtomicBool,
     /// A head has not arrived in time.
     head_is_late: AtomicBool,
     /// The visitor may still be sending the body of a request that was answered.
@@ -48,6 +50,7 @@ impl Visitor {
     pub(crate) fn begin_request(self: &Arc<Self>, has_body: bool) -> RequestGuard {
         self.is_sending.store(has_body, Ordering::Relaxed);
         self.answering.store(true, Ordering::Relaxed);
+        self.ends_with_input.store(false, Ordering::Relaxed);
         self.serving.store(true, Ordering::Release);
         RequestGuard {
             visitor: Arc::clone(self),
@@ -58,6 +61,12 @@ impl Visitor {
     pub(crate) fn serves(&self, owner: Owner, destination: &str) {
         let label = format!("visitor {} -> {destination}", self.peer);
         self.mark.bind(Role::Stream, owner, &label);
+    }
+
+    /// Has the end of the input end the request that is being served.
+    pub(crate) fn ends_with_input(&self) {
+        self.ends_with_input.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Takes note that the whole request was read.
@@ -96,6 +105,11 @@ impl Visitor {
     fn request_ended(&self) {
         self.pooled();
         self.serving.store(false, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes the connection's task, if it waits for the end of the request.
+    fn wake(&self) {
         let waker = self
             .io
             .lock()
@@ -207,6 +221,7 @@ impl VisitorIo {
             mark: transport.socket().mark(),
             peer: transport.socket().peer_addr(),
             serving: AtomicBool::new(false),
+            ends_with_input: AtomicBool::new(false),
             head_is_late: AtomicBool::new(false),
             is_sending: AtomicBool::new(false),
             answering: AtomicBool::new(false),
@@ -237,7 +252,9 @@ impl VisitorIo {
         let linger = self.linger;
         let timer = self.finished.get_or_insert_with(|| Box::pin(sleep(linger)));
         self.visitor.register(cx);
-        if !self.visitor.serving.load(Ordering::Acquire) {
+        if !self.visitor.serving.load(Ordering::Acquire)
+            || self.visitor.ends_with_input.load(Ordering::Acquire)
+        {
             return Poll::Ready(Ok(()));
         }
         timer.as_mut().poll(cx).map(Ok)

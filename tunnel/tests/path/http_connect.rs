@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use tunnel::io::token::Token;
 use tunnel::login::Users;
 use tunnel::policy::Policy;
+use tunnel::server::auth::access::{Grant, Rights};
 use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::server::{Config, Port};
 use tunnel::wire::Dialect;
@@ -104,6 +106,20 @@ async fn names_are_the_agent_s_to_resolve_and_both_directions_end_by_themselves(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_say_that_it_has_no_content() {
+    let rig = rig(Dialect::Native, |_| {}).await;
+    let target = rig.target.local_addr().unwrap();
+    let request =
+        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nContent-Length: 0\r\n\r\n");
+    let (mut visitor, status, ..) = say(&rig, &request).await;
+    assert_eq!(status, 200);
+    let (mut target, _) = within(LONG, "the dial", rig.target.accept()).await.unwrap();
+    round_trip(&mut visitor, &mut target).await;
+    drop((visitor, target));
+    rig.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_behind_the_request_is_not_lost() {
     let rig = rig(Dialect::Native, |_| {}).await;
     let target = rig.target.local_addr().unwrap().to_string();
@@ -183,6 +199,148 @@ async fn the_answer_says_why_there_is_no_stream() {
     )
     .await;
     assert_eq!(status, 503, "{body}");
+}
+
+/// Takes one request at the target, answers it with `body`, and returns its head and its content.
+async fn answer(rig: &Rig, body: &str) -> (String, String) {
+    let (mut target, _) = within(LONG, "the dial", rig.target.accept()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(LONG, "the head", target.read_u8()).await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let lower = head.to_ascii_lowercase();
+    let length = lower
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |length| length.parse().unwrap());
+    let mut content = vec![0; length];
+    let read = within(LONG, "the content", target.read_exact(&mut content)).await;
+    read.unwrap();
+    let response = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    target.write_all(response.as_bytes()).await.unwrap();
+    (head, String::from_utf8(content).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_is_passed_on_and_the_connection_is_good_for_more() {
+    for dialect in [Dialect::Native, Dialect::Remotedialer] {
+        let health = |server: &mut Config| {
+            server.health_path = Some("/healthz".parse().unwrap());
+        };
+        let rig = rig(dialect, health).await;
+        let target = rig.target.local_addr().unwrap();
+        let mut visitor = connect(port(&rig)).await.unwrap();
+        let request = format!(
+            "PUT http://localhost:{}/a%2Fb?c=d HTTP/1.1\r\nHost: other.example\r\n\
+             Proxy-Connection: keep-alive\r\nAuthorization: Basic eDp5\r\nX-Own: 1\r\n\
+             Content-Length: 7\r\n\r\ncontent",
+            target.port()
+        );
+        let served = tokio::join!(say_on(&mut visitor, &request), answer(&rig, "first"));
+        let ((status, response, body), (head, content)) = served;
+        assert_eq!(
+            (status, body.as_str(), content.as_str()),
+            (200, "first", "content")
+        );
+        assert!(
+            response.contains("\r\nvia: 1.1 watertight\r\n"),
+            "{response}"
+        );
+        assert!(head.starts_with("PUT /a%2Fb?c=d HTTP/1.1\r\n"), "{head}");
+        let lower = head.to_ascii_lowercase();
+        assert!(lower.contains(&format!("\r\nhost: localhost:{}\r\n", target.port())));
+        assert!(
+            !lower.contains("other.example") && !lower.contains("proxy-"),
+            "{head}"
+        );
+        assert!(
+            lower.contains("\r\nauthorization: basic edp5\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("\r\nX-Own: 1\r\n"), "{head}");
+        // The connection serves another request, and then a stream.
+        let request = format!("GET http://{target}/healthz HTTP/1.1\r\nHost: {target}\r\n\r\n");
+        let served = tokio::join!(say_on(&mut visitor, &request), answer(&rig, "second"));
+        let ((status, _, body), (head, _)) = served;
+        assert_eq!((status, body.as_str()), (200, "second"));
+        assert!(head.starts_with("GET /healthz HTTP/1.1\r\n"), "{head}");
+        let (status, ..) = say_on(&mut visitor, &self::request(&target.to_string())).await;
+        assert_eq!(status, 200);
+        let (mut target, _) = within(LONG, "the dial", rig.target.accept()).await.unwrap();
+        round_trip(&mut visitor, &mut target).await;
+        drop((visitor, target));
+        rig.at_rest().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_that_has_sent_its_plain_request_may_finish() {
+    let rig = rig(Dialect::Native, |_| {}).await;
+    let target = rig.target.local_addr().unwrap();
+    let mut visitor = connect(port(&rig)).await.unwrap();
+    let request = format!("GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    visitor.write_all(request.as_bytes()).await.unwrap();
+    visitor.shutdown().await.unwrap();
+    answer(&rig, "whole").await;
+    let mut response = String::new();
+    let read = within(LONG, "the response", visitor.read_to_string(&mut response)).await;
+    read.unwrap();
+    assert!(response.ends_with("\r\n\r\nwhole"), "{response}");
+    rig.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http_has_the_rights_and_logins_of_connect() {
+    let rig = rig(Dialect::Native, |server| {
+        let Port::Connect(proxy) = &mut server.ports[0] else {
+            panic!("not CONNECT")
+        };
+        proxy.login = true;
+        let users = Users::of_pair("anna:sec:ret").unwrap();
+        server.access.set_users(users);
+        let targets = vec!["127.0.0.1:*".parse().unwrap()];
+        let grant = Grant {
+            tokens: vec![Token::new("secret", "test").unwrap().digest()],
+            rights: Rights {
+                targets: Some(Policy::new(targets)),
+                ..Rights::default()
+            },
+            ..Grant::default()
+        };
+        server.access.grant("web".to_owned(), grant);
+    })
+    .await;
+    let target = rig.target.local_addr().unwrap();
+    let with = |uri: &str, header: &str| format!("GET {uri} HTTP/1.1\r\nHost: a\r\n{header}\r\n");
+    let right = "Proxy-Authorization: Basic YW5uYTpzZWM6cmV0\r\n";
+    let uri = format!("http://{target}/");
+    for header in ["", "Authorization: Basic YW5uYTpzZWM6cmV0\r\n"] {
+        let (_, status, head, _) = say(&rig, &with(&uri, header)).await;
+        assert_eq!(status, 407, "{header}");
+        assert!(head.contains("proxy-authenticate: basic realm="), "{head}");
+    }
+    for (uri, expected) in [
+        ("http://127.0.0.2/", 403),
+        ("http://localhost:1/", 403),
+        ("https://127.0.0.1/", 501),
+        ("http://127.0.0.1:0/", 400),
+        ("/", 405),
+    ] {
+        let (_, status, _, body) = say(&rig, &with(uri, right)).await;
+        assert_eq!(status, expected, "{uri}: {body}");
+        assert!(body.starts_with("watertight: "), "{body}");
+    }
+    let request = with(&uri, right);
+    let served = tokio::join!(say(&rig, &request), answer(&rig, "ok"));
+    let ((visitor, status, _, body), (head, _)) = served;
+    assert_eq!((status, body.as_str()), (200, "ok"));
+    assert!(!head.to_ascii_lowercase().contains("proxy-auth"), "{head}");
+    drop(visitor);
+    rig.at_rest().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

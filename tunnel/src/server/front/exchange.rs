@@ -19,7 +19,7 @@ use tracing::Instrument as _;
 use tunnel_proto::mux::{By, Ending, OpenError, Reason};
 
 use crate::relay::splice::FLUSH_GRACE;
-use crate::server::config::{Config, HttpPort};
+use crate::server::config::Config;
 use crate::server::front::FrontBody;
 use crate::server::front::request::{Address, VIA, rewrite, strip_hop_by_hop};
 use crate::server::front::upload::{Progress, Stalled, TargetIo};
@@ -31,7 +31,7 @@ use crate::session::Watch;
 /// Opens a stream for a request, passes the request on and returns the response.
 pub(super) async fn exchange(
     shared: &Arc<Shared>,
-    port: &HttpPort,
+    entrypoint: Entrypoint<'_>,
     user: Option<&str>,
     serving: RequestGuard,
     address: &Address,
@@ -41,10 +41,7 @@ pub(super) async fn exchange(
     let visitor_version = request.version();
     let (request, progress) = rewrite(shared.clock, request, address)?;
     let open_request = OpenRequest {
-        entrypoint: Entrypoint::Port {
-            kind: "http",
-            listen: &port.listen,
-        },
+        entrypoint,
         user,
         agent,
         target,

@@ -70,6 +70,28 @@ impl Address {
             path: format!("/{}", parts.next().unwrap_or_default()),
         })
     }
+
+    /// Reads the absolute form of a request to a proxy: `http://HOST[:PORT][/PATH]`.
+    pub(super) fn absolute(agent: &str, uri: &Uri) -> Result<Self, (StatusCode, &'static str)> {
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                let why = "https takes CONNECT HOST:PORT; here is http only";
+                return Err((StatusCode::NOT_IMPLEMENTED, why));
+            }
+            _ => return Err((StatusCode::BAD_REQUEST, "the scheme is http")),
+        }
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let target = Target::tcp(authority, Some(80)).map_err(|_| {
+            let why = "write http://HOST or http://HOST:PORT, an IPv6 address in brackets";
+            (StatusCode::BAD_REQUEST, why)
+        })?;
+        Ok(Self {
+            agent: agent.to_owned(),
+            target,
+            path: uri.path().to_owned(),
+        })
+    }
 }
 
 /// Makes the request that the target gets. Each request has a stream and a connection to the target
@@ -202,6 +224,29 @@ mod tests {
                 status,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn absolute_forms_are_read() {
+        for (text, target, path) in [
+            ("http://a.example", "tcp/a.example:80", "/"),
+            ("http://a.example/x%2Fy?z", "tcp/a.example:80", "/x%2Fy"),
+            ("HTTP://[::1]:81/", "tcp/[::1]:81", "/"),
+        ] {
+            let address = Address::absolute("web", &text.parse().unwrap()).unwrap();
+            assert_eq!(address.target.to_string(), target, "{text}");
+            assert_eq!(address.path, path, "{text}");
+        }
+        for (text, status) in [
+            ("https://a", 501),
+            ("ftp://a", 400),
+            ("http://anna:secret@a/", 400),
+            ("http://a:0/", 400),
+            ("a:80", 400),
+        ] {
+            let refused = Address::absolute("web", &text.parse().unwrap());
+            assert_eq!(refused.unwrap_err().0.as_u16(), status, "{text}");
         }
     }
 

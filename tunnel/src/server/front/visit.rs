@@ -13,6 +13,7 @@ use crate::server::front::exchange::exchange;
 use crate::server::front::login::{login, refusal};
 use crate::server::front::request::Address;
 use crate::server::front::{FrontBody, plain_text};
+use crate::server::open::Entrypoint;
 use crate::server::shared::Shared;
 use crate::server::visitor::RequestGuard;
 
@@ -59,7 +60,12 @@ pub(super) async fn visit(
             "the server has as many visitors as its configuration allows",
         );
     }
-    match exchange(shared, port, user.as_deref(), serving, &address, request).await {
+    let entrypoint = Entrypoint::Port {
+        kind: "http",
+        listen: &port.listen,
+    };
+    let user = user.as_deref();
+    match exchange(shared, entrypoint, user, serving, &address, request).await {
         Ok(response) => response,
         Err((status, why)) => {
             tracing::debug!(
