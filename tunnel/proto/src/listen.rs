@@ -1,7 +1,7 @@
-//! Where a public port listens: `IP:PORT`, or `unix:[MODE:]/PATH`.
+//! Where a public port listens: `IP:PORT`, `localhost:PORT`, `:PORT`, or `unix:[MODE:]/PATH`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -26,9 +26,16 @@ pub struct ListenPath {
 pub enum ListenError {
     /// It is neither `IP:PORT` nor a path.
     #[error(
-        "{0:?} is not an address to listen on: write IP:PORT, an IPv6 address in brackets, or unix:/PATH"
+        "{0:?} is not an address to listen on: write IP:PORT (an IPv6 address in brackets), \
+         localhost:PORT, :PORT for all IPv4 addresses, or unix:/PATH"
     )]
     Address(String),
+    /// It is not a range of ports.
+    #[error(
+        "{0:?} is not a range of ports: write FIRST-LAST, from 1 to 65535 and at most {max} ports",
+        max = PortRange::MAX
+    )]
+    Range(String),
     /// It is not a path that a socket can have.
     #[error(
         "{0:?} cannot be the path of a listening socket: write an absolute path of at most {max} bytes without control characters and '='",
@@ -140,8 +147,7 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let Some(place) = text.strip_prefix("unix:") else {
-            let address = text.parse().map(Self::Inet);
-            return address.map_err(|_| ListenError::Address(text.to_owned()));
+            return inet(text).map(Self::Inet);
         };
         let (mode, path) = match place.split_once(':') {
             Some((mode, path)) if !mode.starts_with('/') => {
@@ -156,6 +162,98 @@ impl FromStr for Listen {
         };
         ListenPath::new(path, mode).map(Self::Unix)
     }
+}
+
+/// Reads the address of a listener: `IP:PORT`, `localhost:PORT` (which is 127.0.0.1), or `:PORT` for
+/// all IPv4 addresses. No name is looked up.
+///
+/// # Errors
+///
+/// [`ListenError::Address`].
+pub fn inet(text: &str) -> Result<SocketAddr, ListenError> {
+    let named = || {
+        let (host, port) = text.split_once(':')?;
+        let is_port = !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| is_port)?;
+        let ip = match host {
+            "" => Ipv4Addr::UNSPECIFIED,
+            _ if host.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST,
+            _ => return None,
+        };
+        Some(SocketAddr::new(IpAddr::V4(ip), port))
+    };
+    let address = text.parse().ok().or_else(named);
+    address.ok_or_else(|| ListenError::Address(text.to_owned()))
+}
+
+/// Ports in a row: `FIRST-LAST`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// The most ports of a range.
+    pub const MAX: u16 = 1024;
+
+    /// Splits a range off the end of `ADDRESS:FIRST-LAST`, and returns it with the address. Returns
+    /// `None` if there is no range.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Range`].
+    pub fn split(text: &str) -> Result<Option<(&str, Self)>, ListenError> {
+        let Some((address, ports)) = text.rsplit_once(':') else {
+            return Ok(None);
+        };
+        let Some((first, last)) = ports.split_once('-') else {
+            return Ok(None);
+        };
+        if !ports.starts_with(|letter: char| letter.is_ascii_digit()) {
+            return Ok(None);
+        }
+        let port = |text: &str| {
+            let is_port = text.bytes().all(|digit| digit.is_ascii_digit());
+            text.parse::<u16>().ok().filter(|port| is_port && *port > 0)
+        };
+        match (port(first), port(last)) {
+            (Some(first), Some(last)) if first <= last && last - first < Self::MAX => {
+                Ok(Some((address, Self { first, last })))
+            }
+            _ => Err(ListenError::Range(ports.to_owned())),
+        }
+    }
+
+    /// Returns how many ports there are.
+    #[must_use]
+    pub const fn count(self) -> u16 {
+        self.last - self.first + 1
+    }
+
+    /// Returns the ports in their order.
+    pub fn ports(self) -> impl Iterator<Item = u16> {
+        self.first..=self.last
+    }
+}
+
+/// Reads one place, or one for each port of a range: `127.0.0.1:8000-8003`.
+///
+/// # Errors
+///
+/// [`ListenError`].
+pub fn places(text: &str) -> Result<Vec<Listen>, ListenError> {
+    let range = match text.strip_prefix("unix:") {
+        Some(_) => None,
+        None => PortRange::split(text)?,
+    };
+    let Some((address, range)) = range else {
+        return Ok(vec![text.parse()?]);
+    };
+    let places = range
+        .ports()
+        .map(|port| format!("{address}:{port}").parse());
+    places.collect()
 }
 
 #[cfg(test)]
@@ -183,7 +281,15 @@ mod tests {
         for text in [
             "",
             "80",
-            "localhost:80",
+            "localhost",
+            "localhost:",
+            "localhost:+80",
+            "localhost:65536",
+            "localhost.example:80",
+            "example:80",
+            ":",
+            "::80",
+            "127.0.0.1:80-81",
             "unix",
             "unix:",
             "unix:/",
@@ -198,6 +304,52 @@ mod tests {
             &long,
         ] {
             assert!(text.parse::<Listen>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn localhost_and_a_port_alone_are_addresses() {
+        for (text, address) in [
+            ("localhost:80", "127.0.0.1:80"),
+            ("LocalHost:0", "127.0.0.1:0"),
+            (":80", "0.0.0.0:80"),
+        ] {
+            let listen = text.parse::<Listen>().unwrap();
+            assert_eq!(listen.to_string(), address, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_range_is_a_place_for_each_port() {
+        let read = |text: &str| {
+            let places = places(text)?;
+            Ok::<_, ListenError>(places.iter().map(Listen::to_string).collect::<Vec<_>>())
+        };
+        for (text, expected) in [
+            ("127.0.0.1:80", &["127.0.0.1:80"][..]),
+            ("unix:/run/a:1-2", &["unix:/run/a:1-2"]),
+            ("127.0.0.1:80-80", &["127.0.0.1:80"]),
+            ("[::1]:80-81", &["[::1]:80", "[::1]:81"]),
+            (
+                "localhost:65534-65535",
+                &["127.0.0.1:65534", "127.0.0.1:65535"],
+            ),
+            (":1-2", &["0.0.0.0:1", "0.0.0.0:2"]),
+        ] {
+            assert_eq!(read(text).unwrap(), expected, "{text}");
+        }
+        assert_eq!(read("127.0.0.1:1-1024").unwrap().len(), 1024);
+        for text in [
+            "127.0.0.1:0-1",
+            "127.0.0.1:2-1",
+            "127.0.0.1:1-",
+            "127.0.0.1:1-2-3",
+            "127.0.0.1:1-+2",
+            "127.0.0.1:1-65536",
+            "127.0.0.1:1-1025",
+            "example:1-2",
+        ] {
+            assert!(read(text).is_err(), "{text}");
         }
     }
 

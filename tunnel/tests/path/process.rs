@@ -41,6 +41,45 @@ fn answer_ok(target: &TcpListener) {
     }
 }
 
+/// Returns the first of two free ports in a row.
+fn two_free_ports() -> u16 {
+    loop {
+        let first = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = first.local_addr().unwrap().port();
+        let next = port.checked_add(1);
+        if let Some(Ok(next)) = next.map(|next| TcpListener::bind(("127.0.0.1", next))) {
+            drop(of_the_world(next));
+            return port;
+        }
+    }
+}
+
+#[test]
+fn ports_listen_at_localhost_at_all_addresses_and_in_rows() {
+    let first = two_free_ports();
+    let (last, credentials) = (first + 1, tempfile::NamedTempFile::new().unwrap());
+    std::fs::write(&credentials, "anna:secret").unwrap();
+    let mut server = Process::start(&[
+        "server",
+        "--listen",
+        "localhost:0",
+        "--admin",
+        "localhost:0",
+        "--forward",
+        &format!("localhost:{first}-{last}=web/tcp/127.0.0.1:80-81"),
+        "--http-connect",
+        ":0=web",
+        "--proxy-credentials-file",
+        credentials.path().to_str().unwrap(),
+    ]);
+    assert!(server.listening("front").starts_with("127.0.0.1:"));
+    for port in [first, last] {
+        assert_eq!(server.listening("forward"), format!("127.0.0.1:{port}"));
+    }
+    assert!(server.listening("http-connect").starts_with("0.0.0.0:"));
+    assert!(server.listening("admin").starts_with("127.0.0.1:"));
+}
+
 #[test]
 fn traffic_then_descriptors_at_their_baseline_then_a_drain() {
     let target = of_the_world(TcpListener::bind("127.0.0.1:0").unwrap());

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use tunnel_proto::listen::{Listen, ListenError};
+use tunnel_proto::listen::{self, Listen, ListenError};
 use tunnel_proto::target::Target;
 use tunnel_proto::wire::handshake;
 
@@ -222,18 +222,41 @@ impl fmt::Display for ProxyPort {
     }
 }
 
+impl ProxyPort {
+    /// Reads one port, or one for each port of a range: `127.0.0.1:1080-1083=AGENT`.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyPortError`].
+    pub fn parse_all(text: &str) -> Result<Vec<Self>, ProxyPortError> {
+        let (places, agent) = split(text)?;
+        let ports = listen::places(places)?.into_iter();
+        Ok(ports.map(|listen| Self::new(listen, agent)).collect())
+    }
+
+    fn new(listen: Listen, agent: &str) -> Self {
+        Self {
+            listen,
+            agent: agent.to_owned(),
+            login: false,
+        }
+    }
+}
+
+/// Returns where a proxy port listens, and its agent.
+fn split(text: &str) -> Result<(&str, &str), ProxyPortError> {
+    let parts = text.split_once('=');
+    parts
+        .filter(|(_, agent)| handshake::is_name(agent))
+        .ok_or_else(|| ProxyPortError::Malformed(text.to_owned()))
+}
+
 impl FromStr for ProxyPort {
     type Err = ProxyPortError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            Some((listen, agent)) if handshake::is_name(agent) => Ok(Self {
-                listen: listen.parse()?,
-                agent: agent.to_owned(),
-                login: false,
-            }),
-            Some(_) | None => Err(ProxyPortError::Malformed(text.to_owned())),
-        }
+        let (listen, agent) = split(text)?;
+        Ok(Self::new(listen.parse()?, agent))
     }
 }
 
@@ -260,6 +283,15 @@ mod tests {
         ] {
             assert!(text.parse::<ProxyPort>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_range_is_a_proxy_port_for_each_port() {
+        let ports = ProxyPort::parse_all("localhost:1080-1081=web").unwrap();
+        let expected = [proxy("127.0.0.1:1080=web"), proxy("127.0.0.1:1081=web")];
+        assert_eq!(ports, expected);
+        ProxyPort::parse_all("localhost:1081-1080=web").unwrap_err();
+        ProxyPort::parse_all("localhost:1080-1081=").unwrap_err();
     }
 
     #[test]

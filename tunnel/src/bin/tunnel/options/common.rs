@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use tunnel::admin;
 use tunnel::io::socket::Keepalive;
+use tunnel::listen;
 use tunnel::metrics::Compat;
 use tunnel::relay::splice;
 use tunnel::session::link;
@@ -20,7 +21,7 @@ options! {
     pub(crate) struct CommonOptions {
         /// Serve the admin port: /metrics for Prometheus, /livez, /readyz, /admin/sessions,
         /// /admin/streams, and a page at /. Not served without this.
-        #[arg(long, value_name = "IP:PORT")]
+        #[arg(long, value_name = "IP:PORT", value_parser = listen::inet)]
         fixed admin: SocketAddr,
         /// Let --admin listen on an address that other machines reach: it shows sessions and
         /// targets to whoever asks, unless --admin-credentials-file is set.

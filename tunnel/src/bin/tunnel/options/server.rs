@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use hyper::header::HeaderName;
 use tunnel::io::token::Digest;
+use tunnel::listen;
 use tunnel::policy::Rule;
 use tunnel::server::auth::peers::Peer;
 use tunnel::server::config::http::{HealthPath, HttpListen, Origin};
@@ -14,7 +15,7 @@ use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen};
 use tunnel::uplink::ServerUrl;
 
-use super::value::{ClientsArg, HostName, Invitee, Name, ReplicasArg, Span};
+use super::value::{ClientsArg, HostName, Invitee, Name, ReplicasArg, Several, Span};
 use super::{CommonOptions, options};
 
 mod access;
@@ -31,7 +32,7 @@ options! {
     pub(crate) struct ServerOptions {
         /// Where agents connect (/connect), and HTTP visitors with --http listen [default:
         /// 127.0.0.1:8123].
-        #[arg(long, value_name = "IP:PORT")]
+        #[arg(long, value_name = "IP:PORT", value_parser = listen::inet)]
         fixed listen: SocketAddr,
         /// The certificate of --listen in PEM, and what is between it and its authority: agents and
         /// visitors come by TLS then. A file that changes is taken without a break.
@@ -79,16 +80,20 @@ options! {
         /// mode. The port is a UDP port if the target is one. Each address that sends to it is a
         /// flow of its own, with a socket of its own at the agent. Give such a port the address
         /// that visitors send to: answers from 0.0.0.0 leave by whatever address the system takes.
+        ///
+        /// LISTEN may be localhost:8080 (127.0.0.1), :8080 (0.0.0.0) and a range: with
+        /// 127.0.0.1:8000-8003=home/tcp/10.0.0.5:9000-9003 each port leads to its own, and with one
+        /// port of the target all lead to that.
         #[arg(long, value_name = "LISTEN=AGENT/TARGET", value_delimiter = ',')]
-        live forward: Vec<Forward>,
+        live forward: Vec<Several<Forward>>,
         /// Serve SOCKS5 (CONNECT) on a port whose visitors name targets of one agent, as
         /// 127.0.0.1:1080=home. Repeatable.
         #[arg(long, value_name = "LISTEN=AGENT", value_delimiter = ',')]
-        live socks5: Vec<ProxyPort>,
-        /// Serve HTTP CONNECT on a port whose visitors name targets of one agent, as
-        /// 127.0.0.1:3128=home. Repeatable.
+        live socks5: Vec<Several<ProxyPort>>,
+        /// Be an HTTP proxy on a port whose visitors name targets of one agent, as
+        /// 127.0.0.1:3128=home: by CONNECT, or by requests for http://HOST/... Repeatable.
         #[arg(long, value_name = "LISTEN=AGENT", value_delimiter = ',')]
-        live http_connect: Vec<ProxyPort>,
+        live http_connect: Vec<Several<ProxyPort>>,
         /// Serve HTTP on a port whose visitors name agent and target in the path, as
         /// /client/AGENT/http/HOST:PORT/PATH (or http+unix and a socket's path with %2F for /): at
         /// an address of its own, as 127.0.0.1:8124 or unix:/run/http.sock, or at that of --listen
@@ -263,7 +268,7 @@ options! {
         live replicas: ReplicasArg,
         /// Which ports may lead to it, by where they listen; port 0 stands for every port of its
         /// address.
-        live ports: Vec<Listen>,
+        live ports: Vec<Several<Listen>>,
         /// Whether other servers may ask it on behalf of their visitors. Without this they may
         /// unless `ports` is set.
         live peers: bool,

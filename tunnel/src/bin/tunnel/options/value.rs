@@ -12,9 +12,13 @@ use clap::ValueEnum;
 use hyper::header::HeaderName;
 use serde::{Deserialize, Deserializer, de};
 use tunnel::io::tls::ClientCertificates;
+use tunnel::listen::{self, ListenError};
 use tunnel::metrics::Compat;
 use tunnel::replicas::Replicas;
 use tunnel::server::config::HealthPath;
+use tunnel::server::config::forward::ForwardError;
+use tunnel::server::config::port::{ProxyPort, ProxyPortError};
+use tunnel::server::{Forward, Listen};
 use tunnel::target::Endpoint;
 use tunnel::uplink::ServerUrl;
 use tunnel::wire::Dialect;
@@ -58,7 +62,6 @@ as_themselves![
     u8,
     usize,
     String,
-    SocketAddr,
     NonZeroU32,
     NonZeroU64,
     ClientsArg,
@@ -83,6 +86,12 @@ impl<T: for<'de> Deserialize<'de>> Value for BTreeMap<String, T> {
     }
 }
 
+impl Value for SocketAddr {
+    fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        listen::inet(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
 impl Value for PathBuf {
     /// An empty path is a mistake, as it is on the command line.
     fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -100,6 +109,40 @@ impl Value for PathBuf {
 
 fn parse<T: FromStr<Err: Display>, E: de::Error>(string: &str) -> Result<T, E> {
     string.parse().map_err(de::Error::custom)
+}
+
+/// What one text stands for: more than one if it has a range of ports.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Several<T>(pub(crate) Vec<T>);
+
+/// Returns all that the texts of an option stand for.
+pub(super) fn several<T>(option: &Option<Vec<Several<T>>>) -> impl Iterator<Item = &T> {
+    let texts = option.iter().flatten();
+    texts.flat_map(|Several(values)| values)
+}
+
+impl FromStr for Several<Forward> {
+    type Err = ForwardError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Forward::parse_all(text).map(Self)
+    }
+}
+
+impl FromStr for Several<ProxyPort> {
+    type Err = ProxyPortError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        ProxyPort::parse_all(text).map(Self)
+    }
+}
+
+impl FromStr for Several<Listen> {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        listen::places(text).map(Self)
+    }
 }
 
 /// How the other end talks.

@@ -16,7 +16,7 @@ use tunnel::wire::handshake;
 use super::{GrantOptions, ServerOptions};
 use crate::options::common::both;
 use crate::options::secret;
-use crate::options::value::Name;
+use crate::options::value::{Name, several};
 
 impl ServerOptions {
     /// Returns who is let in, and the secret that agents share, if they do.
@@ -38,7 +38,10 @@ impl ServerOptions {
             );
             let rights = Rights {
                 targets: grant.targets.clone().map(Policy::new),
-                ports: grant.ports.clone(),
+                ports: grant
+                    .ports
+                    .as_ref()
+                    .map(|_| several(&grant.ports).cloned().collect()),
                 peers: grant.peers,
             };
             let limits = grant.limits(of_all);

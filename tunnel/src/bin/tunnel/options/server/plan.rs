@@ -15,7 +15,7 @@ use tunnel::uplink::ServerUrl;
 
 use super::{ServerOptions, TlsSource};
 use crate::options::common::{not_zero, set, set_limit};
-use crate::options::value::{HostName, Invitee, Span};
+use crate::options::value::{HostName, Invitee, Span, several};
 use crate::options::{Options as _, state};
 
 /// The smallest value of `--max-head`.
@@ -125,14 +125,14 @@ impl ServerOptions {
             login,
             ..port.clone()
         };
-        let socks5 = self.socks5.iter().flatten().map(proxy);
-        let connect = self.http_connect.iter().flatten().map(proxy);
+        let socks5 = several(&self.socks5).map(proxy);
+        let connect = several(&self.http_connect).map(proxy);
         config.ports = socks5
             .map(Port::Socks5)
             .chain(connect.map(Port::Connect))
             .chain(self.http_ports(login)?.into_iter().map(Port::from))
             .collect();
-        config.forwards = self.forward.clone().unwrap_or_default();
+        config.forwards = several(&self.forward).cloned().collect();
         let ports = config.all_ports();
         port::validate(&ports, tls)?;
         for port in &ports {
