@@ -1,12 +1,17 @@
-//! What a SOCKS5 visitor says until its request is known (RFC 1928, RFC 1929): bytes in, events
-//! out. No socket and no time.
+//! What a SOCKS visitor says until its request is known: bytes in, events out. No socket and no
+//! time. SOCKS5 (RFC 1928, RFC 1929), and SOCKS4 with its extension 4a where no login is needed.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use crate::mux::Reason;
+use crate::socks5::address::Address;
 use crate::target::Target;
+
+mod address;
+pub mod datagram;
+mod v4;
 
 #[cfg(test)]
 mod tests;
@@ -23,10 +28,17 @@ const LOGIN: u8 = 2;
 const NO_METHOD: u8 = 0xff;
 
 const CONNECT: u8 = 1;
+const ASSOCIATE: u8 = 3;
 
-const IPV4: u8 = 1;
-const NAME: u8 = 3;
-const IPV6: u8 = 4;
+/// The version of the protocol that a visitor speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// SOCKS4 or 4a.
+    V4,
+    /// SOCKS5.
+    #[default]
+    V5,
+}
 
 /// How a request is answered (RFC 1928, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +67,21 @@ pub enum Code {
 impl Code {
     /// Returns the answer. What the agent's end is called is nobody's business here, so the address
     /// is empty.
-    pub const fn reply(self) -> [u8; 10] {
-        [VERSION, self as u8, 0, IPV4, 0, 0, 0, 0, 0, 0]
+    #[must_use]
+    pub fn reply(self, version: Version) -> Bytes {
+        match version {
+            Version::V4 => v4::reply(self),
+            Version::V5 => self.reply_with(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
+        }
+    }
+
+    /// Returns the answer of SOCKS5 with an address.
+    #[must_use]
+    pub fn reply_with(self, address: SocketAddr) -> Bytes {
+        let mut reply = BytesMut::new();
+        reply.put_slice(&[VERSION, self as u8, 0]);
+        Address::put_ip(address.ip(), address.port(), &mut reply);
+        reply.freeze()
     }
 }
 
@@ -95,6 +120,9 @@ pub enum Event {
     },
     /// The visitor asks for a stream. What it sent behind that is [`Greeting::into_rest`].
     Connect(Target),
+    /// The visitor asks for an association of datagrams (UDP ASSOCIATE), which it will send from
+    /// this address: `None` if it does not say, and an unspecified one if it says the port only.
+    Associate(Option<SocketAddr>),
     /// The visitor is to be sent this, and is over.
     Refuse(Refusal),
 }
@@ -102,17 +130,20 @@ pub enum Event {
 /// Why a visitor is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It does not speak SOCKS5.
-    #[error("it does not speak SOCKS5")]
-    NotSocks5,
+    /// It does not speak SOCKS.
+    #[error("it does not speak SOCKS5 or SOCKS4")]
+    NotSocks,
+    /// It speaks SOCKS4, which has no passwords, where a login is needed.
+    #[error("SOCKS4 has no login, and this port needs one")]
+    NeedsLogin,
     /// It knows no method of logging in that is taken here.
     #[error("it knows no method of logging in that is taken here")]
     NoMethod,
     /// The name or the password is wrong.
     #[error("the name or the password is wrong")]
     Login,
-    /// It asks for another command than CONNECT.
-    #[error("only CONNECT is served")]
+    /// It asks for another command than CONNECT and UDP ASSOCIATE.
+    #[error("only CONNECT and UDP ASSOCIATE are served, and of SOCKS4 only CONNECT")]
     NoCommand,
     /// The type of the address is unknown.
     #[error("the type of the address is unknown")]
@@ -125,14 +156,15 @@ pub enum Refusal {
 impl Refusal {
     /// Returns what the visitor is sent.
     #[must_use]
-    pub fn reply(self) -> Bytes {
+    pub fn reply(self, version: Version) -> Bytes {
         match self {
-            Self::NotSocks5 => Bytes::new(),
+            Self::NotSocks => Bytes::new(),
             Self::NoMethod => Bytes::from_static(&[VERSION, NO_METHOD]),
             Self::Login => Bytes::from_static(&[LOGIN_VERSION, 1]),
-            Self::NoCommand => Bytes::copy_from_slice(&Code::NoCommand.reply()),
-            Self::NoAddressType => Bytes::copy_from_slice(&Code::NoAddressType.reply()),
-            Self::BadAddress => Bytes::copy_from_slice(&Code::Failure.reply()),
+            Self::NeedsLogin => Code::NotAllowed.reply(version),
+            Self::NoCommand => Code::NoCommand.reply(version),
+            Self::NoAddressType => Code::NoAddressType.reply(version),
+            Self::BadAddress => Code::Failure.reply(version),
         }
     }
 }
@@ -152,26 +184,31 @@ enum State {
 /// ```text
 /// Methods ──► Request ──► Over        without a login
 /// Methods ──► Login ──► Judged ──► Request ──► Over
+/// Methods ──► Over                    SOCKS4
 /// ```
 /// Every state ends in Over when the visitor is refused.
 #[derive(Debug)]
 pub struct Greeting {
     needs_login: bool,
+    version: Version,
+    user_id: Bytes,
     state: State,
     input: BytesMut,
 }
 
 impl Greeting {
-    /// The longest message in bytes: a name and a password of 255 bytes each. What is kept is never
-    /// longer than this and what was handed over last.
+    /// The longest message in bytes: a request of SOCKS4a with a user and a host of 255 bytes each.
+    /// What is kept is never longer than this and what was handed over last.
     #[cfg(test)]
-    pub const MESSAGE_MAX: usize = 3 + 2 * 255;
+    pub const MESSAGE_MAX: usize = 8 + 2 * 256;
 
     /// Starts with nothing read.
     #[must_use]
     pub fn new(needs_login: bool) -> Self {
         Self {
             needs_login,
+            version: Version::default(),
+            user_id: Bytes::new(),
             state: State::Methods,
             input: BytesMut::new(),
         }
@@ -187,6 +224,18 @@ impl Greeting {
         if let State::Judged(judged) = &mut self.state {
             *judged = Some(accepted);
         }
+    }
+
+    /// Returns the version that the visitor speaks, once it has said anything.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Returns the user id of SOCKS4. Nothing proves it.
+    #[must_use]
+    pub const fn user_id(&self) -> &Bytes {
+        &self.user_id
     }
 
     /// Returns what the visitor sent behind its request.
@@ -208,15 +257,23 @@ impl Greeting {
             State::Request => self.request(),
             State::Over => None,
         };
-        if matches!(event, Some(Event::Connect(_) | Event::Refuse(_))) {
+        if matches!(
+            event,
+            Some(Event::Connect(_) | Event::Associate(_) | Event::Refuse(_))
+        ) {
             self.state = State::Over;
         }
         event
     }
 
     fn methods(&mut self) -> Option<Event> {
-        if *self.input.first()? != VERSION {
-            return Some(Event::Refuse(Refusal::NotSocks5));
+        match *self.input.first()? {
+            VERSION => {}
+            v4::VERSION => {
+                self.version = Version::V4;
+                return self.request_v4();
+            }
+            _ => return Some(Event::Refuse(Refusal::NotSocks)),
         }
         let count = usize::from(*self.input.get(1)?);
         let methods = self.input.get(2..2 + count)?;
@@ -248,52 +305,25 @@ impl Greeting {
 
     fn request(&mut self) -> Option<Event> {
         if *self.input.first()? != VERSION {
-            return Some(Event::Refuse(Refusal::NotSocks5));
+            return Some(Event::Refuse(Refusal::NotSocks));
         }
-        if *self.input.get(1)? != CONNECT {
+        let command = *self.input.get(1)?;
+        if !matches!(command, CONNECT | ASSOCIATE) {
             return Some(Event::Refuse(Refusal::NoCommand));
         }
-        let (host, end) = match *self.input.get(3)? {
-            IPV4 => (4..8, 8),
-            IPV6 => (4..20, 20),
-            NAME => {
-                let end = 5 + usize::from(*self.input.get(4)?);
-                (5..end, end)
+        let Ok(address) = Address::read(self.input.get(3..)?)? else {
+            return Some(Event::Refuse(Refusal::NoAddressType));
+        };
+        let event = if command == ASSOCIATE {
+            Event::Associate(address.source())
+        } else {
+            match address.endpoint() {
+                Some(endpoint) => Event::Connect(Target::Tcp(endpoint)),
+                None => return Some(Event::Refuse(Refusal::BadAddress)),
             }
-            _ => return Some(Event::Refuse(Refusal::NoAddressType)),
         };
-        let port = self.input.get(end..end + 2)?.try_into().ok()?;
-        let target = target(
-            self.input.get(host)?,
-            *self.input.get(3)?,
-            u16::from_be_bytes(port),
-        );
-        let Some(target) = target else {
-            return Some(Event::Refuse(Refusal::BadAddress));
-        };
-        self.input.advance(end + 2);
-        Some(Event::Connect(target))
+        let end = 3 + address.length();
+        self.input.advance(end);
+        Some(event)
     }
-}
-
-/// Returns the target; a name is the agent's to resolve.
-fn target(host: &[u8], kind: u8, port: u16) -> Option<Target> {
-    let authority = match kind {
-        NAME => {
-            let name = std::str::from_utf8(host).ok()?;
-            // Some write an address as a name.
-            match name.parse::<Ipv6Addr>() {
-                Ok(address) => SocketAddr::new(address.into(), port).to_string(),
-                Err(_) => format!("{name}:{port}"),
-            }
-        }
-        IPV4 => SocketAddr::new(Ipv4Addr::from(<[u8; 4]>::try_from(host).ok()?).into(), port)
-            .to_string(),
-        _ => SocketAddr::new(
-            Ipv6Addr::from(<[u8; 16]>::try_from(host).ok()?).into(),
-            port,
-        )
-        .to_string(),
-    };
-    Target::tcp(&authority, None).ok()
 }

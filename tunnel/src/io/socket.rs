@@ -97,6 +97,18 @@ impl Socket {
         self.peer
     }
 
+    /// Returns the address of this end.
+    ///
+    /// # Errors
+    ///
+    /// `AddrNotAvailable` for a Unix socket, or what `getsockname(2)` says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &*self.io {
+            Io::Tcp(stream) => stream.local_addr(),
+            Io::Unix(_) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
     /// Binds the socket to an owner, from now on.
     pub fn bind(&self, role: Role, owner: Owner, label: &str) {
         bind(&*self.io, role, owner, label);

@@ -10,6 +10,7 @@
 
 mod access;
 mod admin;
+mod association;
 mod bounds;
 mod child;
 mod embed;

@@ -167,7 +167,7 @@ async fn the_answer_says_why_there_is_no_stream() {
         let end = within(PROMPT, "the end", drain(&mut visitor)).await;
         assert_eq!(end.unwrap(), 0, "{host}:{port}");
     }
-    for (command, expected) in [(2, 7), (3, 7)] {
+    for (command, expected) in [(2, 7), (4, 7)] {
         let mut visitor = visitor(&rig).await;
         visitor
             .write_all(&[5, 1, 0, 5, command, 0, 1, 127, 0, 0, 1, 0, 80])
@@ -192,6 +192,57 @@ async fn the_answer_says_why_there_is_no_stream() {
     assert_eq!(reply[3], 1);
 }
 
+/// A request of SOCKS4 for `ip`, and of SOCKS4a for `name` if there is one.
+fn request_v4(ip: [u8; 4], port: u16, name: Option<&str>) -> Vec<u8> {
+    let mut request = vec![4, 1];
+    request.extend(port.to_be_bytes());
+    request.extend(ip);
+    request.extend(b"anna\0");
+    if let Some(name) = name {
+        request.extend(name.as_bytes());
+        request.push(0);
+    }
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socks4_is_served_by_address_and_by_name() {
+    for dialect in [Dialect::Native, Dialect::Remotedialer] {
+        let rig = rig(dialect, |_| {}).await;
+        let target = rig.target.local_addr().unwrap().port();
+        for request in [
+            request_v4([127, 0, 0, 1], target, None),
+            request_v4([0, 0, 0, 1], target, Some("localhost")),
+        ] {
+            let mut visitor = visitor(&rig).await;
+            visitor.write_all(&request).await.unwrap();
+            visitor.write_all(b"early").await.unwrap();
+            assert_eq!(hear(&mut visitor).await, [0, 90, 0, 0, 0, 0, 0, 0]);
+            let (mut target, _) = within(LONG, "the dial", rig.target.accept()).await.unwrap();
+            let mut early = [0; 5];
+            target.read_exact(&mut early).await.unwrap();
+            assert_eq!(&early, b"early");
+            round_trip(&mut visitor, &mut target).await;
+        }
+        if dialect == Dialect::Remotedialer {
+            // It acknowledges no stream, so that a refusal comes too late for an answer.
+            continue;
+        }
+        for request in [
+            request_v4([127, 0, 0, 2], target, None),
+            request_v4([0, 0, 0, 1], 81, Some("nowhere.invalid")),
+            vec![4, 2, 0, 80, 127, 0, 0, 1, 0],
+        ] {
+            let mut visitor = visitor(&rig).await;
+            visitor.write_all(&request).await.unwrap();
+            assert_eq!(hear(&mut visitor).await, [0, 91, 0, 0, 0, 0, 0, 0]);
+            let end = within(PROMPT, "the end", drain(&mut visitor)).await;
+            assert_eq!(end.unwrap(), 0);
+        }
+        rig.at_rest().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_credentials_only_they_open_the_door() {
     let rig = rig(Dialect::Native, |server| {
@@ -209,6 +260,14 @@ async fn with_credentials_only_they_open_the_door() {
     visitor_without.write_all(&[5, 1, 0]).await.unwrap();
     assert_eq!(hear(&mut visitor_without).await, [5, 0xff]);
     within(PROMPT, "the end", drain(&mut visitor_without))
+        .await
+        .unwrap();
+    // SOCKS4 cannot prove who asks.
+    let mut visitor_v4 = visitor(&rig).await;
+    let request_v4 = request_v4([127, 0, 0, 1], target, None);
+    visitor_v4.write_all(&request_v4).await.unwrap();
+    assert_eq!(hear(&mut visitor_v4).await, [0, 91, 0, 0, 0, 0, 0, 0]);
+    within(PROMPT, "the end", drain(&mut visitor_v4))
         .await
         .unwrap();
     for (login, code) in [

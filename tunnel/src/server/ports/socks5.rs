@@ -1,13 +1,15 @@
-//! SOCKS5 ports: visitors name their targets (RFC 1928, RFC 1929).
+//! SOCKS ports: visitors name their targets by SOCKS5 (RFC 1928, RFC 1929), or by SOCKS4 and 4a
+//! where nobody logs in.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tunnel_proto::mux::Reason;
-use tunnel_proto::socks5::{Code, Event, Greeting};
+use tunnel_proto::socks5::{Code, Event, Greeting, Version};
 use tunnel_proto::target::Target;
 
 use crate::io::socket::{NOBODY, ReadBuffer, Role, Socket};
@@ -16,6 +18,8 @@ use crate::relay::splice::{FLUSH_GRACE, splice_after};
 use crate::server::config::port::ProxyPort;
 use crate::server::open::{Entrypoint, OpenRequest};
 use crate::server::shared::{Shared, within};
+
+mod association;
 
 /// Serves a visitor until its stream has begun. The session's scope owns the stream's task.
 pub(crate) async fn serve(
@@ -36,7 +40,8 @@ pub(crate) async fn serve(
     };
     let Asked {
         user,
-        target,
+        version,
+        wanted,
         early,
     } = match asked {
         Some(Some(asked)) => asked,
@@ -45,6 +50,13 @@ pub(crate) async fn serve(
             shared.metrics.limit_rejected("handshake");
             tracing::debug!(visitor = %peer, "the SOCKS5 handshake took too long");
             socket.reset_on_release();
+            return;
+        }
+    };
+    let target = match wanted {
+        Wanted::Stream(target) => target,
+        Wanted::Datagrams(source) => {
+            association::serve(&shared, proxy, user.as_deref(), &socket, source).await;
             return;
         }
     };
@@ -69,7 +81,7 @@ pub(crate) async fn serve(
         Ok(opened) => opened,
         Err(refused) => {
             socket.bind(Role::Control, NOBODY, "visitor that was refused");
-            reply_and_close(&socket, &Code::from(refused.reason()).reply()).await;
+            reply_and_close(&socket, &Code::from(refused.reason()).reply(version)).await;
             return;
         }
     };
@@ -77,7 +89,10 @@ pub(crate) async fn serve(
     route.scope().spawn(async move {
         let _permit = permit;
         // The socket's send buffer is empty, so it takes this at once.
-        if send(&socket, &Code::Succeeded.reply()).await.is_err() {
+        if send(&socket, &Code::Succeeded.reply(version))
+            .await
+            .is_err()
+        {
             stream.watch().reset(Reason::Aborted);
             return;
         }
@@ -97,9 +112,27 @@ const EARLY_MAX: usize = 16 * 1024;
 /// What a visitor asks for.
 struct Asked {
     user: Option<String>,
-    target: Target,
+    version: Version,
+    wanted: Wanted,
     /// What it sent after the request.
     early: Bytes,
+}
+
+impl Asked {
+    fn new(user: Option<String>, wanted: Wanted, greeting: Greeting) -> Self {
+        Self {
+            user,
+            version: greeting.version(),
+            wanted,
+            early: greeting.into_rest(),
+        }
+    }
+}
+
+enum Wanted {
+    Stream(Target),
+    /// An association, for datagrams that come from this address.
+    Datagrams(Option<SocketAddr>),
 }
 
 /// Performs the handshake. Returns `None` if the visitor left or was refused.
@@ -130,11 +163,14 @@ async fn negotiate(shared: &Shared, proxy: &ProxyPort, socket: &Socket) -> Optio
                     greeting.judge_login(user.is_some());
                 }
                 Event::Connect(target) => {
-                    return Some(Asked {
-                        user,
-                        target,
-                        early: greeting.into_rest(),
-                    });
+                    let claimed = String::from_utf8_lossy(greeting.user_id());
+                    tracing::debug!(visitor = %socket.peer_addr(), ?claimed, %target, "asks");
+                    let wanted = Wanted::Stream(target);
+                    return Some(Asked::new(user, wanted, greeting));
+                }
+                Event::Associate(source) => {
+                    let wanted = Wanted::Datagrams(source);
+                    return Some(Asked::new(user, wanted, greeting));
                 }
                 Event::Refuse(refusal) => {
                     tracing::debug!(
@@ -142,7 +178,7 @@ async fn negotiate(shared: &Shared, proxy: &ProxyPort, socket: &Socket) -> Optio
                         why = %refusal,
                         "visitor refused"
                     );
-                    reply_and_close(socket, &refusal.reply()).await;
+                    reply_and_close(socket, &refusal.reply(greeting.version())).await;
                     return None;
                 }
             }

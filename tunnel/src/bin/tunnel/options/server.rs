@@ -86,8 +86,8 @@ options! {
         /// port of the target all lead to that.
         #[arg(long, value_name = "LISTEN=AGENT/TARGET", value_delimiter = ',')]
         live forward: Vec<Several<Forward>>,
-        /// Serve SOCKS5 (CONNECT) on a port whose visitors name targets of one agent, as
-        /// 127.0.0.1:1080=home. Repeatable.
+        /// Serve SOCKS5 (CONNECT and UDP ASSOCIATE) on a port whose visitors name targets of one
+        /// agent, as 127.0.0.1:1080=home; without users SOCKS4 and 4a, too. Repeatable.
         #[arg(long, value_name = "LISTEN=AGENT", value_delimiter = ',')]
         live socks5: Vec<Several<ProxyPort>>,
         /// Be an HTTP proxy on a port whose visitors name targets of one agent, as
@@ -134,8 +134,8 @@ options! {
         /// start of the connection; 0s is for ever [default: 30s].
         #[arg(long, value_name = "DURATION")]
         fixed header_timeout: Span,
-        /// How long a visitor's connection to /client/... may be idle between two requests; 0s is
-        /// for ever [default: 75s].
+        /// How long a visitor's connection to an HTTP port or an HTTP proxy may be idle between two
+        /// requests; 0s is for ever [default: 75s].
         #[arg(long, value_name = "DURATION")]
         fixed keep_alive_timeout: Span,
         /// How long a target may take to begin its HTTP response after the end of the request; then
@@ -156,8 +156,8 @@ options! {
         /// [default: 60s].
         #[arg(long, value_name = "DURATION")]
         fixed udp_idle: Span,
-        /// UDP flows of one forward at once; datagrams of more visitors are dropped and counted
-        /// [default: 512].
+        /// UDP flows of one forward, or of one association of SOCKS5, at once; datagrams of more are
+        /// dropped and counted [default: 512].
         #[arg(long, value_name = "COUNT")]
         fixed max_flows: usize,
         /// Connections of visitors at once, at each port; more wait, and at --listen are refused
