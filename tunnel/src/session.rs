@@ -9,12 +9,12 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 mod core;
+mod health;
 mod idle;
 pub mod link;
 pub(crate) mod stats;
@@ -26,7 +26,6 @@ mod tests;
 
 use tunnel_proto::Time;
 use tunnel_proto::mux::{By, Ending, Event, OpenError, Reason, SessionError};
-use tunnel_proto::replicas::{Health, Load};
 use tunnel_proto::target::Target;
 use tunnel_proto::wire::frame::StreamId;
 
@@ -294,34 +293,6 @@ impl Session {
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.lock().mux.streams()
-    }
-
-    /// Returns how much speaks against giving this session the next stream.
-    pub(crate) fn load(&self) -> Load {
-        let now = self.shared.clock.now();
-        let state = self.shared.lock();
-        Load {
-            health: state.mux.health(now),
-            streams: state.mux.streams(),
-        }
-    }
-
-    /// Returns whether a new stream can be expected to be answered.
-    pub(crate) fn health(&self) -> Health {
-        let now = self.shared.clock.now();
-        self.shared.lock().mux.health(now)
-    }
-
-    /// Asks the peer for a sign of life if it has been silent for a while.
-    pub(crate) fn probe(&self) {
-        let now = self.shared.clock.now();
-        self.shared.with(|mux, _| mux.probe(now));
-    }
-
-    /// Returns how long the session has lived.
-    pub(crate) fn age(&self) -> Duration {
-        let now = self.shared.clock.now();
-        now.saturating_sub(self.shared.began)
     }
 
     /// For the link: takes the bytes of one WebSocket message.
