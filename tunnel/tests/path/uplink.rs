@@ -50,7 +50,10 @@ impl Socks5 {
                     if negotiate(&mut agent, login, reply, &seen).await.is_err() {
                         return;
                     }
-                    let mut server = connect(way).await.unwrap();
+                    // Behind some of the answers there is no server.
+                    let Ok(mut server) = connect(way).await else {
+                        return;
+                    };
                     let _ = tokio::io::copy_bidirectional(&mut agent, &mut server).await;
                 });
             }
