@@ -8,6 +8,8 @@ pub(crate) mod upstream;
 
 /// A process says where it listens in lines of this form: `listening NAME=ADDRESS`.
 pub(crate) const LISTENING: &str = "listening ";
+/// The host name by which visitors ask the HTTP front.
+pub(crate) const HOST: &str = "private.example";
 /// The load reports its progress: `progress DONE TOTAL`.
 pub(crate) const PROGRESS: &str = "progress ";
 /// The load is half done: time for the agent to be killed.

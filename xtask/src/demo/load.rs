@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{HALFWAY, PROGRESS, pattern};
+use super::{HALFWAY, HOST, PROGRESS, pattern};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
@@ -230,7 +230,7 @@ async fn exchange(
     tally: &Tally,
 ) -> Result<bool> {
     let request = Request::get(path)
-        .header(hyper::header::HOST, "private.example")
+        .header(hyper::header::HOST, HOST)
         .body(Empty::new())?;
     let answer = async {
         connection.sender.ready().await?;
@@ -269,8 +269,7 @@ fn check(body: &[u8], size: usize) -> Result<()> {
 
 async fn ask(address: SocketAddr, path: &str) -> Result<TcpStream> {
     let mut socket = TcpStream::connect(address).await?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: private.example\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await?;
     Ok(socket)
 }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::scrape::{counter, get};
-use super::{AT_REST, HALFWAY, LISTENING, PROGRESS};
+use super::{AT_REST, HALFWAY, HOST, LISTENING, PROGRESS};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -132,6 +132,8 @@ fn tunnel(binaries: &Path, target: SocketAddr) -> Result<Service> {
                 "127.0.0.1:0",
                 "--http",
                 "listen",
+                "--http-host",
+                HOST,
                 "--admin",
                 "127.0.0.1:0",
                 "--compat-metrics",

@@ -55,8 +55,8 @@ pub enum PortsError {
     Twice(Listen),
     /// Everyone on the network could use it.
     #[error(
-        "the {kind} port {listen} needs no password, and other machines can reach it: give it \
-         users, or let it listen on 127.0.0.1"
+        "the {kind} port {listen} needs no password, and other machines can reach it: add users \
+         ([server.users.NAME] or --proxy-credentials-file), or let it listen on 127.0.0.1"
     )]
     Open {
         /// Its kind.

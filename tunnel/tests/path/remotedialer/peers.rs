@@ -14,6 +14,7 @@ use tunnel::io::token::Token;
 use tunnel::metrics::{Compat, Metrics};
 use tunnel::server;
 use tunnel::server::Server;
+use tunnel::server::auth::access::{Grant, Rights};
 use tunnel::server::auth::handshake::Remotedialer;
 use tunnel::server::auth::peers::Peers;
 use tunnel::wire::Dialect;
@@ -273,6 +274,33 @@ async fn what_cannot_be_dialed_is_refused_at_the_visitors_server() {
         let mut two = Two::start(dialect).await;
         two.target = TcpListener::bind(loopback()).await.unwrap();
         refused(two.west.forwards()[0]).await;
+        two.at_rest().await;
+    }
+}
+
+/// The ports of other servers are not among those of the agent's grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_with_ports_is_not_asked_for_the_visitors_of_peers() {
+    for (peers, reached) in [(None, false), (Some(true), true)] {
+        let two = Two::start_with(Dialect::Native, |config| {
+            let rights = Rights {
+                targets: None,
+                ports: Some(vec!["127.0.0.1:0".parse().unwrap()]),
+                peers,
+            };
+            let grant = Grant {
+                tokens: vec![crate::rig::token().digest()],
+                rights,
+                ..Grant::default()
+            };
+            config.access.grant("web".to_owned(), grant);
+        })
+        .await;
+        if reached {
+            two.open_pair().await;
+        } else {
+            refused(two.west.forwards()[0]).await;
+        }
         two.at_rest().await;
     }
 }
