@@ -224,15 +224,14 @@ async fn socks4_is_served_by_address_and_by_name() {
             assert_eq!(&early, b"early");
             round_trip(&mut visitor, &mut target).await;
         }
-        if dialect == Dialect::Remotedialer {
-            // It acknowledges no stream, so that a refusal comes too late for an answer.
-            continue;
-        }
-        for request in [
+        // The other dialect acknowledges no stream, so that a refusal comes too late for an answer.
+        let refused = [
             request_v4([127, 0, 0, 2], target, None),
             request_v4([0, 0, 0, 1], 81, Some("nowhere.invalid")),
             vec![4, 2, 0, 80, 127, 0, 0, 1, 0],
-        ] {
+        ];
+        let is_native = dialect == Dialect::Native;
+        for request in refused.into_iter().filter(|_| is_native) {
             let mut visitor = visitor(&rig).await;
             visitor.write_all(&request).await.unwrap();
             assert_eq!(hear(&mut visitor).await, [0, 91, 0, 0, 0, 0, 0, 0]);
