@@ -278,7 +278,8 @@ impl Audit {
         if self.subject != Subject::Command {
             // A walk goes over every descriptor of the machine, and this may go on for months.
             let piles_ns = self.timeouts.piles.after_ns / PILE_WALKS;
-            let shortest_ns = if self.has_unwatched { 0 } else { piles_ns };
+            let nothing_tells = self.has_unwatched || self.is_guard;
+            let shortest_ns = if nothing_tells { 0 } else { piles_ns };
             (self.timeouts.grace_ns / 2)
                 .max(shortest_ns)
                 .max(ATTACHED_INTERVAL_NS)

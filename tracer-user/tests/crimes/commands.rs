@@ -154,14 +154,13 @@ fn a_command_may_read_the_terminal() -> Result<(), Failed> {
 
 fn a_detached_hook_is_named() -> Result<(), Failed> {
     let mut audit = tracer()
-        .args(["run", "--listen", "127.0.0.1:0", "--", "sleep", "30"])
+        .args(["run", "--", "sh", "-c", "echo started; exec sleep 30"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    let stderr = audit.stderr.take().ok_or("no pipe")?;
-    let mut stderr = BufReader::new(stderr);
-    // It prints this line once everything is attached.
-    stderr.read_line(&mut String::new())?;
+    let mut stdout = BufReader::new(audit.stdout.take().ok_or("no pipe")?);
+    // The command starts once everything is attached.
+    stdout.read_line(&mut String::new())?;
     let link = release_link(audit.id())?;
     let detached = Command::new("bpftool")
         .args(["link", "detach", "id", &link])
@@ -170,12 +169,9 @@ fn a_detached_hook_is_named() -> Result<(), Failed> {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     let status = audit.wait()?;
     let mut text = String::new();
+    let mut stderr = audit.stderr.take().ok_or("no pipe")?;
     stderr.read_to_string(&mut text)?;
-    audit
-        .stdout
-        .take()
-        .ok_or("no pipe")?
-        .read_to_string(&mut text)?;
+    stdout.read_to_string(&mut text)?;
     let wanted = format!("sock_release was detached during the audit (link {link})");
     if !detached.success() || status.code() != Some(4) || !text.contains(&wanted) {
         return Err(format!("{detached}, {status}, {text}").into());

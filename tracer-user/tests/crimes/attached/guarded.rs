@@ -117,8 +117,10 @@ impl Drop for Guard {
 
 fn guarded_until_it_is_told_to_stop() -> Result<(), Failed> {
     let cgroup = TestCgroup::create("guard")?;
-    let program = cgroup.start("close_wait_for_a_while")?;
     let mut guard = Guard::start(&["--cgroup", text(&cgroup.0)?], &["--exit-code", "verdict"])?;
+    // How long it takes to start is not told: the program waits for a while only.
+    guard.says("guarding")?;
+    let program = cgroup.start("close_wait_for_a_while")?;
     let (found, resolved) = (guard.next()?, guard.next()?);
     expect(&found["schema"], &"watertight.finding/1".into(), "schema")?;
     for (line, state) in [(&found, "found"), (&resolved, "resolved")] {
