@@ -140,11 +140,9 @@ fn a_server_cannot_write_lines_into_its_agents_log() {
     }
     let lie = "no\nFORGED \x1b[31mred\r\n";
     let length = lie.len();
-    write!(
-        agent,
-        "HTTP/1.1 401 Unauthorized\r\ncontent-length: {length}\r\n\r\n{lie}"
-    )
-    .unwrap();
+    // In one piece: the agent tells what has come when the head is there.
+    let answer = format!("HTTP/1.1 401 Unauthorized\r\ncontent-length: {length}\r\n\r\n{lie}");
+    agent.write_all(answer.as_bytes()).unwrap();
     until("the refusal", || read(&log).contains("FORGED"));
     let text = read(&log);
     assert!(

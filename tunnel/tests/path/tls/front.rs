@@ -102,7 +102,8 @@ async fn a_handshake_that_fails_costs_its_own_connection() {
     }
     fails(server, "gone", 4).await;
 
-    until("the end of all", || server.tasks() == before).await;
+    // What opened the stream may still have been among them.
+    until("the end of all", || server.tasks() <= before).await;
     round_trip(&mut visitor, &mut target).await;
     assert!(server.has_agent("web"));
 }
