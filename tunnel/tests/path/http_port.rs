@@ -124,6 +124,38 @@ async fn it_has_a_port_of_its_own_where_agents_are_not_served() {
     rig.at_rest().await;
 }
 
+/// A visitor that is no trusted proxy cannot say who it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_learns_who_the_visitor_is() {
+    for (proxies, told) in [
+        (&[][..], "127.0.0.1"),
+        (&["127.0.0.0/8"][..], "203.0.113.9, 127.0.0.1"),
+    ] {
+        let rig = Rig::start_with(
+            |config| {
+                let mut port = HttpPort::new(loopback().into(), HttpSocket::Plain);
+                let proxies = proxies.iter().map(|proxy| proxy.parse().unwrap());
+                port.trusted_proxies = proxies.collect();
+                config.ports = vec![port.into()];
+            },
+            |_| {},
+        )
+        .await;
+        let own = rig.server.ports()[1].1.inet().unwrap();
+        let claims = "Host: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n";
+        let (_, head) = ask(&rig, own, &path(&rig), claims).await;
+        for line in [
+            format!("x-forwarded-for: {told}"),
+            "x-forwarded-proto: http".to_owned(),
+            "x-forwarded-host: localhost".to_owned(),
+            "forwarded: for=127.0.0.1;host=\"localhost\";proto=http".to_owned(),
+        ] {
+            assert!(head.lines().any(|it| it == line), "{line}: {head}");
+        }
+        rig.at_rest().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_other_machines_reach_it_it_needs_a_login() {
     for socket in [HttpSocket::Shared, HttpSocket::Plain] {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use hyper::Uri;
 use tunnel_proto::listen::{Listen, ListenError};
 
+pub use crate::http::forwarded::{TrustedProxy, TrustedProxyError};
 pub use crate::http::origin::{Origin, OriginError};
 
 /// A port whose visitors name their agent and target by
@@ -26,6 +27,8 @@ pub struct HttpPort {
     pub hosts: Vec<String>,
     /// The origins of other sites whose pages may ask.
     pub origins: Vec<Origin>,
+    /// The proxies in front that tell who the visitor is.
+    pub trusted_proxies: Vec<TrustedProxy>,
 }
 
 /// Whose socket an HTTP port has.
@@ -49,6 +52,7 @@ impl HttpPort {
             login: false,
             hosts: Vec::new(),
             origins: Vec::new(),
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -6,9 +6,9 @@ use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use tunnel_proto::listen::Listen;
 
-use crate::http::{host, origin};
+use crate::http::{forwarded, host, origin};
 use crate::io::tls::Identity;
-use crate::server::config::HttpPort;
+use crate::server::config::{HttpPort, HttpSocket};
 use crate::server::front::exchange::exchange;
 use crate::server::front::login::{login, refusal};
 use crate::server::front::request::Address;
@@ -40,7 +40,9 @@ pub(super) async fn visit(
         return plain_text(StatusCode::FORBIDDEN, why);
     }
     let peer = serving.visitor().peer_addr();
-    let user = match login(shared, port, peer, identity, &mut request).await {
+    let trusted = &port.trusted_proxies;
+    let visitor = forwarded::visitor(request.headers(), peer, trusted);
+    let user = match login(shared, port, visitor, identity, &mut request).await {
         Ok(user) => user,
         Err(refused) => return refusal(refused),
     };
@@ -60,6 +62,13 @@ pub(super) async fn visit(
             "the server has as many visitors as its configuration allows",
         );
     }
+    let scheme = match port.socket {
+        HttpSocket::Plain => "http",
+        HttpSocket::Tls => "https",
+        HttpSocket::Shared if shared.tls.is_some() => "https",
+        HttpSocket::Shared => "http",
+    };
+    forwarded::tell(request.headers_mut(), peer, scheme, trusted);
     let entrypoint = Entrypoint::Port {
         kind: "http",
         listen: &port.listen,
@@ -69,7 +78,7 @@ pub(super) async fn visit(
         Ok(response) => response,
         Err((status, why)) => {
             tracing::debug!(
-                visitor = %peer,
+                %visitor,
                 user,
                 agent = address.agent,
                 target = %address.target,

@@ -10,7 +10,7 @@ use tunnel::io::token::Digest;
 use tunnel::listen;
 use tunnel::policy::Rule;
 use tunnel::server::auth::peers::Peer;
-use tunnel::server::config::http::{HealthPath, HttpListen, Origin};
+use tunnel::server::config::http::{HealthPath, HttpListen, Origin, TrustedProxy};
 use tunnel::server::config::port::ProxyPort;
 use tunnel::server::{Forward, Listen};
 use tunnel::uplink::ServerUrl;
@@ -112,6 +112,11 @@ options! {
         /// https://app.example. Requests of all other sites' pages are refused. Repeatable.
         #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
         live http_origin: Vec<Origin>,
+        /// The proxies in front of --http and --https, as 10.0.0.0/8, or unix for those that come
+        /// by a Unix socket: what they say of the visitor in X-Forwarded-* and Forwarded is added
+        /// to and passed on, and its address counts for refused logins. What others say is replaced.
+        #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+        live trusted_proxies: Vec<TrustedProxy>,
         /// Answer health checks of load balancers at this path of --listen, --http and --https, as
         /// /healthz: 200 to everybody by whatever host name, or 503 while the server drains. It
         /// shows nothing else. Not served without this.

@@ -160,6 +160,7 @@ impl ServerOptions {
             for (option, is_set) in [
                 ("--http-host", self.http_host.is_some()),
                 ("--http-origin", self.http_origin.is_some()),
+                ("--trusted-proxies", self.trusted_proxies.is_some()),
             ] {
                 ensure!(
                     !is_set,
@@ -175,6 +176,7 @@ impl ServerOptions {
             port.login = login;
             port.hosts.clone_from(&hosts);
             port.origins = self.http_origin.clone().unwrap_or_default();
+            port.trusted_proxies = self.trusted_proxies.clone().unwrap_or_default();
         }
         Ok(ports)
     }
