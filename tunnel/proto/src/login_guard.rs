@@ -289,8 +289,9 @@ mod tests {
 
     #[test]
     fn right_secrets_cost_nothing_and_forgive_nothing() {
+        let rounds = if cfg!(miri) { 600 } else { 10_000 };
         let mut guard = Guard::new(Limits::default());
-        for at in 0..10_000 {
+        for at in 0..rounds {
             let name = format!("user-{}", at % 500);
             assert!(log_in(&mut guard, SECOND, HERE, &name, true));
         }
@@ -342,10 +343,13 @@ mod tests {
         assert_eq!(source("::ffff:10.0.0.1"), source("10.0.0.1"));
     }
 
+    /// Few under miri, which takes long for each.
+    const SOURCES_MAX: usize = if cfg!(miri) { 150 } else { 2000 };
+
     proptest! {
         /// Whatever comes from wherever, memory is bounded, and the worst address stays blocked.
         #[test]
-        fn memory_is_bounded(sources in proptest::collection::vec(0_u64..1000, 1..2000)) {
+        fn memory_is_bounded(sources in proptest::collection::vec(0_u64..1000, 1..SOURCES_MAX)) {
             let limits = Limits { entries_max: 64, ..Limits::default() };
             let mut guard = Guard::new(limits);
             guess(&mut guard, SECOND, HERE, 1000);

@@ -6,6 +6,7 @@ mod exchange;
 mod login;
 mod proxy;
 mod request;
+mod switch;
 mod upgrade;
 mod upload;
 mod visit;
@@ -46,7 +47,11 @@ enum Service {
         place: Mutex<Place>,
     },
     /// `/client/...`.
-    Http(Arc<HttpPort>),
+    Http {
+        port: Arc<HttpPort>,
+        /// Counts the connection among the visitors of the port.
+        _permit: OwnedSemaphorePermit,
+    },
     /// CONNECT, and requests in absolute form.
     Proxy(ProxyVisitor),
 }
@@ -61,7 +66,7 @@ impl Service {
                 .unwrap_or_else(PoisonError::into_inner)
                 .let_in(&shared.front_visitors, &shared.metrics),
             // Its listener has counted it.
-            Self::Http(_) | Self::Proxy(_) => true,
+            Self::Http { .. } | Self::Proxy(_) => true,
         }
     }
 }
@@ -106,11 +111,15 @@ pub(crate) async fn serve_visitor(
     shared: Arc<Shared>,
     port: Arc<HttpPort>,
     socket: Socket,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) {
     let secure = port.socket == HttpSocket::Tls;
     if let Some((transport, identity)) = transport(&shared, socket, secure).await {
-        serve_connection(shared, transport, identity, Service::Http(port)).await;
+        let service = Service::Http {
+            port,
+            _permit: permit,
+        };
+        serve_connection(shared, transport, identity, service).await;
     }
 }
 
@@ -227,31 +236,28 @@ async fn respond(
     shared: &Arc<Shared>,
     serving: RequestGuard,
     identity: &Identity,
-    service: &Service,
+    service: &Arc<Service>,
     request: Request<Incoming>,
 ) -> Response<FrontBody> {
     // The paths of a proxy's requests are those of its targets.
-    let is_proxy = matches!(service, Service::Proxy(_));
+    let is_proxy = matches!(**service, Service::Proxy(_));
     let health_path = shared.config.health_path.as_ref().filter(|_| !is_proxy);
     if health_path.is_some_and(|path| path.as_str() == request.uri().path()) {
         return health(request.method(), shared.draining.is_cancelled());
     }
-    let port = match service {
+    let port = match &**service {
         Service::Front { links, .. } if request.uri().path() == "/connect" => {
             let from = serving.visitor().peer_addr();
             return upgrade(shared, from, identity, links, request).await;
         }
         Service::Front { .. } => shared.front_http.borrow().clone(),
-        Service::Http(port) => Some(Arc::clone(port)),
+        Service::Http { port, .. } => Some(Arc::clone(port)),
         Service::Proxy(visitor) => {
             return proxy::respond(shared, visitor, serving, request).await;
         }
     };
     match port {
-        Some(port) => {
-            let let_in = || service.let_in(shared);
-            visit(shared, &port, serving, identity, let_in, request).await
-        }
+        Some(port) => visit(shared, &port, serving, identity, service, request).await,
         None => plain_text(
             StatusCode::NOT_FOUND,
             "this port is for agents; http = [\"listen\"] serves /client/{agent}/... here",

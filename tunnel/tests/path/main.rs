@@ -40,6 +40,7 @@ mod replicas;
 mod rig;
 mod session;
 mod socks5;
+mod switch;
 mod timeouts;
 mod tls;
 mod udp;

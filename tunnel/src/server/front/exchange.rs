@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
-use http_body_util::Either;
+use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::Builder;
 use hyper::header::{self, HeaderValue};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
@@ -22,24 +23,29 @@ use crate::relay::splice::FLUSH_GRACE;
 use crate::server::config::Config;
 use crate::server::front::FrontBody;
 use crate::server::front::request::{Address, VIA, rewrite, strip_hop_by_hop};
+use crate::server::front::switch::{Switched, Wanted};
 use crate::server::front::upload::{Progress, Stalled, TargetIo};
 use crate::server::open::{Entrypoint, HttpFailure, OpenRefused, OpenRequest};
-use crate::server::shared::Shared;
+use crate::server::shared::{Shared, within};
 use crate::server::visitor::{RequestGuard, Visitor};
 use crate::session::Watch;
 
-/// Opens a stream for a request, passes the request on and returns the response.
+/// Opens a stream for a request, passes the request on and returns the response. If the connection
+/// changes its protocol, a task joins both ends from then on, and keeps `held` as long.
 pub(super) async fn exchange(
     shared: &Arc<Shared>,
     entrypoint: Entrypoint<'_>,
     user: Option<&str>,
     serving: RequestGuard,
     address: &Address,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
+    held: impl Send + 'static,
 ) -> Result<Response<FrontBody>, HttpFailure> {
     let Address { agent, target, .. } = address;
     let visitor_version = request.version();
-    let (request, progress) = rewrite(shared.clock, request, address)?;
+    let wanted = Wanted::take(&mut request);
+    let protocols = wanted.as_ref().map(|wanted| &wanted.protocols);
+    let (request, progress) = rewrite(shared.clock, request, address, protocols)?;
     let open_request = OpenRequest {
         entrypoint,
         user,
@@ -76,7 +82,7 @@ pub(super) async fn exchange(
         %target,
     );
     let carry = async move {
-        let carry = carry(connection, opened, &visitor);
+        let carry = carry(connection.with_upgrades(), opened, &visitor);
         cancel.run_until_cancelled_owned(carry).await;
     };
     route.scope().spawn(carry.instrument(span));
@@ -94,13 +100,27 @@ pub(super) async fn exchange(
             ),
         }),
     };
-    match response {
-        Ok(mut response) => {
+    match (response, wanted) {
+        (Ok(response), wanted) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let wanted = wanted.ok_or_else(|| {
+                let why = format!("{target} changes the protocol, and nobody asked it to");
+                (StatusCode::BAD_GATEWAY, why)
+            })?;
+            let (response, on_target) = switching(response);
+            let shared = Arc::clone(shared);
+            let serve = serve_switched(shared, wanted.on_upgrade, on_target, exchange);
+            route.scope().spawn(async move {
+                serve.await;
+                drop(held);
+            });
+            Ok(response)
+        }
+        (Ok(mut response), _) => {
             exchange.closes_at_end = visitor_version == Version::HTTP_10;
             finish_response(&mut response, progress.has_ended());
             Ok(response.map(|body| Either::Left(ExchangeBody::new(body, exchange))))
         }
-        Err(error) => Err(match exchange.refusal() {
+        (Err(error), _) => Err(match exchange.refusal() {
             Some(reason) => {
                 shared.metrics.open_failed(reason.name());
                 OpenRefused::from(OpenError::Refused(reason)).failure(agent, target)
@@ -110,6 +130,44 @@ pub(super) async fn exchange(
                 format!("{target} gave no valid response: {error}"),
             ),
         }),
+    }
+}
+
+/// Returns the response with which the connection leaves HTTP, and what the target changes to.
+fn switching(mut response: Response<Incoming>) -> (Response<FrontBody>, OnUpgrade) {
+    let on_target = hyper::upgrade::on(&mut response);
+    let protocol = response.headers().get(header::UPGRADE).cloned();
+    finish_response(&mut response, true);
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(header::UPGRADE, protocol);
+    }
+    (response.map(|_| Either::Right(Full::default())), on_target)
+}
+
+/// Joins both ends of a connection that leaves HTTP.
+async fn serve_switched(
+    shared: Arc<Shared>,
+    on_visitor: OnUpgrade,
+    on_target: OnUpgrade,
+    mut exchange: Exchange,
+) {
+    let both = async { tokio::try_join!(on_visitor, on_target) };
+    let upgraded = tokio::select! {
+        biased;
+        _ = exchange.watch.ended() => return,
+        upgraded = within(shared.config.header_timeout, both) => upgraded,
+    };
+    // hyper has nothing left to do with the stream.
+    exchange.cancel.cancel();
+    let upgraded = upgraded.and_then(Result::ok);
+    let switched = upgraded.and_then(|(visitor, target)| Switched::new(visitor, target));
+    let Some(switched) = switched else { return };
+    let linger = shared.config.splice.linger;
+    match switched.join(exchange.serving.visitor(), linger).await {
+        Ok(()) => exchange.reason = Reason::Done,
+        Err(error) => tracing::debug!(%error, "a connection that left HTTP broke"),
     }
 }
 

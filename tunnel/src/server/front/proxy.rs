@@ -113,7 +113,8 @@ async fn forward(
     let peer = serving.visitor().peer_addr();
     let user = login(shared, proxy, peer, &request).await?;
     let (entrypoint, user) = (entrypoint(proxy), user.as_deref());
-    let response = exchange(shared, entrypoint, user, serving, &address, request).await;
+    let held = Arc::clone(&visitor.permit);
+    let response = exchange(shared, entrypoint, user, serving, &address, request, held).await;
     response.map_err(|(status, why)| {
         let Address { agent, target, .. } = &address;
         tracing::debug!(visitor = %peer, user, agent, %target, %status, why, "request failed");

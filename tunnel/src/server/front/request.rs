@@ -95,11 +95,12 @@ impl Address {
 }
 
 /// Makes the request that the target gets. Each request has a stream and a connection to the target
-/// of its own.
+/// of its own. `protocols` are those that the visitor asks to change to.
 pub(super) fn rewrite(
     clock: Clock,
     request: Request<Incoming>,
     address: &Address,
+    protocols: Option<&HeaderValue>,
 ) -> Result<(Request<Upload>, Arc<Progress>), HttpFailure> {
     let (mut parts, body) = request.into_parts();
     let expects = parts.version == Version::HTTP_11
@@ -129,14 +130,19 @@ pub(super) fn rewrite(
         Target::Unix(_) => HeaderValue::from_static("localhost"),
     };
     parts.headers.insert(header::HOST, host);
-    let connection = if takes_trailers {
+    if takes_trailers {
         let trailers = HeaderValue::from_static("trailers");
         parts.headers.insert(header::TE, trailers);
-        "close, te"
-    } else {
-        "close"
-    };
-    let connection = HeaderValue::from_static(connection);
+    }
+    if let Some(protocols) = protocols {
+        parts.headers.insert(header::UPGRADE, protocols.clone());
+    }
+    let connection = HeaderValue::from_static(match (protocols, takes_trailers) {
+        (None, false) => "close",
+        (None, true) => "close, te",
+        (Some(_), false) => "upgrade",
+        (Some(_), true) => "upgrade, te",
+    });
     parts.headers.insert(header::CONNECTION, connection);
     parts
         .headers
@@ -155,7 +161,7 @@ pub(super) fn rewrite(
 }
 
 /// Whether a header's comma-separated values contain a token.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).iter();
     values
         .filter_map(|value| value.to_str().ok())

@@ -206,6 +206,11 @@ impl TargetIo {
         }
     }
 
+    /// Returns the stream, for an upgrade.
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
     fn poll_send<T>(
         &mut self,
         cx: &mut Context<'_>,

@@ -12,20 +12,20 @@ use crate::server::config::{HttpPort, HttpSocket};
 use crate::server::front::exchange::exchange;
 use crate::server::front::login::{login, refusal};
 use crate::server::front::request::Address;
-use crate::server::front::{FrontBody, plain_text};
+use crate::server::front::{FrontBody, Service, plain_text};
 use crate::server::open::Entrypoint;
 use crate::server::shared::Shared;
 use crate::server::visitor::RequestGuard;
 
 /// Serves a request. What does not depend on the agent is checked first, so that a client that is
-/// not let in learns nothing about agents. `let_in` counts the connection among the visitors of its
-/// port, if there is room.
+/// not let in learns nothing about agents. Then `service` counts the connection among the visitors
+/// of its port, if there is room.
 pub(super) async fn visit(
     shared: &Arc<Shared>,
     port: &HttpPort,
     serving: RequestGuard,
     identity: &Identity,
-    let_in: impl FnOnce() -> bool,
+    service: &Arc<Service>,
     mut request: Request<Incoming>,
 ) -> Response<FrontBody> {
     // No web page reaches a Unix socket, and its clients name any host.
@@ -56,7 +56,7 @@ pub(super) async fn visit(
         Ok(address) => address,
         Err((status, why)) => return plain_text(status, why),
     };
-    if !let_in() {
+    if !service.let_in(shared) {
         return plain_text(
             StatusCode::SERVICE_UNAVAILABLE,
             "the server has as many visitors as its configuration allows",
@@ -74,7 +74,8 @@ pub(super) async fn visit(
         listen: &port.listen,
     };
     let user = user.as_deref();
-    match exchange(shared, entrypoint, user, serving, &address, request).await {
+    let held = Arc::clone(service);
+    match exchange(shared, entrypoint, user, serving, &address, request, held).await {
         Ok(response) => response,
         Err((status, why)) => {
             tracing::debug!(
