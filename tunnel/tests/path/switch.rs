@@ -1,7 +1,10 @@
 //! Connections that leave HTTP by `Upgrade`, at the HTTP front.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{accept_async, client_async};
 
 use crate::front::{Client, OK, path, request};
 use crate::rig::{LONG, PROMPT, Rig, drain, reset, with_http, within};
@@ -128,5 +131,45 @@ async fn a_target_may_decline_and_none_may_switch_unasked() {
     let (reply, ()) = tokio::join!(asked, unasked);
     assert_eq!(reply.status, 502);
     drop(client);
+    rig.at_rest().await;
+}
+
+/// Passes messages between a WebSocket of a visitor and one of the target.
+pub(crate) async fn pass_messages<S>(rig: &Rig, visitor: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let url = format!("ws://localhost{}", path(rig, "socket?a=b"));
+    let opened = client_async(url, visitor);
+    let accepted = async {
+        let (stream, _) = rig.target.accept().await.unwrap();
+        accept_async(stream).await.unwrap()
+    };
+    let both = async { tokio::join!(opened, accepted) };
+    let (opened, mut target) = within(LONG, "the WebSocket", both).await;
+    let (mut visitor, _) = opened.unwrap();
+    for length in [0, 1, 125, 70_000] {
+        let message = Message::binary(vec![7; length]);
+        visitor.send(message.clone()).await.unwrap();
+        let came = within(LONG, "a message", target.next()).await;
+        assert_eq!(came.unwrap().unwrap(), message);
+        target.send(message.clone()).await.unwrap();
+        let came = within(LONG, "a message", visitor.next()).await;
+        assert_eq!(came.unwrap().unwrap(), message);
+    }
+    visitor.close(None).await.unwrap();
+    let end = async { while target.next().await.is_some_and(|it| it.is_ok()) {} };
+    within(LONG, "the end of the target's", end).await;
+    // The server closes the connection first (RFC 6455, section 7.1.1).
+    drop(target);
+    let end = async { while visitor.next().await.is_some_and(|it| it.is_ok()) {} };
+    within(LONG, "the end of the visitor's", end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_passes() {
+    let rig = rig().await;
+    let visitor = Client::connect(&rig).await.io.into_inner();
+    pass_messages(&rig, visitor).await;
     rig.at_rest().await;
 }

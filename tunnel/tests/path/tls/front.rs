@@ -17,6 +17,7 @@ use crate::rig::{
     LONG, PROMPT, agent_config, connect_fails, drain, reset, round_trip, server_config, until,
     with_http, within,
 };
+use crate::switch::pass_messages;
 use crate::world::connect;
 
 /// A visitor that speaks TLS, by code that is not the tunnel's.
@@ -221,6 +222,15 @@ async fn visitors_come_by_tls_again_and_again() {
     }
     secured.rig.at_rest_but(1).await;
     drop(visitor);
+    secured.rig.at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_passes_by_tls() {
+    let secured = Secured::start_with(with_http, |_| {}).await;
+    let files = secured.folder.trusting(&secured.signer);
+    let visitor = https(&secured.rig.server, files).await;
+    pass_messages(&secured.rig, visitor).await;
     secured.rig.at_rest().await;
 }
 
