@@ -80,6 +80,8 @@ pub(crate) async fn serve(
 ) {
     loop {
         let socket = listener.accept().await;
+        let label = format!("connection from {}", socket.peer_addr());
+        socket.bind(Role::Pool, NOBODY, &label);
         let handshake = shared.handshakes.begin(shared.clock, &shared.metrics).await;
         let (shared, links) = (Arc::clone(&shared), links.clone());
         visitors.spawn_interruptible(async move {

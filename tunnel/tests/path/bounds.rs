@@ -49,7 +49,8 @@ async fn visitors_do_not_keep_agents_from_coming_back() {
     let socks5 = rig.server.ports()[1].1.inet().unwrap();
     let mut held = Vec::new();
     for _ in 0..3 {
-        held.push(rig.pair().await.0);
+        let (visitor, end) = rig.pair().await;
+        held.extend([visitor, end]);
         held.push(connect(socks5).await.unwrap());
         // A visitor of the front that is served and kept.
         let mut visitor = connect(front).await.unwrap();
