@@ -3,6 +3,7 @@
 mod bounds;
 mod model;
 mod pair;
+mod session;
 mod states;
 
 use std::time::Duration;
